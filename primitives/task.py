@@ -1,0 +1,200 @@
+"""Inference tasks as bytes: ids, seeds, commitments, the cost formula, and the items of a work batch (docs/formats.md).
+
+What may happen to a task when is the Market's question (vm.system.market, consensus.work).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+
+from primitives import rlp
+from primitives.hashing import keccak
+from primitives.merkle import pack_tokens, unpack_tokens
+from primitives.params import CWU
+
+NO_BAD_POSITION = 2**32 - 1
+BATCH_ITEMS_MAX = 64
+DEVICE_BYTES_MAX = 32
+TEMPERATURE_ONE_Q16 = 1 << 16
+
+
+class Status(IntEnum):
+    """Where a task stands (docs/formats.md, Market)."""
+
+    POSTED = 1
+    DEALT = 2
+    ANSWERED = 3
+    DRAWN = 4
+    REVEALING = 5
+    AGREED = 6
+    SETTLED = 7
+    REFUNDED = 8
+    DISPUTED = 9
+    UNVERIFIED = 10
+    REFUTED = 11
+
+
+class Kind(IntEnum):
+    """What a task asks for."""
+
+    GENERATE = 0
+    EMBED = 1
+    SCORE = 2
+
+
+class MalformedBatch(ValueError):
+    """Bytes that are no work batch."""
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """Cost coefficients of a model, in multiply-adds, from its manifest's shapes.
+
+    macs = a * positions + b * sum(position + 1) + c * generated. Generating m tokens after a prompt of p feeds
+    p + m - 1 positions, and so does an audit.
+    """
+
+    a: int
+    b: int
+    c: int
+    audit_weight_num: int
+    audit_weight_den: int
+
+    def prefill(self, prompt: int) -> int:
+        """Multiply-adds of reading a prompt."""
+        return self.a * prompt + self.b * (prompt * (prompt + 1) // 2)
+
+    def execution(self, prompt: int, generated: int) -> int:
+        """Multiply-adds of the whole task."""
+        positions = prompt + generated - 1
+        return self.a * positions + self.b * (positions * (positions + 1) // 2) + self.c * generated
+
+    def decode(self, prompt: int, generated: int) -> int:
+        """Multiply-adds beyond the prompt's."""
+        return self.execution(prompt, generated) - self.prefill(prompt)
+
+    def audit(self, prompt: int, generated: int) -> int:
+        """What checking the task counts, in multiply-adds."""
+        return self.execution(prompt, generated) * self.audit_weight_num // self.audit_weight_den
+
+
+def price_of(macs: int, wei_per_cwu: int) -> int:
+    """Wei for that much work, rounded up."""
+    return -(-macs * wei_per_cwu // CWU)
+
+
+def task_id(chain_id: int, sequence: int) -> bytes:
+    """keccak("task" | chain id u64 | sequence u64)."""
+    return keccak(b"task" + chain_id.to_bytes(8, "big") + sequence.to_bytes(8, "big"))
+
+
+def sampling_seed(mix: bytes, task: bytes) -> bytes:
+    """keccak("seed" | mix of the first deal | task): never changes for a task."""
+    return keccak(b"seed" + mix + task)
+
+
+def trace_key(seed: bytes, attempt: int) -> bytes:
+    """keccak(seed | attempt u32): a refuted attempt's root is useless to the next executor."""
+    return keccak(seed + attempt.to_bytes(4, "big"))
+
+
+def execution_commitment(task: bytes, executor: bytes, root: bytes) -> bytes:
+    """keccak("x" | task | executor | T)."""
+    return keccak(b"x" + task + executor + root)
+
+
+def verdict_commitment(task: bytes, verifier: bytes, bad: int, root: bytes) -> bytes:
+    """keccak("v" | task | verifier | bad u32 | T)."""
+    return keccak(b"v" + task + verifier + bad.to_bytes(4, "big") + root)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Item 1: the executor's output and commitment; times and device are self-reported."""
+
+    task: bytes
+    tokens: tuple[int, ...]
+    commitment: bytes
+    queue_ms: int
+    first_token_ms: int
+    total_ms: int
+    device: bytes
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Item 2: a verifier's commitment."""
+
+    task: bytes
+    commitment: bytes
+
+
+@dataclass(frozen=True)
+class Reveal:
+    """Item 3: a root and the first bad position, opening commitments."""
+
+    task: bytes
+    root: bytes
+    bad: int
+
+
+WorkItem = Submission | Verdict | Reveal
+
+
+@dataclass(frozen=True)
+class MalformedItem:
+    """An item of a sound batch that cannot be read: refused alone, the others stand."""
+
+    kind: int
+    task: bytes
+    reason: str
+
+
+def encode_batch(items: Iterable[WorkItem]) -> bytes:
+    """rlp of the items, as `Market.work(bytes)` takes it."""
+    uint = rlp.from_uint
+    encoded: list[rlp.Item] = []
+    for item in items:
+        match item:
+            case Submission():
+                times = [uint(item.queue_ms), uint(item.first_token_ms), uint(item.total_ms)]
+                encoded.append([b"\x01", item.task, pack_tokens(item.tokens), item.commitment, *times, item.device])
+            case Verdict():
+                encoded.append([b"\x02", item.task, item.commitment])
+            case Reveal():
+                encoded.append([b"\x03", item.task, item.root, uint(item.bad)])
+    return rlp.encode(encoded)
+
+
+def decode_batch(data: bytes) -> list[WorkItem | MalformedItem]:
+    """Raises MalformedBatch when it is no RLP list of 1 to 64 lists; an unreadable item becomes a MalformedItem."""
+    try:
+        items = [rlp.as_list(item) for item in rlp.decode_list(data)]
+    except rlp.RLPError as error:
+        raise MalformedBatch(f"malformed work batch: {error}") from error
+    if not 1 <= len(items) <= BATCH_ITEMS_MAX:
+        raise MalformedBatch(f"a work batch holds 1 to {BATCH_ITEMS_MAX} items, not {len(items)}")
+    return [_decode_item(item) for item in items]
+
+
+def _decode_item(fields: Sequence[rlp.Item]) -> WorkItem | MalformedItem:
+    kind, task = 0, b""
+    try:
+        if len(fields) < 3:
+            raise rlp.RLPError(f"an item of {len(fields)} fields")
+        kind, task = rlp.as_uint(fields[0], 32), rlp.as_bytes(fields[1], 32)
+        if kind == 1:
+            _, _, tokens, commitment, queue, first, total, device = rlp.as_list(fields, 8)
+            return Submission(
+                task, unpack_tokens(rlp.as_bytes(tokens)), rlp.as_bytes(commitment, 32), rlp.as_uint(queue, 32),
+                rlp.as_uint(first, 32), rlp.as_uint(total, 32), rlp.as_bytes(device, most=DEVICE_BYTES_MAX),
+            )  # fmt: skip
+        if kind == 2:
+            _, _, commitment = rlp.as_list(fields, 3)
+            return Verdict(task, rlp.as_bytes(commitment, 32))
+        if kind == 3:
+            _, _, root, bad = rlp.as_list(fields, 4)
+            return Reveal(task, rlp.as_bytes(root, 32), rlp.as_uint(bad, 32))
+        raise rlp.RLPError(f"unknown kind of work item {kind}")
+    except ValueError as error:
+        return MalformedItem(kind, task, str(error))
