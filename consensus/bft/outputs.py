@@ -1,0 +1,143 @@
+"""Everything that the agreement core can do: all its outputs. Node carries them out in the order given.
+
+Before any of them is carried out, the inputs that caused them are synced to the write-ahead log.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from consensus.bft.timing import TimeoutKind
+from primitives.vote import CommitCertificate, ConsensusMessage, Proposal, Signed, Step, Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Sign this, send it to everyone, and give the signed message back to the core as an input.
+
+    The core never signs and never counts an own vote before it comes back. A signer that refuses (double-sign
+    protection, a new signer's silence) simply gives nothing back; the core goes on as an observer of that step.
+    """
+
+    message: Proposal | Vote
+
+
+@dataclass(frozen=True, slots=True)
+class Resend:
+    """Send this complete message (an own signed one again, or a certificate) to everyone, past any seen-cache."""
+
+    message: ConsensusMessage
+
+
+@dataclass(frozen=True, slots=True)
+class SendStatus:
+    """Send everyone a Status of this height, round and step; node fills in base and head from its ledger."""
+
+    height: int
+    round: int
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class SendCommit:
+    """Peer works on `height`, which is decided here: send it that height's commit certificate and body.
+
+    Node reads both from the ledger; if the block is not stored yet or no longer, it sends nothing.
+    """
+
+    peer: bytes
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleTimeout:
+    """Give back TimeoutElapsed(kind, height, round) after duration_ms. Timers need no cancelling."""
+
+    kind: TimeoutKind
+    height: int
+    round: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildBlock:
+    """This node proposes at (height, round) and nothing valid is known: build a block, answer with BlockBuilt."""
+
+    height: int
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class FetchBlock:
+    """Obtain the body of block_hash (unless it is at hand). No answer is expected.
+
+    body_size and parts_root come from the proposal; None when only a certificate names the block.
+    """
+
+    height: int
+    block_hash: bytes
+    body_size: int | None
+    parts_root: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckBlock:
+    """As soon as the body of block_hash is at hand, check it and answer with one BlockChecked.
+
+    Asked once a hash and height and never withdrawn, by a change of round either; the node drops it at Decide.
+    """
+
+    height: int
+    block_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """block_hash is final: commit it with this certificate, then give StartHeight(height + 1) at its pace."""
+
+    height: int
+    block_hash: bytes
+    certificate: CommitCertificate
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One key signed two different messages of one (height, round, step). Logged and counted."""
+
+    signer: bytes
+    first: Signed
+    second: Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """An input had no effect, and why. Never an error: what was dropped may be sent again."""
+
+    reason: str
+    height: int
+    round: int
+    source: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """More than two thirds stand behind a block that is invalid here: a bug somewhere. Stop the node with a dump."""
+
+    height: int
+    block_hash: bytes
+    reason: str
+
+
+Output: TypeAlias = (
+    Broadcast
+    | Resend
+    | SendStatus
+    | SendCommit
+    | ScheduleTimeout
+    | BuildBlock
+    | FetchBlock
+    | CheckBlock
+    | Decide
+    | Evidence
+    | Dropped
+    | Halt
+)
