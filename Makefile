@@ -1,0 +1,48 @@
+# Two commands matter: `make devnet` and `make test`. Both prepare .venv by themselves.
+PYTHON ?= python3
+TORCH ?= 1
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+.PHONY: setup devnet test test-all lock clean
+
+# TORCH=0 leaves torch out, for a node that only validates.
+setup: $(VENV)/.base-$(TORCH)
+
+devnet: setup
+	$(BIN)/labora devnet $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not demand" $(ARGS)
+
+test-all: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Labora needs Python 3.11 or newer"'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base-$(TORCH): requirements/base.lock requirements/torch.txt pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV): packages from requirements/base.lock"
+	$(PIP) install --no-deps --require-hashes -r requirements/base.lock
+ifeq ($(TORCH),1)
+	@echo "setting up $(VENV): torch (large; TORCH=0 leaves it out)"
+	$(PIP) install -r requirements/torch.txt
+endif
+	$(PIP) install --no-deps --editable .
+	$(BIN)/python -m compileall -q $(VENV)/lib primitives consensus inference vm chain genesis p2p rpc node contracts
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(VENV)/.base-1
+	@echo "setting up $(VENV): test packages from requirements/dev.lock"
+	$(PIP) install --no-deps --require-hashes -r requirements/dev.lock
+	@touch $@
+
+# Needs uv; torch is not part of any lock file, since its builds differ from machine to machine.
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/base.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev -c requirements/base.lock -o requirements/dev.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
