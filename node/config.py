@@ -1,0 +1,204 @@
+"""What an operator chooses: one TOML file, every key also an environment variable and a flag of `labora run`.
+
+Owns the list of choices, their bounds and their errors, and the layout of a data folder. Protocol numbers are not here
+(primitives.params): they are the chain's.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from node.exits import CONFIGURATION, Fatal
+
+ENV_PREFIX = "LABORA_"
+ENGINES = ("auto", "torch", "numpy", "none")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("terminal", "logfmt", "json")
+FILE_BYTES_MAX = 256 * 1024
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """Every choice, with its default. Lists are written as lists in TOML and with commas in the environment."""
+
+    p2p_host: str = "127.0.0.1"
+    p2p_port: int = 30_900
+    """0: any free port."""
+    p2p_peers: tuple[str, ...] = ()
+    """Nodes to stay connected to, `id@host:port` each."""
+    rpc_host: str = "127.0.0.1"
+    rpc_port: int = 8_545
+    """0: any free port."""
+    rpc_cors: tuple[str, ...] = ("*",)
+    """Origins that a browser page may call from."""
+    rpc_vhosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    """Host names that requests may carry; `*` for any."""
+    engine: str = "auto"
+    """What runs the models: torch, numpy, auto (torch where it is installed), none (validate only)."""
+    model_dir: str = ""
+    """Folder of model files; empty: those that ship with the program."""
+    engine_threads: int = 1
+    """CPU threads of the model's process."""
+    passphrase_file: str = ""
+    """File with the keystores' passphrase, mode 600; empty: LABORA_PASSPHRASE, the keys' folder, or a prompt."""
+    log_level: str = "info"
+    log_format: str = "logfmt"
+
+
+DESCRIPTIONS = {
+    "p2p_host": "address that peers connect to",
+    "p2p_port": "port that peers connect to (0: any free one)",
+    "p2p_peers": "nodes to stay connected to: id@host:port",
+    "rpc_host": "address of JSON-RPC (HTTP and WebSocket)",
+    "rpc_port": "port of JSON-RPC (0: any free one)",
+    "rpc_cors": "origins that browser pages may call from",
+    "rpc_vhosts": "host names that requests may carry",
+    "engine": "what runs the models: auto, torch, numpy or none",
+    "model_dir": "folder of model files (empty: those that ship)",
+    "engine_threads": "CPU threads of the model's process",
+    "passphrase_file": "file with the keystores' passphrase (mode 600)",
+    "log_level": "debug, info, warning or error",
+    "log_format": "terminal, logfmt or json",
+}
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """Where things are in a node's folder."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.toml"
+
+    @property
+    def genesis(self) -> Path:
+        return self.root / "genesis.json"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def keystore(self) -> Path:
+        """Accounts made by `labora account new`; a running node does not read it."""
+        return self.root / "keystore"
+
+    @property
+    def chain(self) -> Path:
+        return self.root / "chain"
+
+    @property
+    def wal(self) -> Path:
+        return self.root / "wal"
+
+    @property
+    def signer(self) -> Path:
+        return self.root / "signer.state"
+
+    @property
+    def journal(self) -> Path:
+        """Results of models, kept until their work has settled."""
+        return self.root / "journal"
+
+    @property
+    def lock(self) -> Path:
+        return self.root / "LOCK"
+
+    @property
+    def endpoints(self) -> Path:
+        """Written by a running node: its process id and the ports it really listens on, as JSON."""
+        return self.root / "endpoints.json"
+
+
+def default_data_dir() -> Path:
+    """LABORA_DATA_DIR, else the XDG data folder of `labora`."""
+    if chosen := os.environ.get(ENV_PREFIX + "DATA_DIR"):
+        return Path(chosen)
+    from platformdirs import user_data_path
+
+    return user_data_path("labora")
+
+
+def load(path: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> NodeConfig:
+    """Defaults, then the file (if it exists), then LABORA_<KEY>, then flags that are not None. Raises Fatal (78)."""
+    config = NodeConfig()
+    if path.exists():
+        config = _with(config, _read_toml(path), str(path))
+    names = {field.name for field in fields(NodeConfig)}
+    from_environment: dict[str, Any] = {}
+    for name in names:
+        variable = ENV_PREFIX + name.upper()
+        if variable in environment:
+            from_environment[name] = _from_text(name, environment[variable], variable)
+    config = _with(config, from_environment, "the environment")
+    return _with(config, {name: value for name, value in flags.items() if value is not None}, "the command line")
+
+
+def to_toml(config: NodeConfig) -> str:
+    """The file that `load` reads back to the same configuration, each key with its meaning."""
+    import tomlkit
+
+    document = tomlkit.document()
+    for field in fields(NodeConfig):
+        document.add(tomlkit.comment(f"{DESCRIPTIONS[field.name]} ({ENV_PREFIX}{field.name.upper()})"))
+        value = getattr(config, field.name)
+        document.add(field.name, list(value) if isinstance(value, tuple) else value)
+    return tomlkit.dumps(document)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise Fatal(CONFIGURATION, f"{path} is larger than {FILE_BYTES_MAX} bytes")
+        return tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fatal(CONFIGURATION, f"{path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise Fatal(CONFIGURATION, f"{path} is not TOML: {error}") from error
+
+
+def _from_text(name: str, text: str, source: str) -> Any:
+    default = getattr(NodeConfig(), name)
+    if isinstance(default, tuple):
+        return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(default, int):
+        try:
+            return int(text)
+        except ValueError as error:
+            raise Fatal(CONFIGURATION, f"{source}={text!r} is no whole number") from error
+    return text
+
+
+def _with(config: NodeConfig, values: Mapping[str, Any], source: str) -> NodeConfig:
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in DESCRIPTIONS:
+            known = ", ".join(sorted(DESCRIPTIONS))
+            raise Fatal(CONFIGURATION, f"{source}: unknown key {name!r}; known are {known}")
+        default = getattr(config, name)
+        if isinstance(default, tuple):
+            if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+                raise Fatal(CONFIGURATION, f"{source}: {name} must be a list of texts, not {value!r}")
+            checked[name] = tuple(value)
+        elif type(value) is not type(default):
+            kind = "a whole number" if isinstance(default, int) else "a text"
+            raise Fatal(CONFIGURATION, f"{source}: {name} must be {kind}, not {value!r}")
+        else:
+            checked[name] = value
+        _check(name, checked[name], source)
+    return replace(config, **checked)
+
+
+def _check(name: str, value: Any, source: str) -> None:
+    allowed = {"engine": ENGINES, "log_level": LOG_LEVELS, "log_format": LOG_FORMATS}.get(name)
+    if allowed is not None and value not in allowed:
+        raise Fatal(CONFIGURATION, f"{source}: {name} must be one of {', '.join(allowed)}, not {value!r}")
+    if name.endswith("_port") and not 0 <= value <= 65_535:
+        raise Fatal(CONFIGURATION, f"{source}: {name} must be between 0 and 65535, not {value}")
+    if name == "engine_threads" and not 1 <= value <= 1024:
+        raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
