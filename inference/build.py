@@ -1,0 +1,110 @@
+"""Makes a program from its tensors: manifest, roots and known answers. Also the random program of a seed, made by
+integers alone, which tests and newcomers use where no trained model is needed.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from inference import program as cip
+from inference.engine import Engine
+from inference.model import Model, check_values, tensor_root
+from inference.reference import NumpyExecutor
+from inference.sampling import philox
+from inference.tables import tables
+from primitives.hashing import sha256
+
+
+def build_model(
+    name: str,
+    shape: cip.Shape,
+    tensors: Mapping[str, np.ndarray],
+    linears: Sequence[cip.Linear],
+    embedding_exponent: int,
+    *,
+    tokenizer: str = "bytes",
+    stop: Sequence[int] = (),
+    licence: str = "",
+    quality: Mapping[str, int] | None = None,
+) -> Model:
+    """A model of these tensors, without known answers. Raises ProgramError when they do not fit the shape."""
+    cip.check_shape(shape)
+    table = cip.tensor_table(shape)
+    if set(table) != set(tensors):
+        raise cip.ProgramError(f"tensors differ from the shape's in {sorted(set(table) ^ set(tensors))[:4]}")
+    entries = []
+    for tensor_name, (dtype, extent) in table.items():
+        array = tensors[tensor_name]
+        if array.dtype != np.dtype(dtype) or array.shape != extent:
+            raise cip.ProgramError(f"{tensor_name} is {array.dtype}{array.shape}, must be {dtype}{extent}")
+        bare = cip.Tensor(tensor_name, dtype, extent, b"")
+        entries.append(dataclasses.replace(bare, root=tensor_root(bare, array)))
+    manifest = cip.Manifest(
+        name=name, shape=shape, tokenizer=tokenizer, stop=tuple(stop),
+        linears=tuple(sorted(linears, key=lambda linear: linear.name)), embedding_exponent=embedding_exponent,
+        tensors=tuple(entries), known_answers=(), licence=licence, quality=quality or {},
+    )  # fmt: skip
+    cip.decode_manifest(manifest.encode())
+    model = Model(manifest, manifest.model_id(), dict(tensors))
+    check_values(model)
+    return model
+
+
+def with_known_answers(model: Model, requests: Sequence[cip.KnownAnswer]) -> Model:
+    """The model whose manifest holds the reference executor's answers to these requests (tokens and root ignored)."""
+    engine = Engine(NumpyExecutor(model))
+    answers = []
+    for ask in requests:
+        answer = engine.generate(
+            ask.prompt, ask.max_tokens, ask.temperature_q16, ask.top_k, ask.seed, ask.trace_key
+        )
+        answers.append(dataclasses.replace(ask, tokens=tuple(answer.tokens), root=answer.root))
+    manifest = dataclasses.replace(model.manifest, known_answers=tuple(answers))
+    return Model(manifest, manifest.model_id(), model.tensors)
+
+
+def request(prompt: Sequence[int], max_tokens: int, temperature_q16: int = 0, top_k: int = 0) -> cip.KnownAnswer:
+    """A request for with_known_answers, its seed and key derived from the prompt."""
+    digest = sha256(b"labora/known-answer" + b"".join(token.to_bytes(4, "big") for token in prompt))
+    return cip.KnownAnswer(
+        tuple(prompt), max_tokens, temperature_q16, top_k, digest, sha256(digest), tokens=(), root=b""
+    )
+
+
+def random_model(shape: cip.Shape, seed: int, *, bound: int = 127, stop: Sequence[int] = (), spread: int = 0) -> Model:
+    """A model of random weights. `spread` widens every scale by that many powers of two (tests of saturation)."""
+    draws = _Draws(seed)
+    tensors = dict(tables(shape))
+    linears = []
+    for name, (outputs, inputs) in cip.linear_shapes(shape).items():
+        tensors[f"{name}.weight"] = draws.between(-bound, bound, (outputs, inputs)).astype(np.int8)
+        tensors[f"{name}.scale"] = draws.between(1 << 14, (1 << 16) - 1, (outputs,)).astype(np.uint16)
+        block = cip.rotation_block(inputs)
+        # Keeps a row's scale: |output| ~ |input| when the weight counts as bound * sqrt(inputs) / 2.
+        exponent = 22 + bound.bit_length() + block.bit_length() - 1 + inputs.bit_length() // 2 - spread
+        if name.endswith(".out"):
+            exponent += 7
+        linears.append(cip.Linear(name, outputs, inputs, bound, exponent, block))
+    tensors["embedding.weight"] = draws.between(-127, 127, (shape.vocabulary, shape.width)).astype(np.int8)
+    tensors["embedding.scale"] = draws.between(1 << 14, (1 << 16) - 1, (shape.vocabulary,)).astype(np.uint16)
+    for name, (_, extent) in cip.tensor_table(shape).items():
+        if name.endswith(".gain"):
+            tensors[name] = draws.between(-(1 << 13), 1 << 13, extent).astype(np.int32)
+    return build_model(f"random-{seed}", shape, tensors, linears, 22, stop=stop, licence="CC0-1.0")
+
+
+class _Draws:
+    """A stream of Philox words: the same on every machine."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed, self._counter = seed, 0
+
+    def between(self, low: int, high: int, extent: tuple[int, ...]) -> np.ndarray:
+        """int64 in [low, high]."""
+        count = int(np.prod(extent))
+        words: list[int] = []
+        while len(words) < count:
+            words.extend(philox((self._counter, 0, 0, 0), (self._seed & 0xFFFFFFFF, self._seed >> 32)))
+            self._counter += 1
+        return low + (np.array(words[:count], np.int64) * (high - low + 1) >> 32).reshape(extent)

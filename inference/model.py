@@ -1,0 +1,158 @@
+"""A program on disk: one folder with manifest.json and model.safetensors. Owns reading it without trust (every size
+is checked against the manifest and the file before anything is allocated, every tensor against its Merkle root) and
+writing it.
+
+Knows no executor. A safetensors header is used to find the tensors and never trusted for more.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inference.program import CHUNK_BYTES, MANIFEST_BYTES_MAX, Linear, Manifest, ProgramError, Tensor, decode_manifest
+from primitives import merkle
+
+MANIFEST_NAME, TENSORS_NAME = "manifest.json", "model.safetensors"
+HEADER_BYTES_MAX = 16 << 20  # 400,000 tensors; a header is parsed as JSON and costs ten times its size
+SAFETENSORS_DTYPES = {"int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32"}
+TENSOR_DOMAIN = b"labora/tensor"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A verified program: manifest, id, and read-only little-endian arrays by tensor name."""
+
+    manifest: Manifest
+    model_id: bytes
+    tensors: Mapping[str, np.ndarray]
+
+    def linear(self, name: str) -> Linear:
+        """The declaration of one product."""
+        return next(linear for linear in self.manifest.linears if linear.name == name)
+
+
+def load(folder: Path) -> Model:
+    """Read and verify a model folder. Raises ProgramError (what is wrong with it) or OSError (it cannot be read)."""
+    folder = Path(folder)
+    manifest_path, tensors_path = folder / MANIFEST_NAME, folder / TENSORS_NAME
+    if (size := manifest_path.stat().st_size) > MANIFEST_BYTES_MAX:
+        raise ProgramError(f"{manifest_path} has {size} bytes, allowed {MANIFEST_BYTES_MAX}")
+    encoded = manifest_path.read_bytes()
+    manifest = decode_manifest(encoded)
+    tensors = _read_tensors(tensors_path, manifest)
+    for tensor in manifest.tensors:
+        if (found := tensor_root(tensor, tensors[tensor.name])) != tensor.root:
+            raise ProgramError(f"{tensors_path}: {tensor.name} hashes to {found.hex()}, not {tensor.root.hex()}")
+    model = Model(manifest, manifest.model_id(), tensors)
+    check_values(model)
+    return model
+
+
+def check_values(model: Model) -> None:
+    """Refuse tensors whose values would break an overflow proof: weights past their bound, tables out of range."""
+    tensors, shape = model.tensors, model.manifest.shape
+    for linear in model.manifest.linears:
+        weight = tensors[f"{linear.name}.weight"]
+        low, high = int(weight.min()), int(weight.max())
+        if low < -linear.bound or high > linear.bound:
+            raise ProgramError(f"{linear.name}.weight spans {low}..{high}, its bound is {linear.bound}")
+    embedding_low = int(tensors["embedding.weight"].min())
+    if embedding_low < -127:
+        raise ProgramError(f"embedding.weight holds {embedding_low}, allowed -127..127")
+    limits = {"table.exp2": (0, 1 << 30), "table.sigmoid": (0, 1 << 16), "table.cos": (-(1 << 14), 1 << 14)}
+    limits["table.sin"] = limits["table.cos"]
+    gain_max = gain_limit(shape.width)
+    limits |= {name: (-gain_max, gain_max) for name in tensors if name.endswith(".gain")}
+    for name, (low, high) in limits.items():
+        if tensors[name].size and not (low <= int(tensors[name].min()) and int(tensors[name].max()) <= high):
+            raise ProgramError(f"{name} spans {tensors[name].min()}..{tensors[name].max()}, allowed {low}..{high}")
+    if int(tensors["table.exp2"][0]) != 1 << 30:
+        raise ProgramError(f"table.exp2 starts with {tensors['table.exp2'][0]}, must be 2^30")
+
+
+def gain_limit(width: int) -> int:
+    """Largest norm gain (Q12) for which the rotated row stays below 2^52: a normalised row is at most
+    2 * sqrt(width) * 2^14, a rotation adds up to 64 of them."""
+    root_bits = (width.bit_length() + 1) // 2
+    return min(2**31 - 1, 1 << (52 - 6 - 15 - root_bits))
+
+
+def tensor_root(tensor: Tensor, array: np.ndarray) -> bytes:
+    """Merkle root over the tensor's chunks of 256 KiB; each leaf is bound to name, dtype, shape and chunk index."""
+    data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+    extent = ",".join(map(str, tensor.shape))
+    head = TENSOR_DOMAIN + f"|{tensor.name}|{tensor.dtype}|{extent}|".encode()
+    count = max(1, -(-len(data) // CHUNK_BYTES))
+    return merkle.root([
+        head + i.to_bytes(8, "big") + bytes(data[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES]) for i in range(count)
+    ])  # fmt: skip
+
+
+def save(folder: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write the folder. The manifest is written last, so that a cut-short write is not a model."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / (TENSORS_NAME + ".part")
+    save_file({t.name: np.ascontiguousarray(tensors[t.name]) for t in manifest.tensors}, part)
+    os.replace(part, folder / TENSORS_NAME)
+    (folder / MANIFEST_NAME).write_bytes(manifest.encode())
+
+
+def _read_tensors(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Every tensor of the manifest, read only when the file's size is exactly header + what the manifest declares."""
+    declared = sum(tensor.size_bytes for tensor in manifest.tensors)
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        header_size = int.from_bytes(file.read(8), "little")
+        if size < 8 or header_size > min(HEADER_BYTES_MAX, size - 8):
+            raise ProgramError(f"{path}: header of {header_size} bytes in a file of {size}")
+        if size != 8 + header_size + declared:
+            raise ProgramError(f"{path} has {size} bytes, the manifest declares {8 + header_size + declared}")
+        header = _header(file.read(header_size), path)
+        unknown = set(header) ^ {tensor.name for tensor in manifest.tensors}
+        if unknown:
+            raise ProgramError(f"{path} and the manifest differ in tensors {sorted(unknown)[:4]}")
+        for tensor in manifest.tensors:
+            _check_entry(header[tensor.name], tensor, declared, path)
+        data = file.read(declared)
+    if len(data) != declared:
+        raise ProgramError(f"{path} shrank to {len(data)} of {declared} bytes while it was read")
+    tensors = {}
+    for tensor in manifest.tensors:
+        begin = header[tensor.name]["data_offsets"][0]
+        flat = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"), tensor.size_bytes // _width(tensor), begin)
+        tensors[tensor.name] = flat.reshape(tensor.shape)
+    return tensors
+
+
+def _width(tensor: Tensor) -> int:
+    return np.dtype(tensor.dtype).itemsize
+
+
+def _header(data: bytes, path: Path) -> dict[str, dict]:
+    try:
+        header = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProgramError(f"{path}: header is no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise ProgramError(f"{path}: header is a {type(header).__name__}, not an object")
+    header.pop("__metadata__", None)
+    return header
+
+
+def _check_entry(entry: object, tensor: Tensor, declared: int, path: Path) -> None:
+    """The entry must name the manifest's dtype and shape, and a range of exactly its size inside the data."""
+    if not isinstance(entry, dict) or entry.get("dtype") != SAFETENSORS_DTYPES[tensor.dtype]:
+        raise ProgramError(f"{path}: {tensor.name} is not {tensor.dtype}: {str(entry)[:120]}")
+    if entry.get("shape") != list(tensor.shape):
+        raise ProgramError(f"{path}: {tensor.name} has shape {str(entry.get('shape'))[:80]}, not {tensor.shape}")
+    offsets = entry.get("data_offsets")
+    if not isinstance(offsets, list) or len(offsets) != 2 or any(type(offset) is not int for offset in offsets):
+        raise ProgramError(f"{path}: {tensor.name} has offsets {str(offsets)[:80]}")
+    if not 0 <= offsets[0] <= declared or offsets[1] - offsets[0] != tensor.size_bytes or offsets[1] > declared:
+        raise ProgramError(f"{path}: {tensor.name} lies at {offsets}, needs {tensor.size_bytes} of {declared} bytes")

@@ -1,0 +1,463 @@
+"""The canonical integer program: what a model IS, bit for bit. Owns the manifest (shape, tensors, tables, known
+answers), its canonical bytes and id, the constants of every operation, and the cost formula.
+
+Knows no executor, no file and no clock. Floats never appear here. The operations themselves are written out in
+docs/inference.md and executed by reference.py; the numbers below are the ones that page names.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from primitives.hashing import keccak
+
+FORMAT = "labora-cip-1"
+
+# Fixed point. Every carried integer stays below 2^53 and every product below 2^63; docs/inference.md has the proofs.
+RESIDUAL_BITS = 16  # Q16: residual, linear outputs, logits
+RESIDUAL_MAX = 1 << 40  # linear outputs and residual saturate at +-2^40 (2^24 in real numbers)
+WINDOW_BITS = 22  # rows are normalised to |y| <= 2^22 before anything is divided
+NORM_BITS = 14  # Q14: a normalised row before its gain
+GAIN_BITS = 12  # Q12: norm gains
+ATTENTION_BITS = 14  # Q14, times 127: attention output
+GATE_MAX = 1 << 31  # both factors of the gated product saturate here, so that it fits 2^62
+ROPE_BITS = 14  # Q14 cosines and sines
+EXP2_INDEX_BITS, EXP2_VALUE_BITS = 12, 30  # table of 2^-f, f in [0, 1)
+SIGMOID_INDEX_BITS, SIGMOID_STEP_BITS, SIGMOID_VALUE_BITS = 14, 7, 16  # [-16, 16) in steps of 2^7 / 2^16
+ROTATION_BLOCK_MAX = 64
+ACTIVATION_MAX = 127
+EXACT_FLOAT32 = 1 << 24  # integers of smaller magnitude are exact in float32, in any order of summation
+PV_TILE_KEYS = 512  # 255 * 127 * 512 < 2^24
+NO_BAD_POSITION = 2**32 - 1
+
+# Local bounds on what a manifest may ask for, checked before anything is allocated.
+MANIFEST_BYTES_MAX = 1 << 20
+VOCABULARY_MAX, CONTEXT_MAX, WIDTH_MAX, HIDDEN_MAX = 1 << 20, 1 << 17, 1 << 16, 1 << 17
+LAYERS_MAX, HEADS_MAX, HEAD_WIDTH_MAX = 1024, 1024, 1040  # 1040 * 127 * 127 < 2^24: scores are one float32 tile
+EPSILON_MAX = 1 << 18
+EXPONENT_MAX = 63
+STOP_IDS_MAX, KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 64, 16, 512
+CHUNK_BYTES = 256 * 1024
+DTYPE_BYTES = {"int8": 1, "int16": 2, "uint16": 2, "int32": 4}
+
+
+class ProgramError(ValueError):
+    """A manifest or a model folder is not a program that this node can run; the message names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Architecture of a Llama-shaped program. Widths in elements; epsilon is real epsilon * 2^32."""
+
+    vocabulary: int
+    context: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    rotary: int
+    hidden: int
+    norm_epsilon_q32: int
+    layers_per_group: int
+
+    @property
+    def groups(self) -> int:
+        """Layer groups, each one leaf of the trace a position."""
+        return -(-self.layers // self.layers_per_group)
+
+    @property
+    def qkv_rows(self) -> int:
+        """Output rows of the fused query, key and value product."""
+        return (self.heads + 2 * self.kv_heads) * self.head_width
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """macs = a * positions + b * sum(position + 1) + c * generated: multiply-adds by formula, never by claim."""
+
+    a: int
+    b: int
+    c: int
+
+    def prefill(self, prompt: int) -> int:
+        """Multiply-adds of feeding a prompt."""
+        return self.a * prompt + self.b * (prompt * (prompt + 1) // 2)
+
+    def execution(self, prompt: int, generated: int) -> int:
+        """Multiply-adds of generating: prompt + generated - 1 positions are fed."""
+        return self.prefill(prompt + generated - 1) + self.c * generated
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One product: int8 weights [outputs, inputs] with |w| <= bound, per-output scales, input rotated in blocks."""
+
+    name: str
+    outputs: int
+    inputs: int
+    bound: int
+    exponent: int
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One artefact tensor: dtype, shape and the Merkle root over its 256 KiB chunks."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    root: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensor's data, little-endian, row-major."""
+        count = DTYPE_BYTES[self.dtype]
+        for extent in self.shape:
+            count *= extent
+        return count
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAnswer:
+    """A request and the tokens and trace root that every executor must give for it."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    temperature_q16: int
+    top_k: int
+    seed: bytes
+    trace_key: bytes
+    tokens: tuple[int, ...]
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A program's public description; `encode` gives its canonical bytes and `model_id` its name on the chain."""
+
+    name: str
+    shape: Shape
+    tokenizer: str
+    stop: tuple[int, ...]
+    linears: tuple[Linear, ...]
+    embedding_exponent: int
+    tensors: tuple[Tensor, ...]
+    known_answers: tuple[KnownAnswer, ...]
+    licence: str
+    quality: Mapping[str, int]
+
+    @property
+    def cost(self) -> Cost:
+        """Cost coefficients by the protocol's formula."""
+        return cost(self.shape)
+
+    def encode(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, ASCII, integers only."""
+        return canonical_json(_to_json(self))
+
+    def model_id(self) -> bytes:
+        """Keccak of the canonical bytes."""
+        return keccak(self.encode())
+
+
+def cost(shape: Shape) -> Cost:
+    """a: all linears of the layers; b: scores and weighted values; c: the head, needed at generated positions only."""
+    attention = shape.width * shape.qkv_rows + shape.heads * shape.head_width * shape.width
+    mlp = 3 * shape.width * shape.hidden
+    return Cost(
+        a=shape.layers * (attention + mlp),
+        b=shape.layers * 2 * shape.heads * shape.head_width,
+        c=shape.width * shape.vocabulary,
+    )
+
+
+def rotation_block(width: int, block_max: int = ROTATION_BLOCK_MAX) -> int:
+    """Largest power of two that divides the width, at most block_max; 1 means no rotation."""
+    return min(width & -width, block_max)
+
+
+def score_scale(head_width: int) -> tuple[int, int]:
+    """(mantissa in [2^14, 2^15), exponent) of log2(e) / (sqrt(head_width) * block * 127^2), by integers alone.
+
+    The mantissa is the floor of sqrt(LOG2E_SQUARED_Q60 * 4^k / (head_width * block^2 * 127^4)).
+    """
+    block = rotation_block(head_width)
+    exponent = 0
+    while True:
+        mantissa = integer_sqrt((LOG2E_SQUARED_Q60 << (2 * exponent)) // ((head_width * block**2 * 127**4) << 60))
+        if mantissa >= 1 << 14:
+            return mantissa, exponent
+        exponent += 1
+
+
+LOG2E_Q32 = 6196328018  # floor(log2(e) * 2^32)
+LOG2E_SQUARED_Q60 = 2399655057223005246  # floor(log2(e)^2 * 2^60)
+
+
+def integer_sqrt(value: int) -> int:
+    """Floor of the square root of a non-negative integer (Newton)."""
+    if value < 2:
+        return value
+    guess = 1 << ((value.bit_length() + 1) // 2)
+    while (better := (guess + value // guess) // 2) < guess:
+        guess = better
+    return guess
+
+
+def linear_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of every product by name."""
+    attention_width = shape.heads * shape.head_width
+    layer = {
+        "qkv": (shape.qkv_rows, shape.width),
+        "out": (shape.width, attention_width),
+        "gate_up": (2 * shape.hidden, shape.width),
+        "down": (shape.width, shape.hidden),
+    }
+    shapes = {f"layers.{i}.{name}": extent for i in range(shape.layers) for name, extent in layer.items()}
+    return shapes | {"head": (shape.vocabulary, shape.width)}
+
+
+def tensor_table(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """dtype and shape of every tensor that a program of this shape has, by name: exactly these, no more."""
+    table: dict[str, tuple[str, tuple[int, ...]]] = {
+        "embedding.weight": ("int8", (shape.vocabulary, shape.width)),
+        "embedding.scale": ("uint16", (shape.vocabulary,)),
+        "norm.gain": ("int32", (shape.width,)),
+        "table.exp2": ("int32", (1 << EXP2_INDEX_BITS,)),
+        "table.sigmoid": ("int32", (1 << SIGMOID_INDEX_BITS,)),
+        "table.cos": ("int16", (shape.context, shape.rotary // 2)),
+        "table.sin": ("int16", (shape.context, shape.rotary // 2)),
+    }
+    for i in range(shape.layers):
+        table[f"layers.{i}.attention_norm.gain"] = ("int32", (shape.width,))
+        table[f"layers.{i}.mlp_norm.gain"] = ("int32", (shape.width,))
+    for name, (outputs, inputs) in linear_shapes(shape).items():
+        table[f"{name}.weight"] = ("int8", (outputs, inputs))
+        table[f"{name}.scale"] = ("uint16", (outputs,))
+    return dict(sorted(table.items()))
+
+
+def check_shape(shape: Shape) -> None:
+    """Raises ProgramError when an extent is out of bounds or two extents do not fit each other."""
+    bounds = {
+        "vocabulary": (2, VOCABULARY_MAX),
+        "context": (2, CONTEXT_MAX),
+        "width": (1, WIDTH_MAX),
+        "layers": (1, LAYERS_MAX),
+        "heads": (1, HEADS_MAX),
+        "kv_heads": (1, HEADS_MAX),
+        "head_width": (1, HEAD_WIDTH_MAX),
+        "rotary": (0, HEAD_WIDTH_MAX),
+        "hidden": (1, HIDDEN_MAX),
+        "norm_epsilon_q32": (1, EPSILON_MAX),
+        "layers_per_group": (1, LAYERS_MAX),
+    }
+    for name, (low, high) in bounds.items():
+        if not low <= getattr(shape, name) <= high:
+            raise ProgramError(f"shape.{name} is {getattr(shape, name)}, allowed {low}..{high}")
+    if shape.heads % shape.kv_heads:
+        raise ProgramError(f"shape.heads {shape.heads} is no multiple of kv_heads {shape.kv_heads}")
+    if shape.rotary % 2 or shape.rotary > shape.head_width:
+        raise ProgramError(f"shape.rotary {shape.rotary} must be even and at most head_width {shape.head_width}")
+    if shape.heads * shape.head_width > WIDTH_MAX:
+        raise ProgramError(f"heads * head_width {shape.heads * shape.head_width} exceeds {WIDTH_MAX}")
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, no spaces, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest of these bytes. Raises ProgramError unless they are canonical, complete and within bounds."""
+    if len(data) > MANIFEST_BYTES_MAX:
+        raise ProgramError(f"manifest of {len(data)} bytes exceeds {MANIFEST_BYTES_MAX}")
+    try:
+        value = json.loads(data, parse_float=_refuse_number, parse_constant=_refuse_number)
+    except (ValueError, RecursionError) as error:
+        raise ProgramError(f"manifest is not canonical JSON: {error}") from error
+    fields = _object(value, "manifest", {
+        "format", "name", "architecture", "tokenizer", "stop", "linears", "embeddingExponent", "tensors", "knownAnswers",
+        "licence", "quality",
+    })  # fmt: skip
+    if fields["format"] != FORMAT:
+        raise ProgramError(f"manifest.format is {fields['format']!r}, this node runs {FORMAT!r}")
+    shape = _shape(fields["architecture"])
+    manifest = Manifest(
+        name=_text(fields["name"], "name", 64),
+        shape=shape,
+        tokenizer=_text(fields["tokenizer"], "tokenizer", 64),
+        stop=tuple(_ids(fields["stop"], "stop", shape.vocabulary, STOP_IDS_MAX)),
+        linears=_linears(fields["linears"], shape),
+        embedding_exponent=_integer(fields["embeddingExponent"], "embeddingExponent", 0, EXPONENT_MAX),
+        tensors=_tensors(fields["tensors"], shape),
+        known_answers=_known_answers(fields["knownAnswers"], shape),
+        licence=_text(fields["licence"], "licence", 256),
+        quality=_quality(fields["quality"]),
+    )
+    if manifest.encode() != data:
+        raise ProgramError("manifest bytes are not in canonical form (sorted keys, no spaces, ASCII)")
+    return manifest
+
+
+def _refuse_number(text: str) -> Any:
+    raise ValueError(f"{text} is not an integer")
+
+
+def _to_json(m: Manifest) -> dict[str, Any]:
+    s = m.shape
+    return {
+        "format": FORMAT,
+        "name": m.name,
+        "architecture": {
+            "kind": "llama",
+            "vocabulary": s.vocabulary,
+            "context": s.context,
+            "width": s.width,
+            "layers": s.layers,
+            "heads": s.heads,
+            "kvHeads": s.kv_heads,
+            "headWidth": s.head_width,
+            "rotary": s.rotary,
+            "hidden": s.hidden,
+            "normEpsilonQ32": s.norm_epsilon_q32,
+            "layersPerGroup": s.layers_per_group,
+        },
+        "tokenizer": m.tokenizer,
+        "stop": list(m.stop),
+        "linears": {
+            linear.name: {"bound": linear.bound, "exponent": linear.exponent, "block": linear.block}
+            for linear in m.linears
+        },
+        "embeddingExponent": m.embedding_exponent,
+        "tensors": {t.name: {"dtype": t.dtype, "shape": list(t.shape), "root": t.root.hex()} for t in m.tensors},
+        "knownAnswers": [
+            {
+                "prompt": list(k.prompt),
+                "maxTokens": k.max_tokens,
+                "temperatureQ16": k.temperature_q16,
+                "topK": k.top_k,
+                "seed": k.seed.hex(),
+                "traceKey": k.trace_key.hex(),
+                "tokens": list(k.tokens),
+                "root": k.root.hex(),
+            }
+            for k in m.known_answers
+        ],
+        "licence": m.licence,
+        "quality": dict(m.quality),
+    }
+
+
+def _object(value: Any, where: str, keys: set[str]) -> dict[str, Any]:
+    if not isinstance(value, dict) or set(value) != keys:
+        found = sorted(value) if isinstance(value, dict) else type(value).__name__
+        raise ProgramError(f"{where} must have exactly the keys {sorted(keys)}, has {str(found)[:400]}")
+    return value
+
+
+def _integer(value: Any, where: str, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise ProgramError(f"{where} is {str(value)[:80]}, allowed {low}..{high}")
+    return value
+
+
+def _text(value: Any, where: str, length_max: int) -> str:
+    if not isinstance(value, str) or len(value) > length_max or not value.isascii() or not value.isprintable():
+        raise ProgramError(f"{where} must be printable ASCII of at most {length_max} characters")
+    return value
+
+
+def _hex32(value: Any, where: str) -> bytes:
+    if not isinstance(value, str) or len(value) != 64 or set(value) - set("0123456789abcdef"):
+        raise ProgramError(f"{where} must be 64 lower-case hexadecimal digits")
+    return bytes.fromhex(value)
+
+
+def _ids(value: Any, where: str, vocabulary: int, count_max: int) -> list[int]:
+    if not isinstance(value, list) or len(value) > count_max:
+        raise ProgramError(f"{where} must be a list of at most {count_max} token ids")
+    return [_integer(item, f"{where}[{i}]", 0, vocabulary - 1) for i, item in enumerate(value)]
+
+
+def _shape(value: Any) -> Shape:
+    names = {
+        "vocabulary": "vocabulary", "context": "context", "width": "width", "layers": "layers", "heads": "heads",
+        "kvHeads": "kv_heads", "headWidth": "head_width", "rotary": "rotary", "hidden": "hidden",
+        "normEpsilonQ32": "norm_epsilon_q32", "layersPerGroup": "layers_per_group",
+    }  # fmt: skip
+    fields = _object(value, "architecture", {"kind", *names})
+    if fields["kind"] != "llama":
+        raise ProgramError(f"architecture.kind {str(fields['kind'])[:40]!r} is not supported, only 'llama'")
+    shape = Shape(**{ours: _integer(fields[theirs], f"architecture.{theirs}", 0, 1 << 30)
+                     for theirs, ours in names.items()})  # fmt: skip
+    check_shape(shape)
+    return shape
+
+
+def _linears(value: Any, shape: Shape) -> tuple[Linear, ...]:
+    extents = linear_shapes(shape)
+    fields = _object(value, "linears", set(extents))
+    linears = []
+    for name, (outputs, inputs) in sorted(extents.items()):
+        item = _object(fields[name], f"linears.{name}", {"bound", "exponent", "block"})
+        block = _integer(item["block"], f"linears.{name}.block", 1, ROTATION_BLOCK_MAX)
+        if block & (block - 1) or inputs % block:
+            raise ProgramError(f"linears.{name}.block {block} must be a power of two that divides {inputs}")
+        bound = _integer(item["bound"], f"linears.{name}.bound", 1, ACTIVATION_MAX)
+        exponent = _integer(item["exponent"], f"linears.{name}.exponent", 0, EXPONENT_MAX)
+        linears.append(Linear(name, outputs, inputs, bound, exponent, block))
+    return tuple(linears)
+
+
+def _tensors(value: Any, shape: Shape) -> tuple[Tensor, ...]:
+    table = tensor_table(shape)
+    fields = _object(value, "tensors", set(table))
+    tensors = []
+    for name, (dtype, extent) in table.items():
+        item = _object(fields[name], f"tensors.{name}", {"dtype", "shape", "root"})
+        if item["dtype"] != dtype or item["shape"] != list(extent):
+            raise ProgramError(
+                f"tensors.{name} is {str(item['dtype'])[:16]}{str(item['shape'])[:80]}, "
+                f"the shape asks for {dtype}{list(extent)}"
+            )
+        tensors.append(Tensor(name, dtype, extent, _hex32(item["root"], f"tensors.{name}.root")))
+    return tuple(tensors)
+
+
+def _known_answers(value: Any, shape: Shape) -> tuple[KnownAnswer, ...]:
+    if not isinstance(value, list) or len(value) > KNOWN_ANSWERS_MAX:
+        raise ProgramError(f"knownAnswers must be a list of at most {KNOWN_ANSWERS_MAX}")
+    answers = []
+    for i, entry in enumerate(value):
+        where = f"knownAnswers[{i}]"
+        item = _object(entry, where, {
+            "prompt", "maxTokens", "temperatureQ16", "topK", "seed", "traceKey", "tokens", "root",
+        })  # fmt: skip
+        prompt = _ids(item["prompt"], f"{where}.prompt", shape.vocabulary, KNOWN_ANSWER_TOKENS_MAX)
+        tokens = _ids(item["tokens"], f"{where}.tokens", shape.vocabulary, KNOWN_ANSWER_TOKENS_MAX)
+        limit = _integer(item["maxTokens"], f"{where}.maxTokens", 1, KNOWN_ANSWER_TOKENS_MAX)
+        if not prompt or not 1 <= len(tokens) <= limit or len(prompt) + limit > shape.context:
+            raise ProgramError(f"{where}: {len(prompt)} + {len(tokens)} tokens do not fit the request or the context")
+        answers.append(
+            KnownAnswer(
+                prompt=tuple(prompt),
+                max_tokens=limit,
+                temperature_q16=_integer(item["temperatureQ16"], f"{where}.temperatureQ16", 0, 2**32 - 1),
+                top_k=_integer(item["topK"], f"{where}.topK", 0, 2**32 - 1),
+                seed=_hex32(item["seed"], f"{where}.seed"),
+                trace_key=_hex32(item["traceKey"], f"{where}.traceKey"),
+                tokens=tuple(tokens),
+                root=_hex32(item["root"], f"{where}.root"),
+            )
+        )
+    return tuple(answers)
+
+
+def _quality(value: Any) -> dict[str, int]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise ProgramError("quality must be an object of at most 64 integers")
+    return {_text(k, "quality", 64): _integer(v, f"quality.{k[:64]}", -(2**63), 2**63 - 1) for k, v in value.items()}

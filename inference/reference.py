@@ -1,0 +1,277 @@
+"""The numpy executor: every operation of the canonical integer program in the plainest form that is still quick. This
+file is the specification in code; docs/inference.md explains each line's widths.
+
+All values are int64 with arithmetic right shifts and floor division. Floats appear only as carriers of integers that
+are proven exact: float32 products of at most 2^24, the float64 rotation below 2^53. Knows no sampling, no trace keys
+and no clock.
+"""
+
+import numpy as np
+
+from inference import program as cip
+from inference.model import Model
+
+CHUNK_ROWS = 64  # positions fed at once: bounds the scores' memory to heads * 64 * context
+_MASKED = -(1 << 62)  # below every score, and far enough from the int64 edge to subtract
+
+
+class NumpyExecutor:
+    """Runs one model. Stateless between sequences: each has its own Cache."""
+
+    name = "numpy"
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.shape = model, model.manifest.shape
+        tensors = model.tensors
+        self._products = {linear.name: _Product(linear, tensors) for linear in model.manifest.linears}
+        self._gains = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith(".gain")}
+        self._embedding = tensors["embedding.weight"]
+        self._embedding_scale = tensors["embedding.scale"].astype(np.int64)
+        self._exp2 = tensors["table.exp2"].astype(np.int64)
+        self._sigmoid = tensors["table.sigmoid"].astype(np.int64)
+        self._cos, self._sin = tensors["table.cos"].astype(np.int64), tensors["table.sin"].astype(np.int64)
+        self._head_rotation = hadamard(cip.rotation_block(self.shape.head_width))
+        self._score_scale = cip.score_scale(self.shape.head_width)
+
+    def new_cache(self, capacity: int) -> "Cache":
+        """Room for a sequence of at most `capacity` positions."""
+        return Cache(self.shape, capacity)
+
+    def feed(self, cache: "Cache", tokens: list[int], logits_from: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Append tokens to a sequence. Returns int64 logits [rows, vocabulary] of the rows from `logits_from` on, and
+        for each layer group the trace payloads, uint8 [tokens, bytes]."""
+        s, start = self.shape, cache.length
+        assert start + len(tokens) <= cache.capacity, "the cache was made too small"
+        cache.length += len(tokens)
+        x = self._embed(np.array(tokens))
+        payloads = []
+        for first in range(0, s.layers, s.layers_per_group):
+            tiles = []
+            for layer in range(first, min(first + s.layers_per_group, s.layers)):
+                x = self._attention(x, layer, cache, start, tiles)
+                x = self._mlp(x, layer)
+            payloads.append(np.concatenate([_octets(x), *tiles], axis=1))
+        rows = x[logits_from:]
+        if not len(rows):
+            return np.zeros((0, s.vocabulary), np.int64), payloads
+        return self._products["head"](self._norm(rows, "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS), payloads
+
+    def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
+        """(computed, expected) of one product with every operand at its bound, for the startup test."""
+        product = self._products[name]
+        q = np.full((1, product.inputs), input_sign * cip.ACTIVATION_MAX, np.float32)
+        w = np.full((1, product.inputs), weight_sign * product.bound, np.float32)
+        exact = weight_sign * input_sign * cip.ACTIVATION_MAX * product.bound * product.inputs
+        return int(exact_product(q, w, product.tile)[0, 0]), exact
+
+    def _embed(self, ids: np.ndarray) -> np.ndarray:
+        scaled = self._embedding[ids].astype(np.int64) * self._embedding_scale[ids][:, None]
+        return (scaled << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
+
+    def _norm(self, x: np.ndarray, gain: str) -> np.ndarray:
+        """RMS norm of Q16 rows, then the gain: Q26. The root is over normalised rows, so no square passes 2^44."""
+        y, bits = normalise(x)
+        mean = np.einsum("ij,ij->i", y, y) // self.shape.width
+        epsilon = np.int64(self.shape.norm_epsilon_q32)
+        exponent = 2 * (cip.WINDOW_BITS - bits)
+        mean += (epsilon << np.maximum(exponent, 0)) >> np.maximum(-exponent, 0)
+        reciprocal = (1 << 40) // np.maximum(integer_sqrt(mean), 1)
+        return ((y * reciprocal[:, None]) >> (40 - cip.NORM_BITS)) * self._gains[gain]
+
+    def _attention(self, x: np.ndarray, layer: int, cache: "Cache", start: int, tiles: list[np.ndarray]) -> np.ndarray:
+        s, rows = self.shape, len(x)
+        normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
+        qkv = self._products[f"layers.{layer}.qkv"](normed, cip.NORM_BITS + cip.GAIN_BITS)
+        qkv = qkv.reshape(rows, s.heads + 2 * s.kv_heads, s.head_width)
+        turned = self._rope(qkv[:, : s.heads + s.kv_heads], start)
+        turned = (turned.astype(np.float64) @ _blocks(self._head_rotation, s.head_width)).astype(np.int64)
+        q, q_top, q_bits = quantise(turned[:, : s.heads])
+        k, k_top, k_bits = quantise(turned[:, s.heads :])
+        v, v_top, v_bits = quantise(qkv[:, s.heads + s.kv_heads :])
+        tiles.extend(_octets(part.astype(dtype)) for part, dtype in (
+            (k, "<i1"), (k_top, "<i4"), (k_bits, "<i4"), (v, "<i1"), (v_top, "<i4"), (v_bits, "<i4"),
+        ))  # fmt: skip
+        cache.append(layer, start, k, k_top, k_bits, v, v_top, v_bits)
+        wide = self._mix(q, q_top, q_bits, cache.view(layer, start + rows), start)
+        return saturate(x + self._products[f"layers.{layer}.out"](wide, cip.ATTENTION_BITS))
+
+    def _rope(self, heads: np.ndarray, start: int) -> np.ndarray:
+        """Rotate pairs (i, i + rotary / 2) of each head by the position's angle; the rest of the head passes."""
+        half = self.shape.rotary // 2
+        cos = self._cos[start : start + len(heads), None]
+        sin = self._sin[start : start + len(heads), None]
+        a, b = heads[..., :half], heads[..., half : 2 * half]
+        turned = heads.copy()
+        turned[..., :half] = (a * cos - b * sin) >> cip.ROPE_BITS
+        turned[..., half : 2 * half] = (b * cos + a * sin) >> cip.ROPE_BITS
+        return turned
+
+    def _mix(self, q: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View", start: int) -> np.ndarray:
+        """Softmax attention of int8 queries over int8 keys and values: 127 * output in Q14, [rows, heads * width]."""
+        s, rows = self.shape, len(q)
+        shared = s.heads // s.kv_heads
+
+        def by_kv_head(z: np.ndarray) -> np.ndarray:  # [rows, heads, ...] -> [kv heads, rows * shared, ...]
+            grouped = z.reshape(rows, s.kv_heads, shared, -1).transpose(1, 0, 2, 3)
+            return grouped.reshape(s.kv_heads, rows * shared, -1)
+
+        mantissa, exponent = self._score_scale
+        dot = (by_kv_head(q) @ kv.k.transpose(0, 2, 1)).astype(np.int64)
+        scale = (by_kv_head(q_top) * mantissa) >> 8
+        shift = (38 + exponent) - by_kv_head(q_bits) - kv.k_bits
+        score = (dot * (kv.k_top * scale)) >> np.minimum(np.maximum(shift, 0), 63)
+        if rows > 1:
+            future = np.arange(start + rows) > np.repeat(np.arange(start, start + rows), shared)[:, None]
+            score[:, future] = _MASKED
+        below = score.max(axis=2, keepdims=True) - score
+        e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> np.minimum(below >> 16, 31)
+        v_bits_max = np.maximum.accumulate(kv.v_bits, axis=2)[:, 0, start:].repeat(shared, axis=1)[:, :, None]
+        weight = (e * kv.v_top) >> np.minimum(np.maximum(v_bits_max - kv.v_bits, 0), 63)
+        weight_shift = np.maximum(bit_length(weight.max(axis=2, keepdims=True)) - 15, 0)
+        weight >>= weight_shift
+        total = np.zeros((s.kv_heads, rows * shared, s.head_width), np.int64)
+        for first in range(0, start + rows, cip.PV_TILE_KEYS):
+            part = weight[:, :, first : first + cip.PV_TILE_KEYS]
+            v = kv.v[:, first : first + cip.PV_TILE_KEYS]
+            total += ((part >> 7).astype(np.float32) @ v).astype(np.int64) << 7
+            total += ((part & 127).astype(np.float32) @ v).astype(np.int64)
+        mass = e.sum(axis=2, keepdims=True)
+        mass_bits = bit_length(mass)
+        reciprocal = (1 << 43) // (mass >> (mass_bits - cip.WINDOW_BITS))
+        shift = (52 - cip.ATTENTION_BITS) + mass_bits - weight_shift - v_bits_max
+        wide = (total * reciprocal) >> np.minimum(np.maximum(shift, 0), 63)
+        return wide.reshape(s.kv_heads, rows, shared, -1).transpose(1, 0, 2, 3).reshape(rows, -1)
+
+    def _mlp(self, x: np.ndarray, layer: int) -> np.ndarray:
+        normed = self._norm(x, f"layers.{layer}.mlp_norm.gain")
+        both = self._products[f"layers.{layer}.gate_up"](normed, cip.NORM_BITS + cip.GAIN_BITS)
+        gate, up = both[:, : self.shape.hidden], both[:, self.shape.hidden :]
+        index = (gate >> cip.SIGMOID_STEP_BITS) + (1 << (cip.SIGMOID_INDEX_BITS - 1))
+        sigmoid = self._sigmoid[np.minimum(np.maximum(index, 0), (1 << cip.SIGMOID_INDEX_BITS) - 1)]
+        act = saturate((gate * sigmoid) >> cip.SIGMOID_VALUE_BITS, cip.GATE_MAX)
+        wide = (act * saturate(up, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
+        return saturate(x + self._products[f"layers.{layer}.down"](wide, cip.RESIDUAL_BITS))
+
+
+class Cache:
+    """int8 keys and values (carried in float32 for exact products) with their scales, for one sequence."""
+
+    def __init__(self, shape: cip.Shape, capacity: int) -> None:
+        layers, heads, width = shape.layers, shape.kv_heads, shape.head_width
+        self.capacity, self.length = capacity, 0
+        self._k, self._v = (np.zeros((layers, heads, capacity, width), np.float32) for _ in range(2))
+        self._scales = np.zeros((layers, 4, heads, 1, capacity), np.int64)  # k top, k bits, v top, v bits
+
+    def append(self, layer: int, start: int, k: np.ndarray, k_top: np.ndarray, k_bits: np.ndarray,
+               v: np.ndarray, v_top: np.ndarray, v_bits: np.ndarray) -> None:  # fmt: skip
+        """Write one layer's rows [rows, kv heads, ...] at `start`."""
+        end = start + len(k)
+        self._k[layer, :, start:end] = k.transpose(1, 0, 2)
+        self._v[layer, :, start:end] = v.transpose(1, 0, 2)
+        for i, scale in enumerate((k_top, k_bits, v_top, v_bits)):
+            self._scales[layer, i, :, 0, start:end] = scale[..., 0].T
+
+    def view(self, layer: int, length: int) -> "View":
+        """What positions before `length` hold."""
+        return View(self._k[layer, :, :length], self._v[layer, :, :length], *self._scales[layer, :, :, :, :length])
+
+
+class View:
+    """One layer's cache: k, v [kv heads, keys, width]; scales [kv heads, 1, keys]."""
+
+    __slots__ = ("k", "k_bits", "k_top", "v", "v_bits", "v_top")
+
+    def __init__(self, k: np.ndarray, v: np.ndarray, k_top: np.ndarray, k_bits: np.ndarray,
+                 v_top: np.ndarray, v_bits: np.ndarray) -> None:  # fmt: skip
+        self.k, self.v, self.k_top, self.k_bits, self.v_top, self.v_bits = k, v, k_top, k_bits, v_top, v_bits
+
+
+class _Product:
+    """One linear: rotate the wide input, quantise it, multiply exactly, rescale to Q16."""
+
+    def __init__(self, linear: cip.Linear, tensors: "dict[str, np.ndarray]") -> None:
+        self.inputs, self.bound, self.exponent = linear.inputs, linear.bound, linear.exponent
+        self.tile = tile_width(linear.bound)
+        self._weight = tensors[f"{linear.name}.weight"].astype(np.float32)
+        self._scale = tensors[f"{linear.name}.scale"].astype(np.int64)
+        self._rotation = None if linear.block == 1 else hadamard(linear.block)
+
+    def __call__(self, wide: np.ndarray, fraction_bits: int) -> np.ndarray:
+        if self._rotation is not None:
+            block = len(self._rotation)
+            rotated = wide.astype(np.float64).reshape(-1, block) @ self._rotation
+            wide = rotated.reshape(wide.shape).astype(np.int64)
+        q, top, bits = quantise(wide)
+        scaled = exact_product(q, self._weight, self.tile) * (top * self._scale)
+        shift = (fraction_bits + self.exponent - 1) - bits
+        return saturate(scaled >> np.minimum(np.maximum(shift, 0), 63))
+
+
+def normalise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (last axis) shifted so that the largest magnitude has 22 bits, and its bit length before [..., no axis]."""
+    bits = bit_length(np.abs(wide).max(axis=-1))
+    up = cip.WINDOW_BITS - bits[..., None]
+    return (wide << np.maximum(up, 0)) >> np.maximum(-up, 0), bits
+
+
+def quantise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """int8 of each row in float32, its scale's mantissa (2^14 < top <= 2^15, or 1 for a row of zeros) and bit length:
+    wide ~ q * top * 2^(bits - 15) / 127. The last two keep the last axis, of extent 1."""
+    largest = np.abs(wide).max(axis=-1, keepdims=True)
+    bits = bit_length(largest)
+    up = cip.WINDOW_BITS - bits
+    left, right = np.maximum(up, 0), np.maximum(-up, 0)
+    top = (((largest << left) >> right) >> 7) + 1
+    reciprocal = (cip.ACTIVATION_MAX << 23) // top
+    q = (((wide << left) >> right) * reciprocal + (1 << 29)) >> 30
+    return q.astype(np.float32), top, bits
+
+
+def bit_length(values: np.ndarray) -> np.ndarray:
+    """Bit length of non-negative integers below 2^53, by float64's exponent (exact there)."""
+    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+
+
+def integer_sqrt(values: np.ndarray) -> np.ndarray:
+    """Floor of the square root of 0 <= values < 2^62: a float64 guess is off by at most one, then corrected."""
+    root = np.sqrt(values.astype(np.float64)).astype(np.int64)
+    root -= root * root > values
+    root += (root + 1) * (root + 1) <= values
+    return root
+
+
+def saturate(values: np.ndarray, limit: int = cip.RESIDUAL_MAX) -> np.ndarray:
+    """Clamp to [-limit, limit]."""
+    return np.minimum(np.maximum(values, -limit), limit)
+
+
+def exact_product(q: np.ndarray, weight: np.ndarray, tile: int) -> np.ndarray:
+    """q [rows, K] times weight [N, K] transposed as int64: float32 tiles of K that stay below 2^24."""
+    if q.shape[1] <= tile:
+        return (q @ weight.T).astype(np.int64)
+    parts = (q[:, i : i + tile] @ weight[:, i : i + tile].T for i in range(0, q.shape[1], tile))
+    return sum((part.astype(np.int64) for part in parts), np.zeros((), np.int64))
+
+
+def tile_width(bound: int) -> int:
+    """Largest K with K * 127 * bound < 2^24."""
+    return (cip.EXACT_FLOAT32 - 1) // (cip.ACTIVATION_MAX * bound)
+
+
+def hadamard(block: int) -> np.ndarray:
+    """The +-1 Sylvester-Hadamard matrix in float64, unnormalised and symmetric."""
+    matrix = np.ones((1, 1))
+    while len(matrix) < block:
+        matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+    return matrix
+
+
+def _blocks(rotation: np.ndarray, width: int) -> np.ndarray:
+    """Block-diagonal matrix of a rotation over a whole head."""
+    return np.kron(np.eye(width // len(rotation)), rotation)
+
+
+def _octets(array: np.ndarray) -> np.ndarray:
+    """Little-endian bytes of each row, uint8 [rows, bytes]."""
+    little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+    return little.reshape(len(array), -1).view(np.uint8)

@@ -1,0 +1,80 @@
+"""The tables that a program ships: powers of two, sigmoid, cosines and sines, made with decimal arithmetic so that
+every importer writes the same bytes. Executors read the shipped tensors and never call this.
+"""
+
+from decimal import Decimal, localcontext
+
+import numpy as np
+
+from inference.program import (
+    EXP2_INDEX_BITS,
+    EXP2_VALUE_BITS,
+    RESIDUAL_BITS,
+    ROPE_BITS,
+    SIGMOID_INDEX_BITS,
+    SIGMOID_STEP_BITS,
+    SIGMOID_VALUE_BITS,
+    Shape,
+)
+
+PRECISION = 40  # decimal digits; decimal's exp, ln and power are correctly rounded
+
+
+def tables(shape: Shape, rope_theta: int = 10_000) -> dict[str, np.ndarray]:
+    """All four tables of a program of this shape."""
+    cos, sin = rope(shape.context, shape.rotary, rope_theta)
+    return {"table.exp2": exp2(), "table.sigmoid": sigmoid(), "table.cos": cos, "table.sin": sin}
+
+
+def exp2() -> np.ndarray:
+    """2^-f in Q30 for f = i / 4096: int32 [4096]; entry 0 is exactly 2^30."""
+    count = 1 << EXP2_INDEX_BITS
+    with localcontext(prec=PRECISION):
+        step = (-Decimal(2).ln() / count).exp()
+        value, values = Decimal(1 << EXP2_VALUE_BITS), []
+        for _ in range(count):
+            values.append(int(value.to_integral_value()))
+            value *= step
+    return np.array(values, np.int32)
+
+
+def sigmoid() -> np.ndarray:
+    """Sigmoid in Q16 at the middle of each step of [-16, 16): int32 [16384]."""
+    count, step = 1 << SIGMOID_INDEX_BITS, Decimal(1 << SIGMOID_STEP_BITS) / (1 << RESIDUAL_BITS)
+    with localcontext(prec=PRECISION):
+        low = -step * (count // 2) + step / 2
+        ratio, decay = (-step).exp(), (-low).exp()
+        values = []
+        for _ in range(count):
+            values.append(int(((1 << SIGMOID_VALUE_BITS) / (1 + decay)).to_integral_value()))
+            decay *= ratio
+    return np.array(values, np.int32)
+
+
+def rope(context: int, rotary: int, theta: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines in Q14 of position * theta^(-2i / rotary): two int16 [context, rotary / 2]."""
+    cos, sin = (np.zeros((context, rotary // 2), np.int16) for _ in range(2))
+    one = Decimal(1 << ROPE_BITS)
+    with localcontext(prec=PRECISION):
+        for i in range(rotary // 2):
+            angle = (-Decimal(theta).ln() * 2 * i / rotary).exp()
+            turn_cos, turn_sin = _cos_sin(angle)
+            x, y = Decimal(1), Decimal(0)
+            for position in range(context):
+                cos[position, i] = int((x * one).to_integral_value())
+                sin[position, i] = int((y * one).to_integral_value())
+                x, y = x * turn_cos - y * turn_sin, x * turn_sin + y * turn_cos
+    return cos, sin
+
+
+def _cos_sin(angle: Decimal) -> tuple[Decimal, Decimal]:
+    """Taylor series for an angle in [0, 1]."""
+    cos = sin = Decimal(0)
+    term = Decimal(1)
+    for n in range(60):
+        if n % 2 == 0:
+            cos += term if n % 4 == 0 else -term
+        else:
+            sin += term if n % 4 == 1 else -term
+        term = term * angle / (n + 1)
+    return cos, sin
