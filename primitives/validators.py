@@ -139,13 +139,23 @@ class ValidatorSet:
         """Sum of the powers at these places of the set order, each counted as often as it is named."""
         return sum(self.validators[index].power for index in indexes)
 
+    @cached_property
+    def quorum_power(self) -> int:
+        """Least power that is more than two thirds: 3w > 2W."""
+        return 2 * self.total_power // 3 + 1
+
+    @cached_property
+    def over_third_power(self) -> int:
+        """Least power that is more than one third: 3w > W, so that a correct member is among them."""
+        return self.total_power // 3 + 1
+
     def is_quorum(self, power: int) -> bool:
-        """More than two thirds: 3w > 2W."""
-        return 3 * power > 2 * self.total_power
+        """More than two thirds."""
+        return power >= self.quorum_power
 
     def is_over_third(self, power: int) -> bool:
-        """More than one third: 3w > W, so that at least one correct member is among them."""
-        return 3 * power > self.total_power
+        """More than one third."""
+        return power >= self.over_third_power
 
     def __len__(self) -> int:
         return len(self.validators)
