@@ -38,6 +38,7 @@ from consensus.bft.outputs import (
     FetchBlock,
     Halt,
     Output,
+    Redeliver,
     Resend,
     ScheduleTimeout,
     SendCommit,
@@ -184,9 +185,9 @@ class Core:
         self._enter_round(0)
         for signer, messages in early.items():
             for signed, received_ms in messages.proposals:
-                self._on_proposal(ProposalReceived(signed, signer, received_ms))
+                self._outputs.append(Redeliver(ProposalReceived(signed, signer, received_ms)))
             for vote in messages.votes:
-                self._on_vote(VoteReceived(vote, signer))
+                self._outputs.append(Redeliver(VoteReceived(vote, signer)))
 
     def _enter_round(self, round_: int) -> None:
         """Lines 11-21, and addition (c)."""

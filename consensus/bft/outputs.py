@@ -6,6 +6,7 @@ Before any of them is carried out, the inputs that caused them are synced to the
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from consensus.bft.inputs import ProposalReceived, VoteReceived
 from consensus.bft.timing import TimeoutKind
 from primitives.vote import CommitCertificate, ConsensusMessage, Proposal, Signed, Step, Vote
 
@@ -29,6 +30,17 @@ class Resend:
 
 
 @dataclass(frozen=True, slots=True)
+class Redeliver:
+    """Give this input to the core again, logged like a new one: it came before its height began.
+
+    Emitted at StartHeight. Because it is logged after StartHeight, replaying the log from the last StartHeight alone
+    rebuilds the core; without that a replay could miss votes that the core had locked on.
+    """
+
+    event: ProposalReceived | VoteReceived
+
+
+@dataclass(frozen=True, slots=True)
 class SendStatus:
     """Send everyone a Status of this height, round and step; node fills in base and head from its ledger."""
 
@@ -41,7 +53,8 @@ class SendStatus:
 class SendCommit:
     """Peer works on `height`, which is decided here: send it that height's commit certificate and body.
 
-    Node reads both from the ledger; if the block is not stored yet or no longer, it sends nothing.
+    Node reads both from the ledger; if the block is not stored yet or no longer, it sends nothing. How often one peer
+    may ask is node's to limit: a body is much larger than a Status.
     """
 
     peer: bytes
@@ -68,7 +81,7 @@ class BuildBlock:
 
 @dataclass(frozen=True, slots=True)
 class FetchBlock:
-    """Obtain the body of block_hash (unless it is at hand). No answer is expected.
+    """Obtain the body of block_hash (unless it is at hand), trying until Decide. No answer is expected.
 
     body_size and parts_root come from the proposal; None when only a certificate names the block.
     """
@@ -83,7 +96,8 @@ class FetchBlock:
 class CheckBlock:
     """As soon as the body of block_hash is at hand, check it and answer with one BlockChecked.
 
-    Asked once a hash and height and never withdrawn, by a change of round either; the node drops it at Decide.
+    Never withdrawn, by a change of round either; node drops it at Decide. The core may ask again for a hash that it
+    had let go of (eight rounds later), and node may then answer from its cache.
     """
 
     height: int
@@ -130,6 +144,7 @@ class Halt:
 Output: TypeAlias = (
     Broadcast
     | Resend
+    | Redeliver
     | SendStatus
     | SendCommit
     | ScheduleTimeout
