@@ -1,0 +1,120 @@
+"""Money of a task: what is escrowed, and who gets it in the end (docs/formats.md, Units and money). Wei, integers.
+
+Pure: moves nothing. Every split adds up to the escrow, which is asserted here and tested over random tasks.
+"""
+
+from dataclasses import dataclass
+
+from primitives.params import ChainParams
+from primitives.task import ModelCost, price_of
+
+WORK_GAS_PRICE_FACTOR = 2
+"""The work part pays twice the base fee of the post's block."""
+
+
+@dataclass(frozen=True)
+class WorkGas:
+    """Fixed gas of the work messages, from the system's own table (vm.system.gas)."""
+
+    submit: int
+    submit_token: int
+    verdict: int
+    reveal: int
+
+    def submission(self, tokens: int) -> int:
+        """Gas paid for an answer of that many tokens."""
+        return self.submit + self.submit_token * tokens
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a task was posted under."""
+
+    cost: ModelCost
+    prompt: int
+    """Tokens."""
+    max_tokens: int
+    price: int
+    """Wei a CWU at the post."""
+    base_fee: int
+    """Wei a gas at the post."""
+    auditors: int
+    """Verifiers that the escrow pays for."""
+    tip: int
+
+
+@dataclass(frozen=True)
+class Escrow:
+    """Parts of what the poster locks."""
+
+    execution: int
+    audits: int
+    work: int
+    tip: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.execution + self.audits + self.work + self.tip
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """Where the escrow of a settled task goes. `audit` and `verdict_work` are per verifier that agreed."""
+
+    executor: int
+    audit: int
+    submission_work: int
+    verdict_work: int
+    reveal_work: int
+    burned: int
+    refund: int
+    minted: int
+    """Emission into the commissioned fund, half of the fee's burned part (not of what remainders burn)."""
+    fee: int
+    """The execution part that was charged, before its split."""
+
+
+def escrow_of(terms: Terms, gas: WorkGas) -> Escrow:
+    """What a post must lock."""
+    per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
+    work = gas.submission(terms.max_tokens) + terms.auditors * gas.verdict + gas.reveal
+    return Escrow(
+        execution=price_of(terms.cost.execution(terms.prompt, terms.max_tokens), terms.price),
+        audits=terms.auditors * price_of(terms.cost.audit(terms.prompt, terms.max_tokens), terms.price),
+        work=work * per_gas,
+        tip=terms.tip,
+    )
+
+
+def settle(
+    terms: Terms, gas: WorkGas, params: ChainParams, escrow: int, generated: int, verifiers: int, revealed: bool
+) -> Settlement:
+    """The split of `escrow` for an answer of `generated` tokens that `verifiers` of them agreed with.
+
+    X = ceil(exec(actual)): burned X * 20 // 100, pool X * 5 // 100, the rest and the tip to the executor; each verifier
+    that agreed gets its audit's cost and an equal part of the pool; nobody: the pool is burned, as remainders are.
+    Messages are paid their fixed gas: the answer, those verdicts, and a reveal if there was one. What is unused goes
+    back to the poster. p = 1 (asserted by the parameters).
+    """
+    fee = price_of(terms.cost.execution(terms.prompt, generated), terms.price)
+    fee_burn = fee * params.fee_burn_percent // 100
+    pool = fee * params.fee_pool_percent // 100
+    share = pool // verifiers if verifiers else 0
+    audit = price_of(terms.cost.audit(terms.prompt, generated), terms.price) + share if verifiers else 0
+    per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
+    submission_work = gas.submission(generated) * per_gas
+    verdict_work = gas.verdict * per_gas
+    reveal_work = gas.reveal * per_gas if revealed else 0
+    executor = fee - fee_burn - pool + terms.tip
+    burned = fee_burn + pool - share * verifiers
+    paid = executor + verifiers * (audit + verdict_work) + submission_work + reveal_work + burned
+    refund = escrow - paid
+    assert refund >= 0, (escrow, paid)
+    minted = fee_burn // 2 if verifiers else 0
+    return Settlement(executor, audit, submission_work, verdict_work, reveal_work, burned, refund, minted, fee)
+
+
+def expiry_charge(escrow: int, params: ChainParams) -> int:
+    """What is burned of the escrow of a task that nobody answered in time."""
+    return escrow * params.expiry_charge_percent // 100
