@@ -1,0 +1,133 @@
+"""A SystemContext in dictionaries, with a journal: the rules run on it without an EVM."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from primitives.hashing import keccak
+from primitives.params import ChainParams
+from vm.system.abi import EVENTS
+from vm.system.context import Call, OutOfGas, Refused
+
+
+class MemoryContext:
+    """`height`, `mix` and `base_fee` are set by the test; `next_block` moves on. Gas is metered against `gas_limit`."""
+
+    def __init__(self, params: ChainParams, height: int = 1, gas_limit: int = 10**9) -> None:
+        self.params = params
+        self.genesis_hash = keccak(b"genesis of a test")
+        self.height = height
+        self.mix = keccak(b"mix" + height.to_bytes(8, "big"))
+        self.base_fee = params.base_fee_initial
+        self.storage: dict[tuple[bytes, int], int] = {}
+        self.balances: dict[bytes, int] = {}
+        self.logs: list[tuple[bytes, tuple[int, ...], bytes]] = []
+        self.gas_used = 0
+        self.gas_limit = gas_limit
+        self.minted = 0
+        self.burned = 0
+        self.read_only = False
+        self._limits: list[int] = []
+
+    def next_block(self, mix: bytes | None = None) -> None:
+        """The next height, with a mix of its own and fresh gas; logs of earlier blocks stay."""
+        self.height += 1
+        self.mix = mix if mix is not None else keccak(b"mix" + self.height.to_bytes(8, "big"))
+        self.gas_used = 0
+
+    @property
+    def gas_left(self) -> int:
+        return min([self.gas_limit, *self._limits]) - self.gas_used
+
+    def get(self, account: bytes, slot: int) -> int:
+        assert 0 <= slot < 2**256
+        return self.storage.get((account, slot), 0)
+
+    def set(self, account: bytes, slot: int, value: int) -> None:
+        self._refuse_in_view()
+        assert len(account) == 20
+        assert 0 <= slot < 2**256
+        assert 0 <= value < 2**256
+        if value:
+            self.storage[account, slot] = value
+        else:
+            self.storage.pop((account, slot), None)
+
+    def balance(self, account: bytes) -> int:
+        return self.balances.get(account, 0)
+
+    def transfer(self, source: bytes, target: bytes, wei: int) -> None:
+        self._take(source, wei)
+        self.balances[target] = self.balance(target) + wei
+
+    def mint(self, target: bytes, wei: int) -> None:
+        self._refuse_in_view()
+        self.balances[target] = self.balance(target) + wei
+        self.minted += wei
+
+    def burn(self, source: bytes, wei: int) -> None:
+        self._take(source, wei)
+        self.burned += wei
+
+    def log(self, account: bytes, topics: Sequence[int], data: bytes) -> None:
+        self._refuse_in_view()
+        self.logs.append((account, tuple(topics), data))
+
+    def charge(self, gas: int, what: str) -> None:
+        if gas > self.gas_left:
+            raise OutOfGas(what, gas, self.gas_left)
+        self.gas_used += gas
+
+    @contextmanager
+    def frame(self, gas_max: int | None = None) -> Iterator[None]:
+        storage, balances, logged = dict(self.storage), dict(self.balances), len(self.logs)
+        totals = self.minted, self.burned
+        if gas_max is not None:
+            self._limits.append(self.gas_used + gas_max)
+        try:
+            yield
+        except BaseException:
+            self.storage, self.balances = storage, balances
+            self.minted, self.burned = totals
+            del self.logs[logged:]
+            raise
+        finally:
+            if gas_max is not None:
+                self._limits.pop()
+
+    def call(self, handlers, function, *arguments, sender: bytes, value: int = 0):
+        """Call a method as the dispatcher does: value moved first, everything undone when it is refused.
+
+        handlers: a module's HANDLERS. Gives the outputs as a tuple (a single one alone).
+        """
+        with self.frame():
+            if value:
+                self.transfer(sender, function.account, value)
+            result = handlers[function](self, Call(sender, value), *arguments) or ()
+            function.encode_result(result)
+        return result[0] if len(result) == 1 else result
+
+    def events(self, event=None) -> list[dict]:
+        """Logs so far, decoded: {"event": name, parameter: value, ...}; of one event, or of all."""
+        decoded = []
+        for account, topics, data in self.logs:
+            found = EVENTS[topics[0].to_bytes(32, "big")]
+            assert found.account == account
+            if event is None or found is event:
+                values = found.decode([topic.to_bytes(32, "big") for topic in topics], data)
+                decoded.append({"event": found.name, **values})
+        return decoded
+
+    def total_balance(self) -> int:
+        """Sum of all balances."""
+        return sum(self.balances.values())
+
+    def _take(self, source: bytes, wei: int) -> None:
+        self._refuse_in_view()
+        assert wei >= 0
+        if self.balance(source) < wei:
+            raise Refused("insufficient_balance", f"0x{source.hex()} holds {self.balance(source)} wei, not {wei}")
+        self.balances[source] = self.balance(source) - wei
+
+    def _refuse_in_view(self) -> None:
+        if self.read_only:
+            raise Refused("read_only", "a static call may not write")

@@ -1,0 +1,386 @@
+"""Every function, event and struct of the system accounts 0a01-0a07, written once, as Solidity writes them.
+
+contracts/*.json and contracts/*.sol are generated from this file. Knows encoding (eth-abi) and nothing of rules. Logs
+are meant to tell a task's whole story alone: who asked, to whom which block dealt it, who did it in how many ms on
+which device, who was drawn to check, what they revealed, agreed or not, who was paid what, and the compute receipt.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import eth_abi
+from eth_abi.exceptions import DecodingError
+
+from primitives.address import BEACON, COURIER, LEDGER, MARKET, MODELS, REFEREE, STAKING
+from primitives.hashing import keccak
+from vm.system.context import SystemContext
+
+REVERT_STRING = keccak(b"Error(string)")[:4]
+
+
+class AbiError(ValueError):
+    """Bytes that are not the ABI encoding they should be."""
+
+
+@dataclass(frozen=True)
+class Param:
+    """A parameter or a member: its Solidity type (a struct by its name), name, and whether an event indexes it."""
+
+    type: str
+    name: str
+    indexed: bool = False
+
+    @cached_property
+    def struct(self) -> "Struct | None":
+        """The struct that the type names, or whose array it is."""
+        return STRUCTS.get(self.type.partition("[")[0])
+
+    @cached_property
+    def canonical(self) -> str:
+        """The type as selectors and eth-abi write it: structs are tuples."""
+        base, bracket, rest = self.type.partition("[")
+        if self.struct is not None:
+            base = "(" + ",".join(member.canonical for member in self.struct.members) + ")"
+        return base + bracket + rest
+
+    @cached_property
+    def is_dynamic(self) -> bool:
+        """Whether an indexed value of the type is logged as its hash."""
+        return self.struct is not None or "[" in self.type or self.type in ("bytes", "string")
+
+
+@dataclass(frozen=True)
+class Struct:
+    """A Solidity struct."""
+
+    name: str
+    members: tuple[Param, ...]
+
+    def named(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Decoded values by member name."""
+        return {member.name: value for member, value in zip(self.members, values, strict=True)}
+
+
+@dataclass(frozen=True)
+class Function:
+    """A method of a system account. mutability: "view", "nonpayable" or "payable"."""
+
+    account: bytes
+    name: str
+    inputs: tuple[Param, ...]
+    outputs: tuple[Param, ...]
+    mutability: str
+
+    @cached_property
+    def signature(self) -> str:
+        return f"{self.name}({','.join(param.canonical for param in self.inputs)})"
+
+    @cached_property
+    def selector(self) -> bytes:
+        """First four bytes of keccak(signature)."""
+        return keccak(self.signature.encode("ascii"))[:4]
+
+    def encode_call(self, *values: Any) -> bytes:
+        """Calldata: selector and arguments."""
+        return self.selector + eth_abi.encode([param.canonical for param in self.inputs], values)
+
+    def decode_arguments(self, data: bytes) -> tuple[Any, ...]:
+        """Arguments of calldata without its selector. Raises AbiError."""
+        return _decode(self.inputs, data)
+
+    def encode_result(self, values: Sequence[Any]) -> bytes:
+        """Return data."""
+        return bytes(eth_abi.encode([param.canonical for param in self.outputs], values))
+
+    def decode_result(self, data: bytes) -> tuple[Any, ...]:
+        """Values of return data. Raises AbiError."""
+        return _decode(self.outputs, data)
+
+
+@dataclass(frozen=True)
+class Event:
+    """A log entry's form: topic 0 is keccak(signature), then the indexed parameters, the others are data."""
+
+    account: bytes
+    name: str
+    params: tuple[Param, ...]
+
+    @cached_property
+    def signature(self) -> str:
+        return f"{self.name}({','.join(param.canonical for param in self.params)})"
+
+    @cached_property
+    def topic(self) -> bytes:
+        return keccak(self.signature.encode("ascii"))
+
+    @cached_property
+    def _indexed(self) -> tuple[Param, ...]:
+        return tuple(param for param in self.params if param.indexed)
+
+    @cached_property
+    def _plain(self) -> tuple[Param, ...]:
+        return tuple(param for param in self.params if not param.indexed)
+
+    def encode(self, *values: Any) -> tuple[tuple[int, ...], bytes]:
+        """Topics (as integers) and data of a log; values in the order of the declaration."""
+        assert len(values) == len(self.params), (self.name, values)
+        topics = [int.from_bytes(self.topic, "big")]
+        plain: list[Any] = []
+        for param, value in zip(self.params, values, strict=True):
+            if param.indexed:
+                topics.append(int.from_bytes(eth_abi.encode([param.canonical], [value]), "big"))
+            else:
+                plain.append(value)
+        return tuple(topics), bytes(eth_abi.encode([param.canonical for param in self._plain], plain))
+
+    def decode(self, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
+        """Values by name of a log (topics as 32-byte strings). Raises AbiError."""
+        if not topics or topics[0] != self.topic or len(topics) != len(self._indexed) + 1:
+            raise AbiError(f"the log's topics are not those of {self.signature}")
+        values = dict(zip((param.name for param in self._plain), _decode(self._plain, data), strict=True))
+        for param, topic in zip(self._indexed, topics[1:], strict=True):
+            values[param.name] = _decode((param,), topic)[0]
+        return {param.name: values[param.name] for param in self.params}
+
+
+def emit(ctx: SystemContext, event: Event, *values: Any) -> None:
+    """Log an event of the account that declares it."""
+    topics, data = event.encode(*values)
+    ctx.log(event.account, topics, data)
+
+
+def revert_data(text: str) -> bytes:
+    """Return data of a refused call: Error(string)."""
+    return REVERT_STRING + bytes(eth_abi.encode(["string"], [text]))
+
+
+def revert_text(data: bytes) -> str | None:
+    """The text of Error(string) return data; None for any other data."""
+    if data[:4] != REVERT_STRING:
+        return None
+    try:
+        return str(eth_abi.decode(["string"], data[4:])[0])
+    except (DecodingError, UnicodeDecodeError, OverflowError):
+        return None
+
+
+def _decode(params: Sequence[Param], data: bytes) -> tuple[Any, ...]:
+    try:
+        return tuple(eth_abi.decode([param.canonical for param in params], data))
+    except (DecodingError, UnicodeDecodeError, OverflowError) as error:
+        raise AbiError(f"malformed arguments: {error}") from error
+
+
+def _params(text: str) -> tuple[Param, ...]:
+    params: list[Param] = []
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        words = item.split()
+        params.append(Param(words[0], words[-1] if len(words) > 1 else "", "indexed" in words[1:-1]))
+    return tuple(params)
+
+
+def _struct(text: str) -> Struct:
+    name, _, members = text.partition("{")
+    members = ",".join(members.strip().rstrip("}").strip().rstrip(";").split(";"))
+    struct = Struct(name.strip(), _params(members))
+    STRUCTS[struct.name] = struct
+    return struct
+
+
+def _function(account: bytes, text: str) -> Function:
+    match = re.fullmatch(
+        r"(\w+)\(([^)]*)\)\s*(view|payable)?\s*(?:returns\s*\(([^)]*)\))?", " ".join(text.split())
+    )
+    assert match is not None, text
+    name, inputs, mutability, outputs = match.groups()
+    function = Function(account, name, _params(inputs), _params(outputs or ""), mutability or "nonpayable")
+    assert function.selector not in FUNCTIONS.setdefault(account, {}), text
+    FUNCTIONS[account][function.selector] = function
+    return function
+
+
+def _event(account: bytes, text: str) -> Event:
+    match = re.fullmatch(r"(\w+)\(([^)]*)\)", " ".join(text.split()))
+    assert match is not None, text
+    event = Event(account, match.group(1), _params(match.group(2)))
+    assert sum(param.indexed for param in event.params) <= 3
+    assert not any(param.indexed and param.is_dynamic for param in event.params)
+    assert event.topic not in EVENTS, text
+    EVENTS[event.topic] = event
+    return event
+
+
+STRUCTS: dict[str, Struct] = {}
+FUNCTIONS: dict[bytes, dict[bytes, Function]] = {account: {} for account in (REFEREE, COURIER)}
+"""Account -> selector -> function, in declared order. Referee and Courier are not active: every call reverts."""
+EVENTS: dict[bytes, Event] = {}
+"""Topic 0 -> event, over all accounts."""
+
+NAMES = {
+    STAKING: "Staking",
+    MODELS: "Models",
+    MARKET: "Market",
+    LEDGER: "Ledger",
+    REFEREE: "Referee",
+    BEACON: "Beacon",
+    COURIER: "Courier",
+}
+
+# -------------------------------------------------------------------------------- Staking
+
+OPERATOR = _struct("""Operator {
+    address operator; address consensusAddress; bytes beaconKey; bytes32 nodeKey; address hot; address payout;
+    uint256 bond; uint256 unbonding; bool active; bool jailed; uint64 registeredBlock; }""")
+UNBONDING = _struct("Unbonding { uint256 amount; uint64 releaseBlock; }")
+
+REGISTER = _function(STAKING, """register(address consensusAddress, bytes consensusSignature, bytes beaconKey,
+    bytes beaconProof, bytes32 nodeKey, address hot, bytes hotSignature, address payout) payable""")
+BOND = _function(STAKING, "bond() payable")
+UNBOND = _function(STAKING, "unbond(uint256 amount)")
+WITHDRAW = _function(STAKING, "withdraw() returns (uint256 amount)")
+SET_PAYOUT = _function(STAKING, "setPayout(address payout)")
+GET_OPERATOR = _function(STAKING, "getOperator(address operator) view returns (Operator info)")
+OPERATOR_BY_HOT = _function(STAKING, "operatorByHot(address hot) view returns (address operator)")
+OPERATORS = _function(STAKING, "operators() view returns (address[] active)")
+UNBONDINGS = _function(STAKING, "unbondings(address operator) view returns (Unbonding[] queue)")
+
+REGISTERED = _event(STAKING, """Registered(address indexed operator, address indexed consensusAddress,
+    address indexed hot, bytes beaconKey, bytes32 nodeKey, address payout)""")
+BONDED = _event(STAKING, "Bonded(address indexed operator, uint256 amount, uint256 bond)")
+UNBONDED = _event(STAKING, "Unbonded(address indexed operator, uint256 amount, uint256 bond, uint64 releaseBlock)")
+WITHDRAWN = _event(STAKING, "Withdrawn(address indexed operator, uint256 amount)")
+ACTIVATED = _event(STAKING, "Activated(address indexed operator)")
+DEACTIVATED = _event(STAKING, "Deactivated(address indexed operator, string reason)")
+PAYOUT_CHANGED = _event(STAKING, "PayoutChanged(address indexed operator, address payout)")
+
+# -------------------------------------------------------------------------------- Models
+
+MODEL = _struct("""Model {
+    bytes32 model; string name; bool listed; uint256 a; uint256 b; uint256 c; uint32 vocabulary; uint32 context;
+    uint32 auditWeightNum; uint32 auditWeightDen; uint256 referenceMacsPerBlock; uint32[] stopIds; address registrant;
+    uint32 servedBy; uint256 servedBond; }""")
+SERVING = _struct("""Serving {
+    bytes32 model; uint256 declaredMacsPerBlock; uint256 bestMacsPerBlock; uint32 scaleQ16; uint32 dealt;
+    uint32 missed; }""")
+
+REGISTER_MODEL = _function(MODELS, """register(bytes32 model, string name, string uri, string licence,
+    uint256 a, uint256 b, uint256 c, uint32 vocabulary, uint32 context, uint32[] stopIds,
+    uint256 referenceMacsPerBlock)""")
+SERVE = _function(MODELS, "serve(bytes32 model, uint256 macsPerBlock)")
+STOP_SERVING = _function(MODELS, "stopServing(bytes32 model)")
+GET_MODEL = _function(MODELS, "getModel(bytes32 model) view returns (Model info)")
+MODEL_LIST = _function(MODELS, "models() view returns (bytes32[] ids)")
+SERVERS = _function(MODELS, "servers(bytes32 model) view returns (address[] operators)")
+GET_SERVING = _function(MODELS, "getServing(address operator) view returns (Serving[] models)")
+
+MODEL_REGISTERED = _event(MODELS, """ModelRegistered(bytes32 indexed model, address indexed registrant, string name,
+    string uri, string licence)""")
+SERVING_STARTED = _event(MODELS, """ServingStarted(address indexed operator, bytes32 indexed model,
+    uint256 macsPerBlock)""")
+SERVING_STOPPED = _event(MODELS, "ServingStopped(address indexed operator, bytes32 indexed model)")
+
+# -------------------------------------------------------------------------------- Market
+
+TASK = _struct("""Task {
+    bytes32 task; uint8 status; uint8 kind; uint8 attempt; bool canary; address poster; bytes32 model;
+    bytes32 promptHash; bytes32 outputHash; bytes32 seed; uint32 promptTokens; uint32 outputTokens;
+    uint32 maxTokens; uint32 temperatureQ16; uint32 topK; uint8 assurance; uint8 auditors;
+    uint32 deadlineBlocks; uint64 postedBlock; uint64 dealtBlock;
+    uint64 answeredBlock; uint64 drawnBlock; uint64 revealingBlock; uint64 agreedBlock; uint64 doneBlock;
+    address[] slots; address executor; address[] verifiers; bytes32 executorRoot; bytes32 otherRoot; uint32 bad;
+    uint256 escrow; uint256 pricePerCwu; bytes32 receipt; }""")
+DUTY = _struct("""Duty {
+    uint8 role; bytes32 task; bytes32 model; bytes32 promptHash; bytes32 outputHash; bytes32 seed; bytes32 traceKey;
+    uint32 maxTokens; uint32 temperatureQ16; uint32 topK; uint8 slot; uint64 firstBlock; uint64 lastBlock;
+    uint64 postedBlock; uint64 answeredBlock; }""")
+ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL = 1, 2, 3
+"""Duty.role, and the role in Paid and TaskMissed (0 there: the poster)."""
+
+POST = _function(MARKET, """post(uint8 kind, bytes32 model, bytes tokens, uint32 maxTokens, uint32 temperatureQ16,
+    uint32 topK, uint8 assurance, uint256 valueAtRisk, uint256 tipPerCwu, uint32 deadlineBlocks, uint32 callbackGas)
+    payable returns (bytes32 task)""")
+CANCEL = _function(MARKET, "cancel(bytes32 task)")
+WORK = _function(MARKET, "work(bytes batch)")
+FILL_FUND = _function(MARKET, "fillFund() payable")
+PROLOGUE = _function(MARKET, "prologue(bytes32 parentHash, bytes beaconProof)")
+QUOTE = _function(MARKET, """quote(bytes32 model, uint32 promptTokens, uint32 maxTokens, uint8 assurance)
+    view returns (uint256 escrow, uint32 deadlineLeast, uint32 deadlineMost)""")
+GET_TASK = _function(MARKET, "getTask(bytes32 task) view returns (Task info)")
+OPEN_TASKS = _function(MARKET, "openTasks(address operator) view returns (Duty[] duties)")
+FUND = _function(MARKET, "fund() view returns (uint256 commissioned, uint256 auditReserve)")
+TASK_COUNT = _function(MARKET, "taskCount() view returns (uint64 posted)")
+
+TASK_POSTED = _event(MARKET, """TaskPosted(bytes32 indexed task, address indexed poster, bytes32 indexed model,
+    bool canary, uint8 kind, bytes tokens, uint32 maxTokens, uint32 temperatureQ16, uint32 topK, uint8 assurance,
+    uint32 deadlineBlocks, uint256 tipPerCwu, uint256 escrow, uint256 pricePerCwu)""")
+TASK_DEALT = _event(MARKET, """TaskDealt(bytes32 indexed task, address indexed executor, uint8 attempt, address[] slots,
+    bytes32 seed, bytes32 traceKey, uint32 slotBlocks, uint64 lastBlock)""")
+DEAL_DELAYED = _event(MARKET, "DealDelayed(bytes32 indexed task, uint64 againBlock, string reason)")
+TASK_MISSED = _event(MARKET, """TaskMissed(bytes32 indexed task, address indexed operator, uint8 role, uint8 slot,
+    bool counted, string reason)""")
+TASK_ANSWERED = _event(MARKET, """TaskAnswered(bytes32 indexed task, address indexed executor, uint8 slot, bytes tokens,
+    bytes32 outputHash, bytes32 commitment, uint32 queueMs, uint32 firstTokenMs, uint32 totalMs, bytes device)""")
+AUDIT_DRAWN = _event(MARKET, """AuditDrawn(bytes32 indexed task, uint8 round, address[] verifiers, uint64 lastBlock)""")
+VERDICT_COMMITTED = _event(MARKET, """VerdictCommitted(bytes32 indexed task, address indexed verifier,
+    bytes32 commitment)""")
+REVEAL_BEGAN = _event(MARKET, "RevealBegan(bytes32 indexed task, uint8 verdicts, uint64 lastBlock)")
+REVEALED = _event(MARKET, """Revealed(bytes32 indexed task, address indexed sender, bytes32 root, uint32 bad,
+    address[] opened)""")
+TASK_AGREED = _event(MARKET, """TaskAgreed(bytes32 indexed task, address indexed executor, bytes32 root,
+    address[] verifiers, uint64 settlesBlock)""")
+TASK_UNVERIFIED = _event(MARKET, "TaskUnverified(bytes32 indexed task, string reason, uint64 settlesBlock)")
+TASK_DISPUTED = _event(MARKET, """TaskDisputed(bytes32 indexed task, address indexed executor, address indexed verifier,
+    bytes32 executorRoot, bytes32 verifierRoot, uint32 executorBad, uint32 verifierBad)""")
+TASK_SETTLED = _event(MARKET, """TaskSettled(bytes32 indexed task, address indexed executor, bytes32 indexed receipt,
+    uint8 status, uint256 macs, uint256 fee, uint256 executorWei, uint256 burnedWei, uint256 refundedWei)""")
+PAID = _event(MARKET, """Paid(bytes32 indexed task, address indexed operator, address indexed to, uint8 role,
+    uint256 amount)""")
+TASK_REFUNDED = _event(MARKET, """TaskRefunded(bytes32 indexed task, address indexed poster, uint256 amount,
+    uint256 burnedWei, string reason)""")
+WORK_REFUSED = _event(MARKET, """WorkRefused(bytes32 indexed task, address indexed operator, uint8 kind, string code,
+    string text)""")
+ITEM_FAILED = _event(MARKET, "ItemFailed(bytes32 indexed task, string step, string code, string text)")
+FUND_FILLED = _event(MARKET, "FundFilled(address indexed source, uint256 amount, uint256 fund)")
+
+# -------------------------------------------------------------------------------- Ledger
+
+TOTALS = _struct("""Totals {
+    uint256 minted; uint256 burnedFees; uint256 burnedCallbacks; uint256 burnedExpiry; uint256 burnedSlashes;
+    uint64 settled; uint64 unverified; uint64 canaries; uint64 refunded; uint256 macsPaid; uint256 macsCommissioned;
+    uint256 macsCanary; }""")
+MEMBER = _struct("Member { address operator; uint256 power; uint256 target; uint256 credit; uint256 bond; }")
+
+GET_CREDIT = _function(LEDGER, "getCredit(address operator) view returns (uint256 macs)")
+GET_RECEIPT = _function(LEDGER, "getReceipt(bytes32 task) view returns (bytes32 receipt)")
+GET_SET = _function(LEDGER, """getSet(uint64 epoch) view returns (bytes32 setHash, uint256 totalPower, bytes32 seedMix,
+    Member[] members)""")
+GET_TOTALS = _function(LEDGER, "getTotals() view returns (Totals totals)")
+BASE_PRICE = _function(LEDGER, "basePrice() view returns (uint256 weiPerCwu)")
+AUDIT_DELAY = _function(LEDGER, "auditDelay(uint64 epoch) view returns (uint32 blocks)")
+RHO = _function(LEDGER, "rho() view returns (uint256 q64)")
+
+RECEIPT = _event(LEDGER, """Receipt(bytes32 indexed receipt, bytes32 indexed task, address indexed executor,
+    uint8 class, bytes32 model, bytes32 promptHash, bytes32 outputHash, bytes32 seed, uint32 promptTokens,
+    uint32 outputTokens, uint256 prefillMacs, uint256 decodeMacs, address[] verifiers, uint8 verification,
+    uint256 fee, address payer, uint32 queueMs, uint32 firstTokenMs, uint32 totalMs, bytes device)""")
+CLASS_PAID, CLASS_COMMISSIONED, CLASS_CANARY = 0, 1, 2
+"""Receipt.class: who paid for the work."""
+VERIFIED_NONE, VERIFIED_AUDIT, VERIFIED_UNSAMPLED = 0, 1, 2
+"""Receipt.verification: nobody checked; recomputed bit for bit by the verifiers named; not sampled (p < 1)."""
+EPOCH_TURNED = _event(LEDGER, """EpochTurned(uint64 indexed epoch, uint64 indexed fixes, bytes32 setHash,
+    uint32 members, uint256 totalPower, uint256 rho, uint32 auditDelay, bool frozen)""")
+POWER_SET = _event(LEDGER, """PowerSet(uint64 indexed epoch, address indexed operator, uint256 power, uint256 target,
+    uint256 credit, uint256 bond)""")
+CREDITED = _event(LEDGER, """Credited(uint64 indexed epoch, address indexed operator, uint256 executedMacs,
+    uint256 auditedMacs, uint256 credit)""")
+
+# -------------------------------------------------------------------------------- Beacon
+
+MIX_AT = _function(BEACON, "mixAt(uint64 height) view returns (bytes32 mix)")
+LATEST_MIX = _function(BEACON, "latest() view returns (uint64 height, bytes32 mix)")
+
+NOT_ACTIVE = "not active on this chain"
+"""What every call of Referee and Courier answers until they are built."""

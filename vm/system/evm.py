@@ -1,0 +1,103 @@
+"""SystemContext over a py-evm computation: the EVM's own journal, balances, logs and gas meter."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from eth.abc import ComputationAPI
+
+from primitives.params import ChainParams
+from vm.system.context import OutOfGas, Refused
+
+
+class EvmContext:
+    """One call into a system account. What it writes is undone with the computation, if that fails."""
+
+    def __init__(self, computation: ComputationAPI, params: ChainParams, genesis_hash: bytes) -> None:
+        self.params = params
+        self.genesis_hash = genesis_hash
+        self._computation = computation
+        self._state = computation.state
+        self._read_only = bool(computation.msg.is_static)
+        self._limits: list[int] = []
+
+    @property
+    def height(self) -> int:
+        return int(self._state.block_number)
+
+    @property
+    def mix(self) -> bytes:
+        return bytes(self._state.mix_hash)
+
+    @property
+    def base_fee(self) -> int:
+        return int(self._state.base_fee)
+
+    @property
+    def gas_left(self) -> int:
+        remaining = self._remaining()
+        return min([remaining, *(remaining - limit for limit in self._limits)])
+
+    def get(self, account: bytes, slot: int) -> int:
+        return int(self._state.get_storage(account, slot))
+
+    def set(self, account: bytes, slot: int, value: int) -> None:
+        self._refuse_in_view()
+        self._state.set_storage(account, slot, value)
+
+    def balance(self, account: bytes) -> int:
+        return int(self._state.get_balance(account))
+
+    def transfer(self, source: bytes, target: bytes, wei: int) -> None:
+        self.burn(source, wei)
+        self.mint(target, wei)
+
+    def mint(self, target: bytes, wei: int) -> None:
+        self._refuse_in_view()
+        assert wei >= 0
+        if wei:
+            self._state.delta_balance(target, wei)
+
+    def burn(self, source: bytes, wei: int) -> None:
+        self._refuse_in_view()
+        assert wei >= 0
+        held = self.balance(source)
+        if held < wei:
+            raise Refused("insufficient_balance", f"0x{source.hex()} holds {held} wei, {wei} are needed")
+        if wei:
+            self._state.delta_balance(source, -wei)
+
+    def log(self, account: bytes, topics: Sequence[int], data: bytes) -> None:
+        self._refuse_in_view()
+        self._computation.add_log_entry(account, tuple(topics), data)
+
+    def charge(self, gas: int, what: str) -> None:
+        left = self.gas_left
+        if gas > left:
+            raise OutOfGas(what, gas, left)
+        self._computation.consume_gas(gas, what)
+
+    @contextmanager
+    def frame(self, gas_max: int | None = None) -> Iterator[None]:
+        snapshot = self._state.snapshot()
+        logs: list[object] = self._computation._log_entries
+        logged = len(logs)
+        if gas_max is not None:
+            self._limits.append(self._remaining() - gas_max)
+        try:
+            yield
+        except BaseException:
+            self._state.revert(snapshot)
+            del logs[logged:]
+            raise
+        else:
+            self._state.commit(snapshot)
+        finally:
+            if gas_max is not None:
+                self._limits.pop()
+
+    def _remaining(self) -> int:
+        return int(self._computation.get_gas_remaining())
+
+    def _refuse_in_view(self) -> None:
+        if self._read_only:
+            raise Refused("read_only", "a static call may not write")

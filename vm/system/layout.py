@@ -1,0 +1,362 @@
+"""Typed storage of the system accounts: how records, lists and queues lie in 32-byte words.
+
+Knows nothing of what is stored. A thing called `name` begins at slot keccak(account | name | key parts); its words
+follow one another. Key parts are byte strings of fixed width for one thing, so that no two keys run together. Slots
+are far apart by keccak, so things never overlap. All of it shows in eth_getProof like any contract's storage.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Generic, TypeVar, cast
+
+from primitives.hashing import keccak
+from vm.system.context import ReadContext, Refused, SystemContext
+
+WORD_BITS = 256
+WORD = 1 << WORD_BITS
+
+Record = TypeVar("Record")
+
+
+def slot_of(account: bytes, name: str, *key: bytes) -> int:
+    """First slot of a thing."""
+    return int.from_bytes(keccak(b"|".join((account, name.encode("ascii"), *key))), "big")
+
+
+def u64(value: int) -> bytes:
+    """A number as a key part."""
+    return value.to_bytes(8, "big")
+
+
+def uint(bits: int) -> Any:
+    """Record field: an integer of so many bits, 0 when unset."""
+    assert 0 < bits <= WORD_BITS
+    return field(default=0, metadata={"bits": bits, "bytes": 0})
+
+
+def raw(size: int) -> Any:
+    """Record field: exactly so many bytes, zeros when unset. Above 32 it fills words of its own."""
+    return field(default=bytes(size), metadata={"bits": 8 * size, "bytes": size})
+
+
+@dataclass(frozen=True)
+class _Place:
+    name: str
+    word: int
+    shift: int
+    bits: int
+    size: int
+
+
+def _places(record: type) -> tuple[list[_Place], int]:
+    """Where each field lies: packed in order from the low bits up; only fields above 32 bytes straddle words."""
+    places: list[_Place] = []
+    word, shift = 0, 0
+    for item in cast(tuple[Field[Any], ...], fields(record)):
+        bits, size = item.metadata["bits"], item.metadata["bytes"]
+        if shift and shift + bits > WORD_BITS:
+            word, shift = word + 1, 0
+        places.append(_Place(item.name, word, shift, bits, size))
+        shift += bits
+        while shift >= WORD_BITS:
+            word, shift = word + 1, shift - WORD_BITS
+    return places, word + (1 if shift else 0)
+
+
+class Scalar:
+    """One word under a name."""
+
+    def __init__(self, account: bytes, name: str) -> None:
+        self.account = account
+        self.slot = slot_of(account, name)
+
+    def get(self, ctx: ReadContext) -> int:
+        return ctx.get(self.account, self.slot)
+
+    def set(self, ctx: SystemContext, value: int) -> None:
+        assert 0 <= value < WORD
+        ctx.set(self.account, self.slot, value)
+
+    def add(self, ctx: SystemContext, amount: int) -> int:
+        """The new value."""
+        value = self.get(ctx) + amount
+        self.set(ctx, value)
+        return value
+
+
+class Words:
+    """One word a key."""
+
+    def __init__(self, account: bytes, name: str) -> None:
+        self.account = account
+        self.name = name
+
+    def slot(self, *key: bytes) -> int:
+        return slot_of(self.account, self.name, *key)
+
+    def get(self, ctx: ReadContext, *key: bytes) -> int:
+        return ctx.get(self.account, self.slot(*key))
+
+    def set(self, ctx: SystemContext, value: int, *key: bytes) -> None:
+        assert 0 <= value < WORD
+        ctx.set(self.account, self.slot(*key), value)
+
+    def add(self, ctx: SystemContext, amount: int, *key: bytes) -> int:
+        """The new value."""
+        value = self.get(ctx, *key) + amount
+        self.set(ctx, value, *key)
+        return value
+
+    def get_bytes(self, ctx: ReadContext, size: int, *key: bytes) -> bytes:
+        """The word's low `size` bytes (an address: 20, a hash: 32)."""
+        return self.get(ctx, *key).to_bytes(32, "big")[32 - size :]
+
+    def set_bytes(self, ctx: SystemContext, value: bytes, *key: bytes) -> None:
+        self.set(ctx, int.from_bytes(value, "big"), *key)
+
+
+class Table(Generic[Record]):
+    """Records (dataclasses whose fields are declared with `uint` and `raw`) by key.
+
+    `get` gives a fresh record to change and `put` back; a key whose words are all zero holds none.
+    """
+
+    def __init__(self, account: bytes, name: str, record: type[Record]) -> None:
+        self.account = account
+        self.name = name
+        self.record = record
+        self._fields, self.words = _places(record)
+
+    def get(self, ctx: ReadContext, *key: bytes) -> Record | None:
+        first = slot_of(self.account, self.name, *key)
+        words = [ctx.get(self.account, (first + i) % WORD) for i in range(self.words)]
+        if not any(words):
+            return None
+        return self.unpack(words)
+
+    def put(self, ctx: SystemContext, record: Record, *key: bytes) -> None:
+        """Write a record; words that do not change are not written."""
+        first = slot_of(self.account, self.name, *key)
+        for i, word in enumerate(self.pack(record)):
+            slot = (first + i) % WORD
+            if ctx.get(self.account, slot) != word:
+                ctx.set(self.account, slot, word)
+
+    def delete(self, ctx: SystemContext, *key: bytes) -> None:
+        """Zero every word."""
+        first = slot_of(self.account, self.name, *key)
+        for i in range(self.words):
+            slot = (first + i) % WORD
+            if ctx.get(self.account, slot):
+                ctx.set(self.account, slot, 0)
+
+    def pack(self, record: Record) -> list[int]:
+        """The record's words. Asserts that every value fits its field."""
+        total = 0
+        for place in self._fields:
+            value = getattr(record, place.name)
+            if place.size:
+                assert len(value) == place.size, (self.name, place.name, value)
+                value = int.from_bytes(value, "big")
+            value = int(value)
+            assert 0 <= value < 1 << place.bits, (self.name, place.name, value)
+            total |= value << (place.word * WORD_BITS + place.shift)
+        return [total >> (i * WORD_BITS) & (WORD - 1) for i in range(self.words)]
+
+    def unpack(self, words: list[int]) -> Record:
+        """The record that these words hold."""
+        total = sum(word << (i * WORD_BITS) for i, word in enumerate(words))
+        values: dict[str, int | bytes] = {}
+        for place in self._fields:
+            value = total >> (place.word * WORD_BITS + place.shift) & ((1 << place.bits) - 1)
+            values[place.name] = value.to_bytes(place.size, "big") if place.size else value
+        return self.record(**values)
+
+
+class WordList:
+    """A list of words a key: the length, then the elements. Bounded by `most`."""
+
+    def __init__(self, account: bytes, name: str, most: int) -> None:
+        self.account = account
+        self.name = name
+        self.most = most
+
+    def length(self, ctx: ReadContext, *key: bytes) -> int:
+        return ctx.get(self.account, slot_of(self.account, self.name, *key))
+
+    def all(self, ctx: ReadContext, *key: bytes) -> list[int]:
+        first = slot_of(self.account, self.name, *key)
+        length = ctx.get(self.account, first)
+        return [ctx.get(self.account, (first + 1 + i) % WORD) for i in range(length)]
+
+    def at(self, ctx: ReadContext, index: int, *key: bytes) -> int:
+        return ctx.get(self.account, (slot_of(self.account, self.name, *key) + 1 + index) % WORD)
+
+    def append(self, ctx: SystemContext, value: int, *key: bytes) -> int:
+        """Index of the new element. Raises Refused("list_full")."""
+        first = slot_of(self.account, self.name, *key)
+        length = ctx.get(self.account, first)
+        if length >= self.most:
+            raise Refused("list_full", f"{self.name} holds at most {self.most}")
+        ctx.set(self.account, (first + 1 + length) % WORD, value)
+        ctx.set(self.account, first, length + 1)
+        return length
+
+    def replace(self, ctx: SystemContext, values: Iterable[int], *key: bytes) -> None:
+        """Make the list these values; freed words are zeroed. Raises Refused("list_full")."""
+        first = slot_of(self.account, self.name, *key)
+        new = list(values)
+        if len(new) > self.most:
+            raise Refused("list_full", f"{self.name} holds at most {self.most}, not {len(new)}")
+        old = ctx.get(self.account, first)
+        for i in range(max(old, len(new))):
+            slot, value = (first + 1 + i) % WORD, new[i] if i < len(new) else 0
+            if ctx.get(self.account, slot) != value:
+                ctx.set(self.account, slot, value)
+        if old != len(new):
+            ctx.set(self.account, first, len(new))
+
+    def remove(self, ctx: SystemContext, value: int, *key: bytes) -> bool:
+        """Take the first element equal to `value` out, keeping the order of the others. Whether it was there."""
+        values = self.all(ctx, *key)
+        if value not in values:
+            return False
+        values.remove(value)
+        self.replace(ctx, values, *key)
+        return True
+
+
+class AddressList(WordList):
+    """A list of addresses in ascending order, each once."""
+
+    def addresses(self, ctx: ReadContext, *key: bytes) -> list[bytes]:
+        return [value.to_bytes(20, "big") for value in self.all(ctx, *key)]
+
+    def insert(self, ctx: SystemContext, address: bytes, *key: bytes) -> None:
+        """Raises Refused("list_full")."""
+        values = self.all(ctx, *key)
+        value = int.from_bytes(address, "big")
+        if value not in values:
+            self.replace(ctx, sorted([*values, value]), *key)
+
+    def discard(self, ctx: SystemContext, address: bytes, *key: bytes) -> None:
+        self.remove(ctx, int.from_bytes(address, "big"), *key)
+
+
+class Blob:
+    """Bytes of any length up to `most` a key: the length, then 32 bytes a word, zero padded."""
+
+    def __init__(self, account: bytes, name: str, most: int) -> None:
+        self.account = account
+        self.name = name
+        self.most = most
+
+    def get(self, ctx: ReadContext, *key: bytes) -> bytes:
+        first = slot_of(self.account, self.name, *key)
+        length = ctx.get(self.account, first)
+        words = [ctx.get(self.account, (first + 1 + i) % WORD) for i in range(-(-length // 32))]
+        return b"".join(word.to_bytes(32, "big") for word in words)[:length]
+
+    def set(self, ctx: SystemContext, value: bytes, *key: bytes) -> None:
+        """Raises Refused("too_long")."""
+        if len(value) > self.most:
+            raise Refused("too_long", f"{self.name} of {len(value)} bytes; at most {self.most}")
+        first = slot_of(self.account, self.name, *key)
+        old = ctx.get(self.account, first)
+        count = -(-len(value) // 32)
+        for i in range(max(count, -(-old // 32))):
+            chunk = value[32 * i : 32 * i + 32]
+            ctx.set(self.account, (first + 1 + i) % WORD, int.from_bytes(chunk.ljust(32, b"\x00"), "big"))
+        ctx.set(self.account, first, len(value))
+
+
+@dataclass(frozen=True)
+class Due:
+    """An element of a queue: when it was due, and the 32 bytes that were pushed."""
+
+    height: int
+    item: bytes
+
+
+class Queue:
+    """Words ordered by (due height, order of pushing): a bucket a height, and a cursor at the first unread element.
+
+    Nothing is removed but at the front: an element that no longer matters is recognised by its reader and dropped. What
+    is not popped stays for later blocks (the backlog). A push that is due before the cursor joins the cursor's bucket.
+    """
+
+    def __init__(self, account: bytes, name: str) -> None:
+        self.account = account
+        self.name = name
+        self._cursor = Words(account, name + ".cursor")
+        self._length = Words(account, name + ".length")
+        self._pending = Scalar(account, name + ".pending")
+
+    def push(self, ctx: SystemContext, due: int, item: bytes) -> None:
+        """Append to the bucket of height `due`."""
+        assert len(item) <= 32
+        due = max(due, self._cursor.get(ctx, b"height"))
+        index = self._length.get(ctx, u64(due))
+        ctx.set(self.account, self._slot(due, index), int.from_bytes(item.rjust(32, b"\x00"), "big"))
+        self._length.set(ctx, index + 1, u64(due))
+        self._pending.add(ctx, 1)
+
+    def peek(self, ctx: SystemContext, through: int) -> Due | None:
+        """First element due at or before `through`; None when there is none. Moves the cursor over empty buckets."""
+        height, index = self._cursor.get(ctx, b"height"), self._cursor.get(ctx, b"index")
+        start = height
+        while height <= through:
+            if index < self._length.get(ctx, u64(height)):
+                if height != start:
+                    self._move(ctx, height, index)
+                return Due(height, ctx.get(self.account, self._slot(height, index)).to_bytes(32, "big"))
+            if self._length.get(ctx, u64(height)):
+                self._length.set(ctx, 0, u64(height))
+            height, index = height + 1, 0
+        if height != start:
+            self._move(ctx, height, index)
+        return None
+
+    def pop(self, ctx: SystemContext) -> None:
+        """Take out the element that `peek` just gave."""
+        height, index = self._cursor.get(ctx, b"height"), self._cursor.get(ctx, b"index")
+        assert index < self._length.get(ctx, u64(height))
+        ctx.set(self.account, self._slot(height, index), 0)
+        self._cursor.set(ctx, index + 1, b"index")
+        self._pending.add(ctx, -1)
+
+    def drain(self, ctx: SystemContext, through: int, most: int) -> Iterator[Due]:
+        """Pop at most `most` elements due at or before `through`, one before each is handled by the caller."""
+        for _ in range(most):
+            due = self.peek(ctx, through)
+            if due is None:
+                return
+            self.pop(ctx)
+            yield due
+
+    def pending(self, ctx: ReadContext) -> int:
+        """Elements in the queue."""
+        return self._pending.get(ctx)
+
+    def behind(self, ctx: ReadContext, height: int) -> int:
+        """Blocks that the oldest unread element is overdue at `height` (0: none is)."""
+        due = self.peek_only(ctx, height)
+        return 0 if due is None else height - due.height
+
+    def peek_only(self, ctx: ReadContext, through: int) -> Due | None:
+        """As `peek`, writing nothing (for views)."""
+        height, index = self._cursor.get(ctx, b"height"), self._cursor.get(ctx, b"index")
+        if not self._pending.get(ctx):
+            return None
+        while height <= through:
+            if index < self._length.get(ctx, u64(height)):
+                return Due(height, ctx.get(self.account, self._slot(height, index)).to_bytes(32, "big"))
+            height, index = height + 1, 0
+        return None
+
+    def _move(self, ctx: SystemContext, height: int, index: int) -> None:
+        self._cursor.set(ctx, height, b"height")
+        self._cursor.set(ctx, index, b"index")
+
+    def _slot(self, height: int, index: int) -> int:
+        return slot_of(self.account, self.name, u64(height), u64(index))
