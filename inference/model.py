@@ -94,11 +94,11 @@ def tensor_root(tensor: Tensor, array: np.ndarray) -> bytes:
 
 def save(folder: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
     """Write the folder. The manifest is written last, so that a cut-short write is not a model."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialise
 
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / (TENSORS_NAME + ".part")
-    save_file({t.name: np.ascontiguousarray(tensors[t.name]) for t in manifest.tensors}, part)
+    part.write_bytes(serialise({t.name: np.ascontiguousarray(tensors[t.name]) for t in manifest.tensors}))
     os.replace(part, folder / TENSORS_NAME)
     (folder / MANIFEST_NAME).write_bytes(manifest.encode())
 

@@ -280,8 +280,8 @@ def decode_manifest(data: bytes) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ProgramError(f"manifest is not canonical JSON: {error}") from error
     fields = _object(value, "manifest", {
-        "format", "name", "architecture", "tokenizer", "stop", "linears", "embeddingExponent", "tensors", "knownAnswers",
-        "licence", "quality",
+        "format", "name", "architecture", "tokenizer", "stop", "linears", "embeddingExponent", "tensors",
+        "knownAnswers", "licence", "quality",
     })  # fmt: skip
     if fields["format"] != FORMAT:
         raise ProgramError(f"manifest.format is {fields['format']!r}, this node runs {FORMAT!r}")

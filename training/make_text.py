@@ -21,7 +21,7 @@ PUNCTUATION = str.maketrans({"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201
 
 def main(moby_dir: Path, sotu_dir: Path) -> None:
     """Write text/corpus.txt.xz: every chapter of Moby Dick, then speeches from 1900 on until SOTU_BYTES are reached."""
-    chapters = ["chapter_%d" % n for n in range(1, 136)] + ["epilogue"]
+    chapters = [f"chapter_{n}" for n in range(1, 136)] + ["epilogue"]
     documents = [clean(json.loads((moby_dir / f"{name}.json").read_text())["text"]) for name in chapters]
     taken = 0
     for path in sorted(sotu_dir.glob("*.json"), key=lambda p: p.name):
