@@ -145,6 +145,33 @@ class Core:
         self._settle()
         return self._outputs
 
+    def resume(self) -> list[Output]:
+        """After a replay: everything still outstanding, to be carried out again (outputs of the replay were not)."""
+        if self.height == 0 or self.halted:
+            return []
+        self._outputs = [SendStatus(self.height, self.state.round, self.state.step)]
+        self._arm(TimeoutKind.REBROADCAST, 0)
+        if self.state.step is Step.DECIDED:
+            assert self._commit is not None
+            self._outputs.append(Decide(self.height, self._commit.block_hash, self._commit))
+            return self._outputs
+        if self.state.step is Step.PROPOSE:
+            self._arm(TimeoutKind.PROPOSE, self.state.round)
+        if self._armed_prevote:
+            self._arm(TimeoutKind.PREVOTE, self.state.round)
+        if self._armed_precommit:
+            self._arm(TimeoutKind.PRECOMMIT, self.state.round)
+        for block_hash, block in self._blocks.items():
+            if block.fetching and block.result is None:
+                self._outputs.append(FetchBlock(self.height, block_hash, block.body_size, block.parts_root))
+                if block.checking:
+                    self._outputs.append(CheckBlock(self.height, block_hash))
+        if self._building == self.state.round:
+            self._outputs.append(BuildBlock(self.height, self._building))
+        self._outputs.extend(Resend(signed) for signed in self._own.values())
+        self._outputs.extend(Broadcast(message) for message in self._unsigned.values())
+        return self._outputs
+
     @property
     def round(self) -> int:
         """Round of the height being decided."""
@@ -179,6 +206,7 @@ class Core:
         self._building = NIL_ROUND
         self._round_certificate: RoundCertificate | None = None
         self._own: dict[tuple[int, int], Signed] = {}
+        self._unsigned: dict[tuple[int, int], Proposal | Vote] = {}
         self.state = RoundState()
         self._outputs.append(SendStatus(self.height, 0, Step.PROPOSE))
         self._arm(TimeoutKind.REBROADCAST, 0)
@@ -231,6 +259,7 @@ class Core:
 
     def _forget(self, round_: int) -> None:
         """Let go of what no line can need any more; what is locked or valid stays."""
+        self._unsigned = {key: message for key, message in self._unsigned.items() if key[0] >= round_ - 1}
         oldest = round_ - ROUNDS_KEPT
         if oldest <= 0:
             return
@@ -257,8 +286,8 @@ class Core:
         if index is None:
             self._drop("signer is not in the set", vote.height, vote.round, event.signer)
             return
-        if index == self._own_index and vote.round <= self.state.round:
-            self._own.setdefault((vote.round, step_of(vote)), signed)
+        if index == self._own_index:
+            self._note_own(vote, signed)
         self._add_vote(index, signed, certified=False)
 
     def _on_proposal(self, event: ProposalReceived) -> None:
@@ -273,8 +302,8 @@ class Core:
         if index is None:
             self._drop("signer is not in the set", proposal.height, proposal.round, event.signer)
             return
-        if index == self._own_index and proposal.round <= self.state.round:
-            self._own.setdefault((proposal.round, 0), signed)
+        if index == self._own_index:
+            self._note_own(proposal, signed)
         self._add_proposal(index, signed, event.received_ms)
 
     def _on_checked(self, event: BlockChecked) -> None:
@@ -350,6 +379,14 @@ class Core:
             if self._commit is not None:
                 self._outputs.append(Resend(self._commit))
         self._arm(TimeoutKind.REBROADCAST, 0)
+
+    def _note_own(self, message: Proposal | Vote, signed: Signed) -> None:
+        """An own message came back signed; it is sent again while its round matters."""
+        key = (message.round, step_of(message))
+        if message.round <= self.state.round:
+            self._own.setdefault(key, signed)
+        if self._unsigned.get(key) == message:
+            del self._unsigned[key]
 
     def _keep_early(self, signer: bytes, height: int, round_: int, event: VoteReceived | ProposalReceived) -> None:
         """Addition (d): of later heights only the next one's, and of each signer only the highest round."""
@@ -609,11 +646,15 @@ class Core:
 
     def _offer(self, block_hash: bytes, valid_round: int, body_size: int, parts_root: bytes) -> None:
         proposal = Proposal(self.height, self.state.round, block_hash, valid_round, body_size, parts_root)
-        self._outputs.append(Broadcast(proposal))
+        self._broadcast(proposal)
 
     def _cast(self, kind: VoteType, block_hash: bytes | None) -> None:
         if self._own_index is not None:
-            self._outputs.append(Broadcast(Vote(kind, self.height, self.state.round, block_hash)))
+            self._broadcast(Vote(kind, self.height, self.state.round, block_hash))
+
+    def _broadcast(self, message: Proposal | Vote) -> None:
+        self._unsigned[message.round, step_of(message)] = message
+        self._outputs.append(Broadcast(message))
 
     def _arm(self, kind: TimeoutKind, round_: int) -> None:
         duration_ms = self.timing.duration_ms(kind, round_)

@@ -10,10 +10,9 @@ What node has done before an input is given to the core:
 The node's own messages come back as inputs too: once a Broadcast was signed and sent, the signed message is given to
 the core as ProposalReceived (received_ms = now) or VoteReceived like anybody else's. The core counts nothing before.
 
-After a crash a new core is given the log from its last StartHeight on, in order, with outputs held back. What is still
-outstanding is then issued again: a CheckBlock without BlockChecked, a BuildBlock of the current round without
-BlockBuilt, the timers of the current round and the rebroadcast timer, and every Broadcast whose signed message did not
-come back (the signer gives the same signature for the same bytes, and refuses what it has gone past).
+After a crash a new core is given the log from its last StartHeight on, in order, its outputs held back; then the
+outputs of Core.resume() are carried out: whatever is still outstanding (checks, builds, timers, own messages; the
+signer gives the same signature for the same bytes and refuses what it has gone past).
 """
 
 from dataclasses import dataclass
