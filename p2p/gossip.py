@@ -1,0 +1,498 @@
+"""How news spreads: consensus messages are flooded, block bodies and transactions are announced and pulled.
+
+Owns the seen-cache, the inbox of the consensus service, the serve cache of bodies, and who was asked for what. Refuses
+to know what is valid: what the host did not accept is never remembered and never passed on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import trio
+
+from p2p import framing, messages
+from p2p.errors import MisbehavedPeer, shown
+from p2p.framing import MIB
+from p2p.host import Host
+from p2p.peer import BODIES_ASKED_MAX, Peer, Signal, TxAsked
+from p2p.pool import Pool
+
+log = logging.getLogger("labora.p2p")
+
+# Consensus. A height of 128 validators over a few rounds is some thousand messages of 150 bytes.
+INBOX_MESSAGES_MAX = 8_192
+INBOX_PEER_MESSAGES_MAX = 2_048  # one peer's share, so that a flood crowds out nobody else
+INBOX_PEER_BYTES_MAX = 4 * MIB
+SEEN_MESSAGES_MAX, SEEN_BYTES_MAX = 16_384, 16 * MIB
+HANDED_MESSAGES_MAX, HANDED_BYTES_MAX = 8_192, 8 * MIB
+REFLOOD_S = 2.0  # below the rebroadcast timer: each rebroadcast travels the whole network once more
+
+# Blocks.
+BODIES_MAX, BODIES_BYTES_MAX = 16, 8 * MIB
+ANNOUNCED_MAX, ANNOUNCERS_MAX = 256, 64
+FETCHES_MAX = 64
+ASKS_MAX = 8
+ASK_S = 3.0
+ASK_AGAIN_S = 0.5
+
+# Transactions.
+WANTED_MAX = 16_384
+SOURCES_MAX = 4
+TODO_MAX = 4_096
+TX_ASKS_MAX = 2
+TX_BATCH = 64
+TX_REPLY_S = 10.0
+TX_TICK_S = 1.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    """An accepted consensus message: its bytes, when it was last flooded, and which peers have it."""
+
+    payload: bytes
+    flooded_at: float
+    has: set[str] = field(default_factory=set)
+
+
+class ConsensusInbox:
+    """Consensus messages from peers, in order of arrival, for one reader. Bounded in all and per peer; what does not
+    fit is dropped and counted, and may come again."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[str, bytes]] = deque()
+        self._messages: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._waiting: dict[bytes, set[str]] = {}
+        self._arrived = Signal()
+        self.dropped = 0
+
+    async def receive(self) -> tuple[str, bytes]:
+        """The next (peer id, payload)."""
+        while not self._queue:
+            await self._arrived.wait()
+        return self._pop()
+
+    def receive_nowait(self) -> tuple[str, bytes]:
+        """The next one if there is one; raises trio.WouldBlock."""
+        if not self._queue:
+            raise trio.WouldBlock
+        return self._pop()
+
+    def __aiter__(self) -> ConsensusInbox:
+        return self
+
+    async def __anext__(self) -> tuple[str, bytes]:
+        return await self.receive()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def waiting(self, payload: bytes, peer: str) -> bool:
+        """Whether the same bytes wait already; notes that this peer has them too."""
+        has = self._waiting.get(payload)
+        if has is None:
+            return False
+        has.add(peer)
+        return True
+
+    def put(self, peer: str, payload: bytes) -> bool:
+        if (
+            len(self._queue) >= INBOX_MESSAGES_MAX
+            or self._messages[peer] >= INBOX_PEER_MESSAGES_MAX
+            or self._bytes[peer] + len(payload) > INBOX_PEER_BYTES_MAX
+        ):
+            self.dropped += 1
+            return False
+        self._queue.append((peer, payload))
+        self._messages[peer] += 1
+        self._bytes[peer] += len(payload)
+        self._waiting[payload] = {peer}
+        self._arrived.notify()
+        return True
+
+    def _pop(self) -> tuple[str, bytes]:
+        peer, payload = self._queue.popleft()
+        self._messages[peer] -= 1
+        self._bytes[peer] -= len(payload)
+        if not self._messages[peer]:
+            del self._messages[peer], self._bytes[peer]
+        self.taken(payload, self._waiting.pop(payload))
+        return peer, payload
+
+    def taken(self, payload: bytes, has: set[str]) -> None:
+        """Told of each message that leaves; the flood listens."""
+
+
+class Flood(ConsensusInbox):
+    """The inbox together with the seen-cache: in from peers, out to those that do not have it."""
+
+    def __init__(self, pool: Pool, host: Host) -> None:
+        super().__init__()
+        self._pool, self._host = pool, host
+        self._seen: OrderedDict[bytes, _Seen] = OrderedDict()
+        self._seen_by_payload: dict[bytes, _Seen] = {}
+        self._seen_bytes = 0
+        # Who has what the host has taken but not accepted (yet). Only saves sending it back.
+        self._handed: OrderedDict[bytes, set[str]] = OrderedDict()
+        self._handed_bytes = 0
+
+    def received(self, peer: Peer, payload: bytes) -> None:
+        seen = self._seen_by_payload.get(payload)
+        if seen is not None:
+            # Accepted before: not for the host again. A rebroadcast still has to reach those beyond us who dropped it.
+            seen.has.add(peer.id)
+            if trio.current_time() - seen.flooded_at >= REFLOOD_S:
+                self._send(seen, except_for={peer.id})
+            return
+        if not self.waiting(payload, peer.id) and not self.put(peer.id, payload):
+            log.info("%r: dropped a consensus message of %d bytes, the inbox is full", peer, len(payload))
+
+    def taken(self, payload: bytes, has: set[str]) -> None:
+        known = self._handed.pop(payload, None)
+        if known is None:
+            self._handed_bytes += len(payload)
+        self._handed[payload] = has | (known or set())
+        while len(self._handed) > HANDED_MESSAGES_MAX or self._handed_bytes > HANDED_BYTES_MAX:
+            old, _ = self._handed.popitem(last=False)
+            self._handed_bytes -= len(old)
+
+    def relay(self, payload: bytes) -> None:
+        """The host accepted this message of a peer: remember it and flood it, once."""
+        has = self._handed.pop(payload, None)
+        if has is not None:
+            self._handed_bytes -= len(payload)
+        key = self._host.consensus_key(payload) or payload
+        seen = self._seen.get(key)
+        if seen is not None:
+            return
+        seen = self._remember(key, payload)
+        seen.has |= has or set()
+        self._send(seen, except_for=seen.has)
+
+    def broadcast(self, payload: bytes) -> None:
+        """Our own message: to every peer, each time."""
+        key = self._host.consensus_key(payload) or payload
+        self._send(self._seen.get(key) or self._remember(key, payload), except_for=set())
+
+    def _send(self, seen: _Seen, except_for: set[str]) -> None:
+        seen.flooded_at = trio.current_time()
+        data = messages.encode(messages.Consensus(seen.payload))
+        for peer in list(self._pool.peers.values()):
+            if peer.id not in except_for:
+                peer.send_encoded(framing.CONSENSUS, data)
+
+    def _remember(self, key: bytes, payload: bytes) -> _Seen:
+        seen = _Seen(payload, trio.current_time())
+        self._seen[key] = seen
+        self._seen_by_payload[payload] = seen
+        self._seen_bytes += len(payload)
+        while len(self._seen) > SEEN_MESSAGES_MAX or self._seen_bytes > SEEN_BYTES_MAX:
+            _, old = self._seen.popitem(last=False)
+            self._seen_by_payload.pop(old.payload, None)
+            self._seen_bytes -= len(old.payload)
+        return seen
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """One body that somebody waits for."""
+
+    block_hash: bytes
+    waiters: int = 0
+    body: bytes | None = None
+    done: trio.Event = field(default_factory=trio.Event)
+    changed: Signal = field(default_factory=Signal)
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    offered: deque[tuple[Peer, bytes]] = field(default_factory=deque)
+    without: set[Peer] = field(default_factory=set)
+
+
+class BlockExchange:
+    """Whole bodies by hash: keeps a few to serve, fetches those that are missing."""
+
+    def __init__(self, pool: Pool, host: Host) -> None:
+        self._pool, self._host = pool, host
+        self._bodies: OrderedDict[bytes, bytes] = OrderedDict()
+        self._bodies_bytes = 0
+        self._announced: OrderedDict[bytes, dict[str, None]] = OrderedDict()
+        self._fetches: dict[bytes, _Fetch] = {}
+        self._asks = trio.Semaphore(ASKS_MAX)
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    def announce(self, block_hash: bytes, height: int, body: bytes) -> None:
+        if block_hash not in self._bodies:
+            self._bodies[block_hash] = body
+            self._bodies_bytes += len(body)
+        self._bodies.move_to_end(block_hash)
+        while len(self._bodies) > BODIES_MAX or self._bodies_bytes > BODIES_BYTES_MAX:
+            _, old = self._bodies.popitem(last=False)
+            self._bodies_bytes -= len(old)
+        has = self._announced.get(block_hash, {})
+        message = messages.BlockAnnounce(block_hash, height, len(body))
+        for peer in list(self._pool.peers.values()):
+            if peer.id not in has:
+                peer.send(message)
+
+    async def fetch(self, block_hash: bytes) -> bytes:
+        body = self._bodies.get(block_hash)
+        if body is not None:
+            await trio.lowlevel.checkpoint()
+            return body
+        assert self._nursery is not None, "the network is not running"
+        fetch = self._fetches.get(block_hash)
+        if fetch is None:
+            if len(self._fetches) >= FETCHES_MAX:
+                raise RuntimeError(f"{len(self._fetches)} blocks are being fetched already; cancel some")
+            fetch = self._fetches[block_hash] = _Fetch(block_hash)
+            self._nursery.start_soon(self._pull, fetch)
+        fetch.waiters += 1
+        try:
+            await fetch.done.wait()
+        finally:
+            fetch.waiters -= 1
+            if not fetch.waiters and not fetch.done.is_set():
+                fetch.scope.cancel()
+                del self._fetches[block_hash]
+        assert fetch.body is not None
+        return fetch.body
+
+    async def _pull(self, fetch: _Fetch) -> None:
+        with fetch.scope:
+            asked: set[Peer] = set()
+            while True:
+                while fetch.offered:
+                    peer, body = fetch.offered.popleft()
+                    if await self._verified(peer, fetch.block_hash, body):
+                        fetch.body = body
+                        del self._fetches[fetch.block_hash]
+                        fetch.done.set()
+                        return
+                peer = self._next_peer(fetch.block_hash, asked)
+                if peer is None:
+                    with trio.move_on_after(ASK_AGAIN_S):
+                        await fetch.changed.wait()
+                    asked.clear()
+                    continue
+                asked.add(peer)
+                fetch.without.discard(peer)
+                async with self._asks:
+                    if peer.closing or fetch.offered:
+                        continue
+                    # A peer that still owes an answer is not asked twice, only waited for.
+                    if fetch.block_hash not in peer.bodies_asked:
+                        peer.bodies_asked.add(fetch.block_hash)
+                        peer.send(messages.BlockRequest(fetch.block_hash))
+                    with trio.move_on_after(ASK_S):
+                        while not (fetch.offered or peer in fetch.without or peer.closing):
+                            await fetch.changed.wait()
+
+    def _next_peer(self, block_hash: bytes, asked: set[Peer]) -> Peer | None:
+        """Announcers first, then the rest as they connected; never one that was asked in this turn."""
+        for peer_id in self._announced.get(block_hash, ()):
+            peer = self._pool.peers.get(peer_id)
+            if peer is not None and peer not in asked and _can_be_asked(peer):
+                return peer
+        return next((p for p in self._pool.peers.values() if p not in asked and _can_be_asked(p)), None)
+
+    async def _verified(self, peer: Peer, block_hash: bytes, body: bytes) -> bool:
+        try:
+            actual = await trio.to_thread.run_sync(self._host.body_hash, body)
+        except ValueError as error:
+            peer.misbehave(f"a malformed body for block 0x{block_hash.hex()}: {error}")
+            return False
+        if actual != block_hash:
+            peer.misbehave(f"body of block 0x{actual.hex()} where 0x{block_hash.hex()} was asked for")
+            return False
+        return True
+
+    # -- from peers
+
+    def on_announce(self, peer: Peer, message: messages.BlockAnnounce) -> None:
+        announcers = self._announced.setdefault(message.block_hash, {})
+        if len(announcers) < ANNOUNCERS_MAX:
+            announcers[peer.id] = None
+        if len(self._announced) > ANNOUNCED_MAX:
+            self._announced.popitem(last=False)
+        if message.block_hash in self._fetches:
+            self._fetches[message.block_hash].changed.notify()
+
+    def on_request(self, peer: Peer, message: messages.BlockRequest) -> None:
+        body = self._bodies.get(message.block_hash) or self._host.get_body(message.block_hash) or b""
+        peer.send(messages.BlockBody(message.block_hash, body))
+
+    def on_body(self, peer: Peer, message: messages.BlockBody) -> None:
+        if message.block_hash not in peer.bodies_asked:
+            raise MisbehavedPeer(peer.id, f"body of block 0x{message.block_hash.hex()}, which we did not ask for")
+        peer.bodies_asked.remove(message.block_hash)
+        fetch = self._fetches.get(message.block_hash)
+        if fetch is None:
+            return  # came too late, another peer was faster
+        if message.body:
+            fetch.offered.append((peer, message.body))
+        else:
+            fetch.without.add(peer)
+        fetch.changed.notify()
+
+    def peers_changed(self) -> None:
+        for fetch in self._fetches.values():
+            fetch.changed.notify()
+
+
+def _can_be_asked(peer: Peer) -> bool:
+    return not peer.closing and len(peer.bodies_asked) < BODIES_ASKED_MAX
+
+
+@dataclass(slots=True)
+class _Want:
+    """A transaction that some peers have and we do not: who else can be asked."""
+
+    sources: deque[str] = field(default_factory=deque)
+
+
+class TxExchange:
+    """Transactions by hash: announces ours, pulls theirs."""
+
+    def __init__(self, pool: Pool, host: Host) -> None:
+        self._pool, self._host = pool, host
+        self._wanted: OrderedDict[bytes, _Want] = OrderedDict()
+        # Its length is bounded by what we asked for: TX_ASKS_MAX replies a peer, counted until the host is done.
+        self._replies: deque[tuple[Peer, tuple[bytes, ...]]] = deque()
+        self._replied = Signal()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._hand_over)
+            nursery.start_soon(self._watch)
+
+    def announce(self, hashes: Iterable[bytes]) -> None:
+        hashes = list(hashes)
+        for peer in list(self._pool.peers.values()):
+            fresh = [h for h in hashes if h not in peer.tx_known]
+            for start in range(0, len(fresh), messages.TX_HASHES_MAX):
+                chunk = tuple(fresh[start : start + messages.TX_HASHES_MAX])
+                if peer.send(messages.TxAnnounce(chunk), droppable=True):
+                    for tx_hash in chunk:
+                        peer.tx_known.add(tx_hash)
+
+    # -- from peers
+
+    def on_announce(self, peer: Peer, message: messages.TxAnnounce) -> None:
+        for tx_hash in message.hashes:
+            peer.tx_known.add(tx_hash)
+            if self._host.has_tx(tx_hash):
+                continue
+            want = self._wanted.get(tx_hash)
+            if want is not None:
+                if len(want.sources) < SOURCES_MAX and peer.id not in want.sources:
+                    want.sources.append(peer.id)
+            elif len(self._wanted) < WANTED_MAX and len(peer.tx_todo) < TODO_MAX:
+                self._wanted[tx_hash] = _Want()
+                peer.tx_todo.append(tx_hash)
+        self._ask(peer)
+
+    def on_request(self, peer: Peer, message: messages.TxRequest) -> None:
+        raws: list[bytes] = []
+        size = 0
+        for tx_hash in message.hashes:
+            raw = self._host.get_tx(tx_hash)
+            if raw is None:
+                continue
+            if size + len(raw) > messages.TRANSACTIONS_BYTES_MAX:
+                break
+            size += len(raw)
+            raws.append(raw)
+            peer.tx_known.add(tx_hash)
+        peer.send(messages.Transactions(tuple(raws)))
+
+    def on_transactions(self, peer: Peer, message: messages.Transactions) -> None:
+        if not peer.tx_asked:
+            raise MisbehavedPeer(peer.id, f"{len(message.raws)} transactions that we did not ask for")
+        asked = peer.tx_asked.popleft()
+        missing = dict.fromkeys(asked.hashes)
+        for raw in message.raws:
+            tx_hash = self._host.tx_hash(raw)
+            if tx_hash not in missing:
+                raise MisbehavedPeer(peer.id, f"transaction {shown(tx_hash)}, which we did not ask for")
+            del missing[tx_hash]
+            self._wanted.pop(tx_hash, None)
+        if not asked.given_up:
+            if message.raws:  # the rest did not fit, or is gone: the next answer tells
+                peer.tx_todo.extendleft(reversed(missing))
+            else:
+                self._ask_others(missing)
+        if message.raws:
+            peer.tx_handling += 1
+            self._replies.append((peer, message.raws))
+            self._replied.notify()
+        self._ask(peer)
+
+    def peer_lost(self, peer: Peer) -> None:
+        hashes = [h for asked in peer.tx_asked if not asked.given_up for h in asked.hashes]
+        self._ask_others([*hashes, *peer.tx_todo])
+        peer.tx_asked.clear()
+        peer.tx_todo.clear()
+
+    # -- pulling
+
+    def _ask(self, peer: Peer) -> None:
+        while peer.tx_todo and not peer.closing and len(peer.tx_asked) + peer.tx_handling < TX_ASKS_MAX:
+            batch: list[bytes] = []
+            while peer.tx_todo and len(batch) < TX_BATCH:
+                tx_hash = peer.tx_todo.popleft()
+                if tx_hash not in self._wanted:
+                    continue
+                if self._host.has_tx(tx_hash):
+                    del self._wanted[tx_hash]
+                else:
+                    batch.append(tx_hash)
+            if batch:
+                hashes = tuple(batch)
+                peer.tx_asked.append(TxAsked(hashes, trio.current_time() + TX_REPLY_S))
+                peer.send(messages.TxRequest(hashes))
+
+    def _ask_others(self, hashes: Iterable[bytes]) -> None:
+        """Each hash goes to the next peer that announced it; without one it is forgotten until announced again."""
+        touched: set[Peer] = set()
+        for tx_hash in hashes:
+            want = self._wanted.get(tx_hash)
+            if want is None:
+                continue
+            while want.sources:
+                other = self._pool.peers.get(want.sources.popleft())
+                if other is not None and not other.closing and len(other.tx_todo) < TODO_MAX:
+                    other.tx_todo.append(tx_hash)
+                    touched.add(other)
+                    break
+            else:
+                del self._wanted[tx_hash]
+        for other in touched:
+            self._ask(other)
+
+    async def _hand_over(self) -> None:
+        while True:
+            while not self._replies:
+                await self._replied.wait()
+            peer, raws = self._replies.popleft()
+            await self._host.on_transactions(peer.id, raws)
+            peer.tx_handling -= 1
+            self._ask(peer)
+
+    async def _watch(self) -> None:
+        """Ask others for what a peer does not deliver."""
+        while True:
+            await trio.sleep(TX_TICK_S)
+            now = trio.current_time()
+            for peer in list(self._pool.peers.values()):
+                for asked in list(peer.tx_asked):
+                    if asked.deadline <= now and not asked.given_up:
+                        asked.given_up = True
+                        self._ask_others(asked.hashes)
