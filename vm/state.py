@@ -7,16 +7,18 @@ until the caller stores it; the mapping that it is given is only read. Knows nei
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from eth.abc import ComputationAPI, MessageAPI, StateAPI, TransactionContextAPI
 from eth.db.backends.base import BaseAtomicDB
 from eth.exceptions import Halt
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.prague.computation import PragueComputation
+from eth.vm.forks.prague.opcodes import PRAGUE_OPCODES
 from eth.vm.forks.prague.state import PragueState
 from eth.vm.interrupt import MissingBytecode
 from eth.vm.logic.invalid import InvalidOpcode
+from eth.vm.opcode_values import SELFDESTRUCT
 from trie.exceptions import MissingTrieNode
 
 from primitives.address import HISTORY_STORAGE
@@ -123,6 +125,12 @@ def missing_data_named() -> Iterator[None]:
 
 class Computation(PragueComputation):
     """One message call. What finished children leave (logs, refunds, deletions) is folded into the parent at once."""
+
+    opcodes: ClassVar[dict[int, Any]] = {
+        **PRAGUE_OPCODES,
+        # Without py-evm's wrapper, which prints a deprecation warning whenever a contract uses it.
+        SELFDESTRUCT: PRAGUE_OPCODES[SELFDESTRUCT].__wrapped__,
+    }
 
     def __init__(
         self, state: StateAPI, message: MessageAPI, transaction_context: TransactionContextAPI
