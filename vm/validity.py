@@ -37,7 +37,7 @@ def check_static(tx: Transaction, params: ChainParams) -> None:
             f"max priority fee per gas higher than max fee per gas: address {checksum(tx.sender)}, "
             f"maxPriorityFeePerGas: {tx.max_priority_fee_per_gas}, maxFeePerGas: {tx.max_fee_per_gas}"
         )
-    if tx.gas * tx.max_fee_per_gas + tx.value > UINT256_MAX:
+    if tx.gas * tx.max_fee_per_gas > UINT256_MAX:
         raise InvalidTransaction(
             f"insufficient funds for gas * price + value: address {checksum(tx.sender)} "
             "required balance exceeds 256 bits"

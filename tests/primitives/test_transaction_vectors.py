@@ -1,5 +1,6 @@
 """ethereum-tests' TransactionTests through decode and the static checks: same verdict, hash, sender, intrinsic gas."""
 
+import copy
 from pathlib import Path
 
 import orjson
@@ -27,7 +28,7 @@ PARAMS = VectorParams(chain_id=1)
 def verdict(raw: bytes) -> Transaction | str:
     """The valid transaction, or why it is none. Prague's calldata floor is newer than these vectors: not counted."""
     try:
-        transaction = decode(raw)
+        transaction = copy.copy(decode(raw))
         transaction.__dict__["floor_gas"] = 0
         transaction.sender  # noqa: B018 - raises for a signature of nobody
         check_static(transaction, PARAMS)
