@@ -29,7 +29,7 @@ SERVER = 120
 MIX = 600
 """Step 0 of the prologue."""
 TURN = 15_000
-TURN_OPERATOR = 4_000
-"""Epoch turn: a fixed part, and a part for each active operator or member of the epochs at hand."""
-TURN_DELAY_BLOCK = 10
-"""Epoch turn: a block of the two schedules over which the audit delay is computed."""
+TURN_OPERATOR = 2_000
+"""Epoch turn: a fixed part, and a part for each active operator and each member of the set before."""
+TURN_STEPS = 4
+"""Epoch turn: steps (one member in one height of the two schedules that give the audit delay) for one gas."""

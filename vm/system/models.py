@@ -1,0 +1,419 @@
+"""Models: what can be asked for, what it costs, who serves it and how fast.
+
+Owns manifests' numbers, serving declarations, and what is known of an operator's speed. Which draw uses them is the
+Market's. Only models in genesis (later: listed by governance) earn credit; anyone may register another, which is then
+served and paid for, and marked unlisted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from consensus.work.credit import Server, model_counts
+from consensus.work.deal import RATE_EPOCHS, capacity_floor, effective_rate, scaled_after
+from primitives.address import MODELS
+from primitives.genesis import GenesisModel
+from primitives.task import ModelCost
+from vm.system import abi, gas, ledger, staking
+from vm.system.context import Call, ReadContext, Refused, SystemContext
+from vm.system.layout import AddressList, Blob, Table, WordList, raw, uint
+
+MODELS_MAX = 256
+"""Models on a chain; registering is open, so the list has an end."""
+SERVED_MAX = 16
+"""Models that one operator serves."""
+STOP_IDS_MAX = 16
+NAME_BYTES_MAX = 64
+TEXT_BYTES_MAX = 256
+COST_MAX = 2**64
+"""Above every coefficient and length: costs of a task stay below 2^128."""
+VOCABULARY_MAX = 2**24
+CONTEXT_MAX = 2**24
+SCALE_ONE = 1 << 16
+
+
+@dataclass
+class Model:
+    """The numbers of a manifest (macs = a * positions + b * sum(position + 1) + c * generated), and its registrant."""
+
+    registrant: bytes = raw(20)
+    listed: int = uint(8)
+    known: int = uint(8)
+    vocabulary: int = uint(32)
+    context: int = uint(32)
+    a: int = uint(64)
+    b: int = uint(64)
+    c: int = uint(64)
+    audit_weight_num: int = uint(32)
+    audit_weight_den: int = uint(32)
+    reference_macs_per_block: int = uint(96)
+
+    @property
+    def cost(self) -> ModelCost:
+        """The cost formula."""
+        return ModelCost(self.a, self.b, self.c, self.audit_weight_num, self.audit_weight_den)
+
+
+@dataclass
+class Serving:
+    """An operator's service of one model, rates in multiply-adds a block.
+
+    scale_q16: share of its rate that is believed, halved by misses. dealt and missed: of this epoch. best0..7: best
+    finalised rate by epoch % 8; epoch: the one that dealt, missed and its slot of the ring are of.
+    """
+
+    declared: int = uint(96)
+    scale_q16: int = uint(32)
+    dealt: int = uint(32)
+    missed: int = uint(32)
+    epoch: int = uint(64)
+    best0: int = uint(96)
+    best1: int = uint(96)
+    best2: int = uint(96)
+    best3: int = uint(96)
+    best4: int = uint(96)
+    best5: int = uint(96)
+    best6: int = uint(96)
+    best7: int = uint(96)
+
+    @property
+    def best(self) -> int:
+        """Best finalised rate of the last 8 epochs; 0 when nothing was finished."""
+        return max(self._ring())
+
+    def _ring(self) -> list[int]:
+        return [getattr(self, f"best{i}") for i in range(RATE_EPOCHS)]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A member of the current set, not jailed, that serves a model: it may be drawn with its weight (wei of bond)."""
+
+    operator: bytes
+    bond: int
+    serving: Serving
+
+
+_MODELS = Table(MODELS, "model", Model)
+_NAMES = Blob(MODELS, "name", NAME_BYTES_MAX)
+_STOP_IDS = WordList(MODELS, "stop", STOP_IDS_MAX)
+_LIST = WordList(MODELS, "models", MODELS_MAX)
+_SERVERS = AddressList(MODELS, "servers", staking.OPERATORS_MAX)
+_SERVED = WordList(MODELS, "served", SERVED_MAX)
+_SERVING = Table(MODELS, "serving", Serving)
+
+
+# What other rooms ask
+
+
+def model(ctx: ReadContext, model_id: bytes) -> Model | None:
+    """A model's numbers; None when it is not registered."""
+    return _MODELS.get(ctx, model_id)
+
+
+def require(ctx: ReadContext, model_id: bytes) -> Model:
+    """A model's numbers. Raises Refused("unknown_model")."""
+    record = _MODELS.get(ctx, model_id)
+    if record is None:
+        raise Refused("unknown_model", f"model 0x{model_id.hex()} is not registered")
+    return record
+
+
+def model_ids(ctx: ReadContext) -> list[bytes]:
+    """Every model in order of registration, those of genesis first."""
+    return [value.to_bytes(32, "big") for value in _LIST.all(ctx)]
+
+
+def name_of(ctx: ReadContext, model_id: bytes) -> str:
+    """Its name, UTF-8."""
+    return _NAMES.get(ctx, model_id).decode("utf-8")
+
+
+def stop_ids(ctx: ReadContext, model_id: bytes) -> list[int]:
+    """Token ids that end an answer."""
+    return _STOP_IDS.all(ctx, model_id)
+
+
+def servers(ctx: ReadContext, model_id: bytes) -> list[bytes]:
+    """Operators that declared to serve a model, in address order, whether in the set or not."""
+    return _SERVERS.addresses(ctx, model_id)
+
+
+def served_by(ctx: ReadContext, operator: bytes) -> list[bytes]:
+    """Models that an operator serves, in the order of declaring."""
+    return [value.to_bytes(32, "big") for value in _SERVED.all(ctx, operator)]
+
+
+def serving(ctx: ReadContext, operator: bytes, model_id: bytes) -> Serving | None:
+    """An operator's service of a model as of the current epoch; None when it does not serve it."""
+    record = _SERVING.get(ctx, operator, model_id)
+    return None if record is None or not record.declared else _of_epoch(record, ctx.params.epoch(ctx.height))
+
+
+def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
+    """Who may be drawn for a model now: members of set(epoch of this block) with bond, in address order."""
+    offered = set(servers(ctx, model_id))
+    found: list[Candidate] = []
+    for member in ledger.members(ctx, ctx.params.epoch(ctx.height)):
+        if member.operator not in offered:
+            continue
+        bond = staking.active_bond(ctx, member.operator)
+        record = serving(ctx, member.operator, model_id)
+        if bond and record is not None:
+            found.append(Candidate(member.operator, bond, record))
+    return found
+
+
+def effective_rates(ctx: ReadContext, able: Sequence[Candidate]) -> dict[bytes, int]:
+    """Multiply-adds a block that each candidate of one model is trusted with now."""
+    fleet = [(candidate.serving.best, candidate.bond) for candidate in able]
+    rates: dict[bytes, int] = {}
+    for candidate in able:
+        service = candidate.serving
+        floor = capacity_floor(bool(ctx.params.devnet), service.declared, candidate.bond, fleet)
+        rate = effective_rate(service.declared, floor, service.best)
+        rates[candidate.operator] = rate * service.scale_q16 // SCALE_ONE
+    return rates
+
+
+def member_bonds(ctx: ReadContext) -> dict[bytes, int]:
+    """Active bond in wei of the members of set(epoch of this block), those without left out, in address order."""
+    operators = [member.operator for member in ledger.members(ctx, ctx.params.epoch(ctx.height))]
+    bonds = {operator: staking.active_bond(ctx, operator) for operator in operators}
+    return {operator: bond for operator, bond in bonds.items() if bond}
+
+
+def counts(ctx: ReadContext, model_id: bytes) -> bool:
+    """Whether work on a model earns credit now: listed, and served by enough of the set (consensus.work.credit)."""
+    record = _MODELS.get(ctx, model_id)
+    if record is None or not record.listed:
+        return False
+    offered = set(servers(ctx, model_id))
+    members = [Server(bond, operator in offered) for operator, bond in member_bonds(ctx).items()]
+    return model_counts(ctx.params, members)
+
+
+def listed_ids(ctx: ReadContext) -> list[bytes]:
+    """Models of genesis: those whose work may earn credit."""
+    found: list[bytes] = []
+    for model_id in model_ids(ctx):
+        record = _MODELS.get(ctx, model_id)
+        if record is None or not record.listed:
+            break
+        found.append(model_id)
+    return found
+
+
+def note_dealt(ctx: SystemContext, operator: bytes, model_id: bytes) -> None:
+    """A task was dealt to an operator (in slot 0, or its turn as a backup came)."""
+    record = serving(ctx, operator, model_id)
+    if record is not None:
+        record.dealt += 1
+        _SERVING.put(ctx, record, operator, model_id)
+
+
+def note_missed(ctx: SystemContext, operator: bytes, model_id: bytes) -> None:
+    """A slot that counts passed without an answer."""
+    record = serving(ctx, operator, model_id)
+    if record is not None:
+        record.missed += 1
+        _SERVING.put(ctx, record, operator, model_id)
+
+
+def note_rate(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_block: int) -> None:
+    """A task was settled at this rate: macs // (submit block - slot's first block + 1)."""
+    record = serving(ctx, operator, model_id)
+    if record is not None:
+        field = f"best{record.epoch % RATE_EPOCHS}"
+        setattr(record, field, max(getattr(record, field), min(macs_per_block, 2**96 - 1)))
+        _SERVING.put(ctx, record, operator, model_id)
+
+
+def turn_epoch(ctx: SystemContext, operator: bytes) -> None:
+    """At a turn: an operator that missed more than one in ten dealt tasks is believed half as much, else 25 % more."""
+    for model_id in served_by(ctx, operator):
+        record = serving(ctx, operator, model_id)
+        assert record is not None
+        record.scale_q16 = scaled_after(record.scale_q16, record.dealt, record.missed)
+        _SERVING.put(ctx, record, operator, model_id)
+
+
+def put_genesis_model(ctx: SystemContext, spec: GenesisModel) -> None:
+    """A listed model of the genesis spec. Raises Refused when a number is out of bounds."""
+    cost = spec.cost
+    record = Model(
+        listed=1, known=1, vocabulary=spec.vocabulary, context=spec.context, a=cost.a, b=cost.b, c=cost.c,
+        audit_weight_num=cost.audit_weight_num, audit_weight_den=cost.audit_weight_den,
+        reference_macs_per_block=spec.reference_macs_per_block,
+    )  # fmt: skip
+    _put_model(ctx, spec.model_id, record, spec.name, spec.stop_ids)
+
+
+def put_serving(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_block: int) -> None:
+    """Declare a rate, or change it. Raises Refused."""
+    require(ctx, model_id)
+    if not 0 < macs_per_block < 2**96:
+        raise Refused("bad_rate", f"a rate of {macs_per_block} multiply-adds a block is not in 1 .. 2^96 - 1")
+    record = _SERVING.get(ctx, operator, model_id)
+    if record is None or not record.declared:
+        _SERVED.append(ctx, int.from_bytes(model_id, "big"), operator)
+        if len(servers(ctx, model_id)) >= staking.OPERATORS_MAX:
+            _make_room(ctx, model_id)
+        _SERVERS.insert(ctx, operator, model_id)
+    if record is None:
+        record = Serving(scale_q16=SCALE_ONE, epoch=ctx.params.epoch(ctx.height))
+    record.declared = macs_per_block
+    _SERVING.put(ctx, record, operator, model_id)
+    abi.emit(ctx, abi.SERVING_STARTED, operator, model_id, macs_per_block)
+
+
+# Methods
+
+
+def _register(
+    ctx: SystemContext,
+    call: Call,
+    model_id: bytes,
+    name: str,
+    uri: str,
+    licence: str,
+    a: int,
+    b: int,
+    c: int,
+    vocabulary: int,
+    context: int,
+    stops: Sequence[int],
+    reference: int,
+) -> None:
+    ctx.charge(gas.REGISTER_MODEL, "register")
+    for what, text in (("uri", uri), ("licence", licence)):
+        if len(text.encode("utf-8")) > TEXT_BYTES_MAX:
+            raise Refused("too_long", f"the {what} has more than {TEXT_BYTES_MAX} bytes")
+    if _MODELS.get(ctx, model_id) is not None:
+        raise Refused("known_model", f"model 0x{model_id.hex()} is registered already")
+    record = Model(
+        registrant=call.sender, listed=0, known=1, vocabulary=vocabulary, context=context, a=min(a, COST_MAX),
+        b=min(b, COST_MAX), c=min(c, COST_MAX), audit_weight_num=ctx.params.audit_weight_num,
+        audit_weight_den=ctx.params.audit_weight_den, reference_macs_per_block=reference,
+    )  # fmt: skip
+    _put_model(ctx, model_id, record, name, stops)
+    abi.emit(ctx, abi.MODEL_REGISTERED, model_id, call.sender, name, uri, licence)
+
+
+def _serve(ctx: SystemContext, call: Call, model_id: bytes, macs_per_block: int) -> None:
+    ctx.charge(gas.SERVE + gas.SERVER * staking.OPERATORS_MAX, "serve")
+    record = staking.operator(ctx, call.sender)
+    if record is None:
+        raise Refused("unknown_operator", f"0x{call.sender.hex()} is no operator: register and bond first")
+    if not record.active:
+        raise Refused("not_active", f"0x{call.sender.hex()} is not an active operator: bond first")
+    put_serving(ctx, call.sender, model_id, macs_per_block)
+
+
+def _stop_serving(ctx: SystemContext, call: Call, model_id: bytes) -> None:
+    ctx.charge(gas.SERVE + gas.SERVER * staking.OPERATORS_MAX, "stopServing")
+    record = _SERVING.get(ctx, call.sender, model_id)
+    if record is None or not record.declared:
+        raise Refused("not_serving", f"0x{call.sender.hex()} does not serve model 0x{model_id.hex()}")
+    _stop(ctx, call.sender, model_id, record)
+
+
+def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD * (16 + 12 * ctx.params.validators_max), "getModel")
+    record = require(ctx, model_id)
+    able = candidates(ctx, model_id)
+    return (
+        (
+            model_id, name_of(ctx, model_id), bool(record.listed), record.a, record.b, record.c, record.vocabulary,
+            record.context, record.audit_weight_num, record.audit_weight_den, record.reference_macs_per_block,
+            stop_ids(ctx, model_id), record.registrant, len(able), sum(candidate.bond for candidate in able),
+        ),
+    )  # fmt: skip
+
+
+def _models(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD * (1 + MODELS_MAX), "models")
+    return (model_ids(ctx),)
+
+
+def _servers(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD * (1 + staking.OPERATORS_MAX), "servers")
+    return (servers(ctx, model_id),)
+
+
+def _get_serving(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD * (1 + 6 * SERVED_MAX), "getServing")
+    rows = []
+    for model_id in served_by(ctx, operator):
+        record = serving(ctx, operator, model_id)
+        assert record is not None
+        rows.append((model_id, record.declared, record.best, record.scale_q16, record.dealt, record.missed))
+    return (rows,)
+
+
+# Inside
+
+
+def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, stops: Sequence[int]) -> None:
+    """Check a model's numbers and keep them."""
+    bounds = {
+        "a": 0 <= record.a < COST_MAX,
+        "b": 0 <= record.b < COST_MAX,
+        "c": 0 <= record.c < COST_MAX,
+        "a + b + c": record.a + record.b + record.c > 0,
+        "vocabulary": 0 < record.vocabulary <= VOCABULARY_MAX,
+        "context": 1 < record.context <= CONTEXT_MAX,
+        "reference rate": 0 < record.reference_macs_per_block < 2**96,
+        "number of stop ids": len(stops) <= STOP_IDS_MAX,
+        "stop ids": all(0 <= stop < record.vocabulary for stop in stops) and len(set(stops)) == len(stops),
+        "name": 0 < len(name.encode("utf-8")) <= NAME_BYTES_MAX,
+        "audit weight": 0 < record.audit_weight_num <= record.audit_weight_den < 2**32,
+    }
+    for what, holds in bounds.items():
+        if not holds:
+            raise Refused("bad_model", f"the {what} of model 0x{model_id.hex()} is out of bounds")
+    _MODELS.put(ctx, record, model_id)
+    _NAMES.set(ctx, name.encode("utf-8"), model_id)
+    _STOP_IDS.replace(ctx, stops, model_id)
+    _LIST.append(ctx, int.from_bytes(model_id, "big"))
+
+
+def _make_room(ctx: SystemContext, model_id: bytes) -> None:
+    """The list of a model's servers is full: one that is no active operator any more stops serving."""
+    for other in servers(ctx, model_id):
+        owner = staking.operator(ctx, other)
+        record = _SERVING.get(ctx, other, model_id)
+        if record is not None and (owner is None or not owner.active):
+            _stop(ctx, other, model_id, record)
+            return
+
+
+def _stop(ctx: SystemContext, operator: bytes, model_id: bytes, record: Serving) -> None:
+    """The record stays with declared = 0: what is known of misses cannot be shed by declaring anew."""
+    record.declared = 0
+    _SERVING.put(ctx, record, operator, model_id)
+    _SERVED.remove(ctx, int.from_bytes(model_id, "big"), operator)
+    _SERVERS.discard(ctx, operator, model_id)
+    abi.emit(ctx, abi.SERVING_STOPPED, operator, model_id)
+
+
+def _of_epoch(record: Serving, epoch: int) -> Serving:
+    """The record moved on to an epoch: its counters and the ring's slots of the epochs in between start at zero."""
+    if record.epoch == epoch:
+        return record
+    for skipped in range(max(record.epoch + 1, epoch - RATE_EPOCHS + 1), epoch + 1):
+        setattr(record, f"best{skipped % RATE_EPOCHS}", 0)
+    record.dealt = record.missed = 0
+    record.epoch = epoch
+    return record
+
+
+HANDLERS = {
+    abi.REGISTER_MODEL: _register,
+    abi.SERVE: _serve,
+    abi.STOP_SERVING: _stop_serving,
+    abi.GET_MODEL: _get_model,
+    abi.MODEL_LIST: _models,
+    abi.SERVERS: _servers,
+    abi.GET_SERVING: _get_serving,
+}

@@ -1,0 +1,375 @@
+"""Staking: who the operators are, which keys are theirs for ever, what they put at stake, and the way out.
+
+Owns keys, bonds, the list of active operators (those that the next epoch turn may give power) and the unbonding queue.
+What power a bond gets is the turn's business; what a lie costs is the Referee's.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from primitives import bls, keys
+from primitives.address import STAKING, ZERO_ADDRESS
+from primitives.hashing import ZERO_HASH, keccak
+from primitives.params import STAKE_UNIT, ChainParams
+from vm.system import abi, gas
+from vm.system.context import Call, ReadContext, Refused, SystemContext
+from vm.system.layout import AddressList, Scalar, Table, Words, raw, u64, uint
+
+BONDED_UNITS_MAX = 2**52
+"""Sum of all bonds in units of 10^15 wei: total power stays below 2^53 whatever the turns do."""
+UNBONDINGS_MAX = 16
+"""Open unbondings an operator; a further one joins after a withdrawal."""
+OPERATORS_MAX = 128
+"""Length of the list in storage; the chain's own validators_max bounds it further."""
+
+
+class Role(Enum):
+    """What a key that signs a registration is for; its value is part of the statement."""
+
+    CONSENSUS = b"consensus"
+    BEACON = b"beacon"
+    HOT = b"hot"
+
+
+@dataclass
+class Operator:
+    """An operator's record. bond: wei at stake; unbonding: wei on the way out, still slashable."""
+
+    consensus_address: bytes = raw(20)
+    active: int = uint(8)
+    jailed: int = uint(8)
+    registered: int = uint(64)
+    hot: bytes = raw(20)
+    payout: bytes = raw(20)
+    bond: int = uint(128)
+    unbonding: int = uint(128)
+    node_key: bytes = raw(32)
+    beacon_key: bytes = raw(48)
+
+
+@dataclass
+class Unbonding:
+    """Wei that leave at a height."""
+
+    amount: int = uint(128)
+    release: int = uint(64)
+
+
+@dataclass
+class UnbondingQueue:
+    """Places of an operator's open unbondings: first .. first + length - 1."""
+
+    first: int = uint(64)
+    length: int = uint(64)
+
+
+_OPERATORS = Table(STAKING, "operator", Operator)
+_ACTIVE = AddressList(STAKING, "active", OPERATORS_MAX)
+_KEYS = Words(STAKING, "key")
+"""Every consensus address, beacon key, node key and hot address ever registered -> its operator."""
+_BONDED = Scalar(STAKING, "bonded")
+_UNBONDINGS = Table(STAKING, "unbonding", Unbonding)
+_QUEUES = Table(STAKING, "unbondings", UnbondingQueue)
+
+
+# What other rooms ask
+
+
+def operator(ctx: ReadContext, address: bytes) -> Operator | None:
+    """An operator's record; None for a stranger."""
+    return _OPERATORS.get(ctx, address)
+
+
+def operator_by_hot(ctx: ReadContext, hot: bytes) -> bytes | None:
+    """Whose work batches this account signs; None when nobody's."""
+    owner = _key_owner(ctx, b"account", hot)
+    record = _OPERATORS.get(ctx, owner) if owner else None
+    return owner if record is not None and record.hot == hot else None
+
+
+def active_operators(ctx: ReadContext) -> list[bytes]:
+    """Operators with at least the minimum bond, in address order; at most validators_max."""
+    return _ACTIVE.addresses(ctx)
+
+
+def payout_of(ctx: ReadContext, address: bytes) -> bytes:
+    """Where fees and tips of an operator go."""
+    record = _OPERATORS.get(ctx, address)
+    assert record is not None, address
+    return record.payout
+
+
+def active_bond(ctx: ReadContext, address: bytes) -> int:
+    """Wei of bond that count in draws: 0 when jailed, not active or unknown."""
+    record = _OPERATORS.get(ctx, address)
+    return record.bond if record is not None and record.active and not record.jailed else 0
+
+
+def bond_units(wei: int) -> int:
+    """Bonds and powers are counted in units of 10^15 wei."""
+    return wei // STAKE_UNIT
+
+
+def statement(params: ChainParams, genesis_hash: bytes, operator_address: bytes, role: Role) -> bytes:
+    """What a key signs to join an operator: keccak("labora/register" | chain id u64 | genesis hash | operator | role).
+
+    Consensus and hot keys sign it with secp256k1 (65 bytes), the beacon key with its possession proof.
+    """
+    chain_id = params.chain_id.to_bytes(8, "big")
+    return keccak(b"labora/register" + chain_id + genesis_hash + operator_address + role.value)
+
+
+def put_genesis_operator(ctx: SystemContext, address: bytes, record: Operator) -> None:
+    """An operator of the genesis spec, whose keys are taken as given. Raises Refused on a key given twice."""
+    for kind, key in _keys_of(record):
+        _claim(ctx, kind, key, address)
+    _OPERATORS.put(ctx, record, address)
+    _BONDED.add(ctx, record.bond)
+    if record.active:
+        _ACTIVE.insert(ctx, address)
+
+
+# Methods
+
+
+def _register(
+    ctx: SystemContext,
+    call: Call,
+    consensus_address: bytes,
+    consensus_signature: bytes,
+    beacon_key: bytes,
+    beacon_proof: bytes,
+    node_key: bytes,
+    hot: bytes,
+    hot_signature: bytes,
+    payout: bytes,
+) -> None:
+    ctx.charge(gas.REGISTER + gas.ACTIVE_MEMBER * ctx.params.validators_max, "register")
+    sender = call.sender
+    if _OPERATORS.get(ctx, sender) is not None:
+        raise Refused("registered", f"0x{sender.hex()} is an operator already")
+    if call.value < ctx.params.bond_min:
+        raise Refused("bond_too_small", f"a bond of {call.value} wei is below the minimum of {ctx.params.bond_min}")
+    for name, address in (("consensus", consensus_address), ("hot", hot), ("payout", payout)):
+        if address == ZERO_ADDRESS:
+            raise Refused("zero_address", f"the {name} address is zero")
+    if node_key == ZERO_HASH:
+        raise Refused("zero_key", "the node key is zero")
+    for role, address, signature in (
+        (Role.CONSENSUS, consensus_address, consensus_signature),
+        (Role.HOT, hot, hot_signature),
+    ):
+        _check_signature(statement(ctx.params, ctx.genesis_hash, sender, role), role, address, signature)
+    _check_possession(statement(ctx.params, ctx.genesis_hash, sender, Role.BEACON), beacon_key, beacon_proof)
+    record = Operator(
+        consensus_address=consensus_address,
+        registered=ctx.height,
+        hot=hot,
+        payout=payout,
+        node_key=node_key,
+        beacon_key=beacon_key,
+    )
+    for kind, key in _keys_of(record):
+        _claim(ctx, kind, key, sender)
+    abi.emit(ctx, abi.REGISTERED, sender, consensus_address, hot, beacon_key, node_key, payout)
+    _add_bond(ctx, sender, record, call.value)
+
+
+def _bond(ctx: SystemContext, call: Call) -> None:
+    ctx.charge(gas.BOND + gas.ACTIVE_MEMBER * ctx.params.validators_max, "bond")
+    record = _require(ctx, call.sender)
+    if call.value == 0:
+        raise Refused("nothing", "a bond of 0 wei")
+    if record.bond + call.value < ctx.params.bond_min:
+        raise Refused("bond_too_small", f"the bond would be {record.bond + call.value}, below {ctx.params.bond_min}")
+    _add_bond(ctx, call.sender, record, call.value)
+
+
+def _unbond(ctx: SystemContext, call: Call, amount: int) -> None:
+    ctx.charge(gas.UNBOND + gas.ACTIVE_MEMBER * ctx.params.validators_max, "unbond")
+    record = _require(ctx, call.sender)
+    if not 0 < amount <= record.bond:
+        raise Refused("bad_amount", f"cannot unbond {amount} of {record.bond} wei")
+    left = record.bond - amount
+    if 0 < left < ctx.params.bond_min:
+        raise Refused("bond_too_small", f"{left} wei would stay, below {ctx.params.bond_min}: unbond all")
+    queue = _QUEUES.get(ctx, call.sender) or UnbondingQueue()
+    if queue.length >= UNBONDINGS_MAX:
+        raise Refused("too_many_unbondings", f"{queue.length} unbondings are open: withdraw first")
+    release = ctx.height + ctx.params.unbonding_blocks
+    _UNBONDINGS.put(ctx, Unbonding(amount, release), call.sender, u64(queue.first + queue.length))
+    queue.length += 1
+    _QUEUES.put(ctx, queue, call.sender)
+    record.bond, record.unbonding = left, record.unbonding + amount
+    _BONDED.add(ctx, -amount)
+    abi.emit(ctx, abi.UNBONDED, call.sender, amount, left, release)
+    if left == 0 and record.active:
+        _deactivate(ctx, call.sender, record, "unbonded")
+    _OPERATORS.put(ctx, record, call.sender)
+
+
+def _withdraw(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    ctx.charge(gas.WITHDRAW, "withdraw")
+    record = _require(ctx, call.sender)
+    queue = _QUEUES.get(ctx, call.sender) or UnbondingQueue()
+    amount = 0
+    while queue.length:
+        due = _UNBONDINGS.get(ctx, call.sender, u64(queue.first))
+        assert due is not None
+        if due.release > ctx.height:
+            break
+        amount += due.amount
+        _UNBONDINGS.delete(ctx, call.sender, u64(queue.first))
+        queue.first, queue.length = queue.first + 1, queue.length - 1
+    if amount == 0:
+        raise Refused("nothing_due", "no unbonding has ended")
+    _QUEUES.put(ctx, queue, call.sender)
+    record.unbonding -= amount
+    _OPERATORS.put(ctx, record, call.sender)
+    ctx.transfer(STAKING, call.sender, amount)
+    abi.emit(ctx, abi.WITHDRAWN, call.sender, amount)
+    return (amount,)
+
+
+def _set_payout(ctx: SystemContext, call: Call, payout: bytes) -> None:
+    ctx.charge(gas.SET_PAYOUT, "setPayout")
+    record = _require(ctx, call.sender)
+    if payout == ZERO_ADDRESS:
+        raise Refused("zero_address", "the payout address is zero")
+    record.payout = payout
+    _OPERATORS.put(ctx, record, call.sender)
+    abi.emit(ctx, abi.PAYOUT_CHANGED, call.sender, payout)
+
+
+def _get_operator(ctx: SystemContext, call: Call, address: bytes) -> tuple[Any, ...]:
+    ctx.charge(8 * gas.VIEW_WORD, "getOperator")
+    record = _require(ctx, address)
+    return (
+        (
+            address, record.consensus_address, record.beacon_key, record.node_key, record.hot, record.payout,
+            record.bond, record.unbonding, bool(record.active), bool(record.jailed), record.registered,
+        ),
+    )  # fmt: skip
+
+
+def _operator_by_hot(ctx: SystemContext, call: Call, hot: bytes) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD, "operatorByHot")
+    return (operator_by_hot(ctx, hot) or ZERO_ADDRESS,)
+
+
+def _operators(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD * (1 + ctx.params.validators_max), "operators")
+    return (active_operators(ctx),)
+
+
+def _unbondings(ctx: SystemContext, call: Call, address: bytes) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD * (1 + UNBONDINGS_MAX), "unbondings")
+    return ([(due.amount, due.release) for due in open_unbondings(ctx, address)],)
+
+
+def open_unbondings(ctx: ReadContext, address: bytes) -> list[Unbonding]:
+    """An operator's unbondings that were not withdrawn, oldest first."""
+    queue = _QUEUES.get(ctx, address) or UnbondingQueue()
+    found = [_UNBONDINGS.get(ctx, address, u64(queue.first + index)) for index in range(queue.length)]
+    return [due for due in found if due is not None]
+
+
+# Inside
+
+
+def _require(ctx: ReadContext, address: bytes) -> Operator:
+    record = _OPERATORS.get(ctx, address)
+    if record is None:
+        raise Refused("unknown_operator", f"0x{address.hex()} is no operator")
+    return record
+
+
+def _add_bond(ctx: SystemContext, address: bytes, record: Operator, amount: int) -> None:
+    """Grow a bond, and make its operator active if there is room or a smaller bond to replace."""
+    if bond_units(_BONDED.add(ctx, amount)) > BONDED_UNITS_MAX:
+        raise Refused("bonded_max", "the sum of all bonds would pass what powers can count")
+    record.bond += amount
+    abi.emit(ctx, abi.BONDED, address, amount, record.bond)
+    if not record.active:
+        _activate(ctx, address, record)
+    _OPERATORS.put(ctx, record, address)
+
+
+def _activate(ctx: SystemContext, address: bytes, record: Operator) -> None:
+    active = active_operators(ctx)
+    if len(active) >= min(ctx.params.validators_max, OPERATORS_MAX):
+        smallest = min(active, key=lambda other: (_require(ctx, other).bond, other))
+        displaced = _require(ctx, smallest)
+        if displaced.bond >= record.bond:
+            raise Refused(
+                "operators_full", f"{len(active)} operators are active, none with less than {record.bond} wei of bond"
+            )
+        _deactivate(ctx, smallest, displaced, "displaced by a larger bond")
+        _OPERATORS.put(ctx, displaced, smallest)
+    record.active = 1
+    _ACTIVE.insert(ctx, address)
+    abi.emit(ctx, abi.ACTIVATED, address)
+
+
+def _deactivate(ctx: SystemContext, address: bytes, record: Operator, reason: str) -> None:
+    """Out of the list: no power from the next turn on, and its credit ends there. Until then its votes count."""
+    record.active = 0
+    _ACTIVE.discard(ctx, address)
+    abi.emit(ctx, abi.DEACTIVATED, address, reason)
+
+
+def _keys_of(record: Operator) -> tuple[tuple[bytes, bytes], ...]:
+    return (
+        (b"account", record.consensus_address),
+        (b"beacon", record.beacon_key),
+        (b"node", record.node_key),
+        (b"account", record.hot),
+    )
+
+
+def _key_owner(ctx: ReadContext, kind: bytes, key: bytes) -> bytes:
+    owner = _KEYS.get(ctx, kind, key)
+    return owner.to_bytes(20, "big") if owner else b""
+
+
+def _claim(ctx: SystemContext, kind: bytes, key: bytes, owner: bytes) -> None:
+    """A key belongs to one operator for ever."""
+    holder = _key_owner(ctx, kind, key)
+    if holder:
+        raise Refused("key_taken", f"the {kind.decode('ascii')} key 0x{key.hex()} belongs to 0x{holder.hex()}")
+    _KEYS.set_bytes(ctx, owner, kind, key)
+
+
+def _check_signature(digest: bytes, role: Role, address: bytes, signature: bytes) -> None:
+    try:
+        signer = keys.recover(digest, signature)
+    except keys.InvalidSignature as error:
+        raise Refused("bad_signature", f"the {role.value.decode('ascii')} signature: {error}") from error
+    if signer != address:
+        raise Refused(
+            "bad_signature",
+            f"the {role.value.decode('ascii')} signature is by 0x{signer.hex()}, not by 0x{address.hex()}",
+        )
+
+
+def _check_possession(digest: bytes, key: bytes, proof: bytes) -> None:
+    try:
+        proven = bls.verify_possession(key, digest, proof)
+    except bls.InvalidBLS as error:
+        raise Refused("bad_beacon_key", f"the beacon key or its proof: {error}") from error
+    if not proven:
+        raise Refused("bad_beacon_key", f"the proof is not by the beacon key 0x{key.hex()}")
+
+
+HANDLERS = {
+    abi.REGISTER: _register,
+    abi.BOND: _bond,
+    abi.UNBOND: _unbond,
+    abi.WITHDRAW: _withdraw,
+    abi.SET_PAYOUT: _set_payout,
+    abi.GET_OPERATOR: _get_operator,
+    abi.OPERATOR_BY_HOT: _operator_by_hot,
+    abi.OPERATORS: _operators,
+    abi.UNBONDINGS: _unbondings,
+}
