@@ -23,6 +23,11 @@ def public_key(secret: bytes) -> bytes:
     return bytes((G1Point() * _scalar(secret)).to_compressed_bytes())
 
 
+def check_public_key(key: bytes) -> None:
+    """Raises InvalidBLS unless the 48 bytes are the one encoding of a point of G1 other than infinity."""
+    _g1(key)
+
+
 def sign(secret: bytes, message: bytes, dst: bytes = BEACON_DST) -> bytes:
     """G2 signature (96 bytes), unique for key and message."""
     return bytes((G2Point.hash_to_curve(message, dst) * _scalar(secret)).to_compressed_bytes())

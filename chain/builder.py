@@ -1,0 +1,256 @@
+"""Fills a block within a budget of gas, bytes and time. Everything here is the proposer's policy, nothing is validity.
+
+Order: the prologue, then work batches of operators (one an operator, at most half of the gas), then users'
+transactions by effective tip and nonce. In round r users have 1/2**r of the gas and of the bytes, none from round 3 on:
+a block that was too slow for one round is smaller in the next. Work batches, up to 64 KiB of them, stay in every round.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heappop, heapreplace
+from typing import Protocol
+
+from chain.validation import Context, block_env, epoch_sets, prologue_of
+from primitives import bls
+from primitives.address import MARKET
+from primitives.block import EMPTY_EVIDENCE_ROOT, Block
+from primitives.hashing import ZERO_HASH, keccak
+from primitives.header import Header, Sidecar
+from primitives.receipt import BLOOM_BYTES
+from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction
+from vm.executor import BlockEnv, BlockExecutor, Execution
+from vm.system import abi, views
+from vm.validity import BlockGasExhausted, next_base_fee
+
+WORK_BYTES_MAX = 64 * 1024
+"""Of work batches in a block, in every round."""
+WORK_GAS_DIVISOR = 2
+"""Work batches get at most this part of the block's gas."""
+ROUND_WITHOUT_USERS = 3
+LENGTH_BYTES_MAX = 5
+"""RLP header of one transaction inside the list of a block."""
+SLOW_GAS_DIVISOR = 16
+"""Only a transaction that used more than this part of the block's gas can be what made a build late."""
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """A block for `round` of the next height, in the name of `proposer` (operator address).
+
+    time_ms: what the sidecar will say (the caller has made it larger than the parent's). last_commit: as
+    primitives.vote.encode_last_commit gives it. should_stop: asked between transactions; once true,
+    the block is closed.
+    """
+
+    round: int
+    time_ms: int
+    proposer: bytes
+    beacon_proof: bytes
+    last_commit: bytes
+    should_stop: Callable[[], bool]
+
+
+class TransactionSource(Protocol):
+    """Where transactions come from and what becomes of those that cannot be used (chain.mempool)."""
+
+    def executable(self) -> Mapping[bytes, Sequence[Transaction]]:
+        """Sender -> transactions with nonces without a gap from the head state on."""
+
+    def drop(self, transaction_hash: bytes, reason: str) -> None:
+        """Forget a transaction that execution refused."""
+
+    def suspects(self) -> frozenset[bytes]:
+        """Hashes that `suspect` was called with and that still wait."""
+
+    def suspect(self, transaction_hash: bytes) -> None:
+        """Note that a build became late in this transaction; the next build tries it first, alone."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """The block and what its execution left, so that the builder need not execute it again."""
+
+    block: Block
+    execution: Execution
+
+
+class ByTipAndNonce:
+    """Transactions by effective tip, each sender's by nonce (geth's TransactionsByPriceAndNonce)."""
+
+    def __init__(self, executable: Mapping[bytes, Sequence[Transaction]], base_fee: int) -> None:
+        self._base_fee = base_fee
+        self._queues = {sender: list(reversed(queue)) for sender, queue in executable.items() if queue}
+        self._heads = [(-queue[-1].effective_tip(base_fee), sender) for sender, queue in self._queues.items()]
+        heapify(self._heads)
+
+    def peek(self) -> Transaction | None:
+        """The best that is left; None when nothing is left that covers the base fee."""
+        if not self._heads or self._heads[0][0] > 0:
+            return None
+        return self._queues[self._heads[0][1]][-1]
+
+    def advance(self) -> None:
+        """Past the transaction that peek shows, to the next of its sender."""
+        sender = self._heads[0][1]
+        queue = self._queues[sender]
+        queue.pop()
+        if queue:
+            heapreplace(self._heads, (-queue[-1].effective_tip(self._base_fee), sender))
+        else:
+            heappop(self._heads)
+
+    def skip_sender(self) -> None:
+        """Past everything of the sender of what peek shows."""
+        del self._queues[heappop(self._heads)[1]]
+
+
+def build_block(context: Context, request: BuildRequest, source: TransactionSource) -> Built:
+    """A valid block on context.parent. Never fails for lack of transactions, nor because of one."""
+    waiting = dict(source.executable())
+    filler = _Filler(context, request, source)
+    batches = filler.add_work(waiting)
+    for transaction in batches:
+        waiting[transaction.sender] = waiting[transaction.sender][1:]
+    late = filler.add_users(waiting)
+    if late is not None:
+        # It was executed and cannot be taken back: fill a second block with what came before it.
+        kept = filler.included[1:-1]
+        if len(kept) == len(batches):
+            source.drop(late.hash, "execution exceeded the time limit of a block")
+        else:
+            source.suspect(late.hash)
+        filler = _Filler(context, request, source)
+        for transaction in kept:
+            assert isinstance(transaction, Transaction)
+            filler.executor.apply(transaction)
+            filler.included.append(transaction)
+    return filler.close()
+
+
+class _Filler:
+    """One block under construction."""
+
+    def __init__(self, context: Context, request: BuildRequest, source: TransactionSource) -> None:
+        params, parent = context.params, context.parent
+        self.context, self.request, self.source = context, request, source
+        mix_hash = bls.next_mix(parent.header.mix_hash, request.beacon_proof)
+        base_fee = next_base_fee(parent.header.gas_used, parent.header.base_fee_per_gas, params)
+        payout = views.payout(context.reader, request.proposer)
+        self.env = block_env(context, request.time_ms // 1000, payout, mix_hash, base_fee)
+        self.executor = BlockExecutor(context.state, parent.header.state_root, self.env)
+        prologue = prologue_of(context, request.beacon_proof)
+        self.executor.run_prologue(prologue)
+        self.included: list[Transaction | SystemTransaction] = [prologue]
+        empty = _assemble(context, request, self.env, self.included, None)
+        # The list of transactions grows to at most 2**24 bytes, so that its own length takes at most three more bytes.
+        self.bytes_left = params.block_bytes_max - len(empty.wire_body) - 8
+
+    def add_work(self, waiting: Mapping[bytes, Sequence[Transaction]]) -> list[Transaction]:
+        """First in line of each operator's hot account, when it is a work batch; those that were included."""
+        params, reader = self.context.params, self.context.reader
+        gas_left, bytes_left = params.block_gas_limit // WORK_GAS_DIVISOR, min(WORK_BYTES_MAX, self.bytes_left)
+        firsts = {sender: queue[:1] for sender, queue in waiting.items() if queue and is_work_batch(queue[0])}
+        batches = ByTipAndNonce(firsts, self.env.base_fee_per_gas)
+        included = []
+        while (transaction := batches.peek()) is not None and not self.request.should_stop():
+            batches.advance()
+            size = len(transaction.raw) + LENGTH_BYTES_MAX
+            if transaction.gas > gas_left or size > bytes_left:
+                continue
+            if views.operator_by_hot(reader, transaction.sender) is None or not self._apply(transaction):
+                continue
+            gas_left -= self.executor.receipts[-1].gas_used
+            bytes_left -= size
+            included.append(transaction)
+        return included
+
+    def add_users(self, waiting: Mapping[bytes, Sequence[Transaction]]) -> Transaction | None:
+        """By tip and nonce until a budget is used up; the transaction in which the time ran out, if a slow one."""
+        params, round_ = self.context.params, self.request.round
+        if round_ >= ROUND_WITHOUT_USERS:
+            return None
+        gas_left = params.block_gas_limit >> round_
+        bytes_left = min(self.bytes_left, params.block_bytes_max >> round_)
+        suspects = self.source.suspects()
+        first = {sender: queue for sender, queue in waiting.items() if queue and queue[0].hash in suspects}
+        rest = {sender: queue for sender, queue in waiting.items() if sender not in first}
+        for group in (first, rest):
+            candidates = ByTipAndNonce(group, self.env.base_fee_per_gas)
+            while (transaction := candidates.peek()) is not None:
+                if self.request.should_stop():
+                    return None
+                size = len(transaction.raw) + LENGTH_BYTES_MAX
+                if transaction.gas > gas_left or size > bytes_left or not self._apply(transaction):
+                    candidates.skip_sender()
+                    continue
+                gas_used = self.executor.receipts[-1].gas_used
+                gas_left -= gas_used
+                bytes_left -= size
+                candidates.advance()
+                if gas_used > params.block_gas_limit // SLOW_GAS_DIVISOR and self.request.should_stop():
+                    return transaction
+        return None
+
+    def close(self) -> Built:
+        """Roots, header and sidecar."""
+        execution = self.executor.finish()
+        block = _assemble(self.context, self.request, self.env, self.included, execution)
+        assert len(block.wire_body) <= self.context.params.block_bytes_max
+        return Built(block, execution)
+
+    def _apply(self, transaction: Transaction) -> bool:
+        """Whether it is in the block now. What is refused for its own sake is dropped from the source."""
+        try:
+            self.executor.apply(transaction)
+        except BlockGasExhausted:
+            return False
+        except InvalidTransaction as error:
+            self.source.drop(transaction.hash, str(error))
+            return False
+        self.included.append(transaction)
+        self.bytes_left -= len(transaction.raw) + LENGTH_BYTES_MAX
+        return True
+
+
+def is_work_batch(transaction: Transaction) -> bool:
+    """Whether it calls Market.work(bytes)."""
+    return transaction.to == MARKET and transaction.data.startswith(abi.WORK.selector)
+
+
+def _assemble(
+    context: Context,
+    request: BuildRequest,
+    env: BlockEnv,
+    transactions: Sequence[Transaction | SystemTransaction],
+    execution: Execution | None,
+) -> Block:
+    """The block around an execution; without one its size is right and its roots are not."""
+    params = context.params
+    members, next_members = epoch_sets(context)
+    sidecar = Sidecar(
+        epoch=params.epoch(context.number),
+        proposer=request.proposer,
+        validator_set_hash=members.hash,
+        next_validator_set_hash=next_members.hash,
+        params_hash=params.hash,
+        last_commit_hash=keccak(request.last_commit),
+        evidence_root=EMPTY_EVIDENCE_ROOT,
+        time_ms=request.time_ms,
+        beacon_proof=request.beacon_proof,
+    )
+    header = Header(
+        parent_hash=context.parent.hash,
+        coinbase=env.coinbase,
+        state_root=execution.state_root if execution else ZERO_HASH,
+        transactions_root=execution.transactions_root if execution else ZERO_HASH,
+        receipts_root=execution.receipts_root if execution else ZERO_HASH,
+        logs_bloom=execution.logs_bloom if execution else bytes(BLOOM_BYTES),
+        number=context.number,
+        gas_limit=params.block_gas_limit,
+        gas_used=execution.gas_used if execution else params.block_gas_limit,
+        timestamp=env.timestamp,
+        extra_data=sidecar.hash,
+        mix_hash=env.mix_hash,
+        base_fee_per_gas=env.base_fee_per_gas,
+    )
+    return Block(header, sidecar, tuple(transactions), request.last_commit)
