@@ -415,19 +415,24 @@ class Ledger:
         block, receipts = self.block(number), self.receipts(number)
         if block is None or receipts is None:
             raise KVCorrupt(f"block {number} or its receipts are missing below the head")
-        log_index = 0
-        for index, receipt in enumerate(receipts):
-            for log in receipt.logs:
-                yield FoundLog(
-                    log=log,
-                    block_number=number,
-                    block_hash=block.hash,
-                    timestamp=block.header.timestamp,
-                    transaction_hash=block.transactions[index].hash,
-                    transaction_index=index,
-                    log_index=log_index,
-                )
-                log_index += 1
+        return logs_of_block(block, receipts)
+
+
+def logs_of_block(block: Block, receipts: Sequence[Receipt]) -> Iterator[FoundLog]:
+    """Every log of a block, in order."""
+    log_index = 0
+    for index, receipt in enumerate(receipts):
+        for log in receipt.logs:
+            yield FoundLog(
+                log=log,
+                block_number=block.number,
+                block_hash=block.hash,
+                timestamp=block.header.timestamp,
+                transaction_hash=block.transactions[index].hash,
+                transaction_index=index,
+                log_index=log_index,
+            )
+            log_index += 1
 
 
 def log_matches(log: Log, addresses: Sequence[bytes], topics: Sequence[Sequence[bytes] | None]) -> bool:

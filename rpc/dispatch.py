@@ -1,0 +1,139 @@
+"""JSON-RPC 2.0: from the bytes of a request to the bytes of its response. Knows no transport and no method.
+
+A method is a plain function `(context, *params) -> JSON value`; it raises RpcError for whatever its caller did wrong.
+Methods marked `heavy` execute code or walk many blocks: the dispatcher runs them in a thread, so that they never delay
+a vote.
+"""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+import trio
+
+from primitives.transaction import InvalidTransaction
+from rpc.errors import (
+    INTERNAL,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    METHOD_NOT_FOUND,
+    PARSE_ERROR,
+    SERVER_ERROR,
+    RpcError,
+)
+
+BATCH_MAX = 100
+HEAVY_THREADS = 2
+
+log = structlog.get_logger("rpc")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A callable of the interface and how it may be called."""
+
+    call: Callable[..., Any]
+    heavy: bool
+    least: int
+    most: int
+
+
+class Registry:
+    """The methods by name."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Method] = {}
+
+    def add(self, name: str, call: Callable[..., Any], heavy: bool = False) -> None:
+        """`call` takes the context and then the positional parameters of the method."""
+        parameters = list(inspect.signature(call).parameters.values())[1:]
+        least = sum(1 for parameter in parameters if parameter.default is inspect.Parameter.empty)
+        self.methods[name] = Method(call, heavy, least, len(parameters))
+
+    def namespaces(self) -> list[str]:
+        """Prefixes of the methods, sorted."""
+        return sorted({name.split("_")[0] for name in self.methods})
+
+
+class Dispatcher:
+    """Answers requests by the registry's methods."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.limiter = trio.CapacityLimiter(HEAVY_THREADS)
+
+    async def answer(self, body: bytes, context: Any) -> bytes:
+        """The response to a request or a batch; empty when nothing is to be answered (notifications)."""
+        try:
+            request = orjson.loads(body)
+        except orjson.JSONDecodeError as error:
+            return _encode(_failure(None, RpcError(PARSE_ERROR, f"parse error: {error}")))
+        if not isinstance(request, list):
+            response = await self._one(request, context)
+            return b"" if response is None else _encode(response)
+        if not request:
+            return _encode(_failure(None, RpcError(INVALID_REQUEST, "empty batch")))
+        if len(request) > BATCH_MAX:
+            return _encode(_failure(None, RpcError(INVALID_REQUEST, f"batch too large: {len(request)} > {BATCH_MAX}")))
+        responses = [await self._one(single, context) for single in request]
+        answered = [response for response in responses if response is not None]
+        return _encode(answered) if answered else b""
+
+    async def _one(self, request: Any, context: Any) -> dict[str, Any] | None:
+        if not isinstance(request, dict):
+            return _failure(None, RpcError(INVALID_REQUEST, "invalid request: not an object"))
+        identifier = request.get("id")
+        try:
+            result = await self._call(request, context)
+        except RpcError as error:
+            response = _failure(identifier, error)
+        else:
+            response = {"jsonrpc": "2.0", "id": identifier, "result": result}
+        return response if "id" in request else None
+
+    async def _call(self, request: dict[str, Any], context: Any) -> Any:
+        name, params = request.get("method"), request.get("params", [])
+        if not isinstance(name, str):
+            raise RpcError(INVALID_REQUEST, "invalid request: no method")
+        method = self.registry.methods.get(name)
+        if method is None:
+            raise RpcError(METHOD_NOT_FOUND, f"the method {name} does not exist/is not available")
+        if params is None:
+            params = []
+        if not isinstance(params, list):
+            raise RpcError(INVALID_PARAMS, "non-array args")
+        while len(params) > method.least and params[-1] is None:
+            params = params[:-1]
+        if len(params) < method.least:
+            raise RpcError(INVALID_PARAMS, f"missing value for required argument {len(params)}")
+        if len(params) > method.most:
+            raise RpcError(INVALID_PARAMS, f"too many arguments, want at most {method.most}")
+        try:
+            if method.heavy:
+                call = method.call
+                return await trio.to_thread.run_sync(lambda: call(context, *params), limiter=self.limiter)
+            return method.call(context, *params)
+        except InvalidTransaction as error:
+            raise RpcError(SERVER_ERROR, str(error)) from error
+        except RpcError:
+            raise
+        except Exception as error:  # the edge: one request must not take the node down
+            log.exception("method_failed", method=name)
+            raise RpcError(INTERNAL, f"internal error in {name}: {type(error).__name__}") from error
+
+
+def notification(subscription: str, result: Any) -> bytes:
+    """An eth_subscription message."""
+    params = {"subscription": subscription, "result": result}
+    return _encode({"jsonrpc": "2.0", "method": "eth_subscription", "params": params})
+
+
+def _failure(identifier: Any, error: RpcError) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": identifier, "error": error.as_json()}
+
+
+def _encode(value: dict[str, Any] | Sequence[dict[str, Any]]) -> bytes:
+    return orjson.dumps(value)

@@ -1,0 +1,169 @@
+"""A task's whole story, told from the chain's logs alone: who asked, who was dealt it, who checked, who was paid."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from primitives.merkle import unpack_tokens
+from primitives.params import CWU
+from primitives.receipt import Log
+from primitives.task import NO_BAD_POSITION, Status
+from rpc.codec import address, data
+from vm.system import abi
+
+_BLOCK_OF = {
+    "TaskPosted": "postedBlock",
+    "TaskDealt": "dealtBlock",
+    "TaskAnswered": "answeredBlock",
+    "AuditDrawn": "drawnBlock",
+    "RevealBegan": "revealingBlock",
+    "TaskAgreed": "agreedBlock",
+    "TaskUnverified": "agreedBlock",
+    "TaskDisputed": "disputedBlock",
+    "TaskSettled": "settledBlock",
+    "TaskRefunded": "refundedBlock",
+}
+_STATUS_OF = {
+    "TaskPosted": Status.POSTED,
+    "TaskDealt": Status.DEALT,
+    "TaskAnswered": Status.ANSWERED,
+    "AuditDrawn": Status.DRAWN,
+    "RevealBegan": Status.REVEALING,
+    "TaskAgreed": Status.AGREED,
+    "TaskUnverified": Status.UNVERIFIED,
+    "TaskDisputed": Status.DISPUTED,
+    "TaskRefunded": Status.REFUNDED,
+}
+DISPUTED_NOTE = (
+    "Executor and verifier differ. The fee and the executor's credit are frozen; the Referee that decides who is "
+    "right is not active on this chain. The asker may cancel to get the escrow back."
+)
+
+
+@dataclass(frozen=True)
+class PlacedLog:
+    """A log and where it stands."""
+
+    number: int
+    timestamp: int
+    transaction_hash: bytes
+    log: Log
+
+
+def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
+    """The task as labora_task shows it: a summary and every event in order. Wei and CWU are decimal strings."""
+    story: dict[str, Any] = {
+        "taskId": data(task),
+        "status": None,
+        "output": None,
+        "executor": None,
+        "verifiers": [],
+        "feeWei": None,
+        "cwu": None,
+        "receiptId": None,
+        **dict.fromkeys(_BLOCK_OF.values()),
+        "paid": [],
+        "missed": [],
+        "events": [],
+    }
+    for placed in logs:
+        event = abi.EVENTS.get(placed.log.topics[0]) if placed.log.topics else None
+        if event is None or event.account != placed.log.address:
+            continue
+        values = event.decode(placed.log.topics, placed.log.data)
+        _fold(story, event.name, values, placed.number)
+        story["events"].append(
+            {
+                "event": event.name,
+                "block": placed.number,
+                "timestamp": placed.timestamp,
+                "transactionHash": data(placed.transaction_hash),
+                **{name: _shown(event, name, value) for name, value in values.items() if name != "task"},
+            }
+        )
+    return story
+
+
+def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int) -> None:
+    if name in _BLOCK_OF:
+        story[_BLOCK_OF[name]] = number
+    if name in _STATUS_OF:
+        story["status"] = _STATUS_OF[name].name.lower()
+    match name:
+        case "TaskPosted":
+            story["poster"] = _shown_value(values["poster"])
+            story["model"] = data(values["model"])
+            story["prompt"] = list(unpack_tokens(values["tokens"]))
+            for key in ("maxTokens", "temperatureQ16", "topK", "assurance", "deadlineBlocks", "canary"):
+                story[key] = values[key]
+            story["escrowWei"] = str(values["escrow"])
+        case "TaskDealt":
+            story["attempt"] = values["attempt"]
+            story["slots"] = [_shown_value(slot) for slot in values["slots"]]
+            story["seed"] = data(values["seed"])
+            story["traceKey"] = data(values["traceKey"])
+        case "TaskAnswered":
+            story["executor"] = _shown_value(values["executor"])
+            story["output"] = list(unpack_tokens(values["tokens"]))
+            story["selfReported"] = {
+                "queueMs": values["queueMs"],
+                "firstTokenMs": values["firstTokenMs"],
+                "totalMs": values["totalMs"],
+                "device": values["device"].decode("utf-8", "replace"),
+            }
+        case "AuditDrawn":
+            drawn = [_shown_value(verifier) for verifier in values["verifiers"]]
+            story["drawn"] = drawn
+        case "TaskAgreed":
+            story["verifiers"] = [_shown_value(verifier) for verifier in values["verifiers"]]
+            story["traceRoot"] = data(values["root"])
+        case "TaskDisputed":
+            story["note"] = DISPUTED_NOTE
+        case "TaskSettled":
+            settled = Status(values["status"])
+            story["status"] = settled.name.lower()
+            story["receiptId"] = data(values["receipt"])
+            story["feeWei"] = str(values["fee"])
+            story["cwu"] = f"{values['macs'] // CWU}.{values['macs'] % CWU:09d}"
+        case "Paid":
+            story["paid"].append(
+                {
+                    "operator": _shown_value(values["operator"]),
+                    "to": _shown_value(values["to"]),
+                    "role": values["role"],
+                    "wei": str(values["amount"]),
+                }
+            )
+        case "TaskMissed":
+            story["missed"].append(
+                {
+                    "operator": _shown_value(values["operator"]),
+                    "role": values["role"],
+                    "block": number,
+                    "reason": values["reason"],
+                }
+            )
+
+
+def _shown(event: abi.Event, name: str, value: Any) -> Any:
+    kind = next(param.type for param in event.params if param.name == name)
+    if name == "tokens":
+        return list(unpack_tokens(value))
+    if name == "device":
+        return value.decode("utf-8", "replace")
+    if kind == "uint256":
+        return str(value)
+    if name in ("bad", "executorBad", "verifierBad"):
+        return None if value == NO_BAD_POSITION else value
+    return _shown_value(value)
+
+
+def _shown_value(value: Any) -> Any:
+    """eth-abi's values as JSON: addresses in EIP-55 text, bytes in hexadecimal, the rest as it is."""
+    if isinstance(value, str) and len(value) == 42 and value.startswith("0x"):
+        return address(bytes.fromhex(value[2:]))
+    if isinstance(value, bytes):
+        return data(value)
+    if isinstance(value, tuple | list):
+        return [_shown_value(entry) for entry in value]
+    return value
