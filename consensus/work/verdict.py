@@ -49,11 +49,11 @@ def open_commitments(
 ) -> Opening:
     """What a revealed (root, bad) opens. Parties are pairs of (operator, commitment).
 
-    A commitment binds its own party: one copied from another opens to nothing.
+    A commitment binds its own party: one copied from another opens to nothing. The executor's holds no position.
     """
     operator, commitment = executor
     return Opening(
-        bad == NO_BAD_POSITION and execution_commitment(task, operator, root) == commitment,
+        execution_commitment(task, operator, root) == commitment,
         tuple(i for i, (who, said) in enumerate(verifiers) if verdict_commitment(task, who, bad, root) == said),
     )
 

@@ -1,0 +1,157 @@
+"""Giving work out: deals of posted tasks, and the canaries that stand in for demand (steps 4 and 5 of the prologue).
+
+Owns the order of deals, retries, room, and what a canary asks. The draw is consensus.work.deal's.
+"""
+
+from primitives.hashing import keccak
+from primitives.merkle import pack_tokens, tokens_root
+from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, task_id, trace_key
+from consensus.work import audit, deal
+from vm.system import abi, ledger, market_parties, models
+from vm.system import market_gas as gas
+from vm.system.context import SystemContext
+from vm.system.layout import Queue
+from vm.system.market_items import run_queue
+from vm.system.market_post import enter
+from vm.system.market_state import (
+    CANARIES,
+    DUTIES,
+    FRESH,
+    IN_FLIGHT,
+    NOBODY,
+    POSTED,
+    RETRIES,
+    TASKS,
+    WINDOWS,
+    Task,
+    hold,
+    schedule,
+)
+
+RETRIES_A_BLOCK = 8
+CANARY_SHARE_PERCENT = 1
+"""Of the declared capacity of an epoch, on a public chain, canaries take at most this much."""
+
+
+def deal_tasks(ctx: SystemContext) -> bool:
+    """Step 4: fresh tasks in their order, then a few retries, then canaries. False: stopped for want of gas.
+
+    (Refuted tasks would come first; nothing refutes a task until the Referee is active.)
+    """
+    left = ctx.params.prologue_items_max
+    gas_item = gas.deal(market_parties.set_size(ctx))
+    for queue, most in ((FRESH, left), (RETRIES, RETRIES_A_BLOCK), (CANARIES, left)):
+        done, go_on = run_queue(ctx, queue, "deal", gas_item, _deal, min(most, left), _undealt)
+        left -= done
+        if not go_on:
+            return False
+    return True
+
+
+def _undealt(task: Task, queue: Queue, due: int) -> bool:
+    return task.status == Status.POSTED
+
+
+def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
+    """Draw an executor and two backups among those with room, or try again later."""
+    cost = models.require(ctx, task.model).cost.execution(task.prompt, task.max_tokens)
+    step = audit.slot_step(task.deadline)
+    serving = market_parties.serving(ctx, task.model)
+    room = [p for p in serving if deal.has_room(IN_FLIGHT.get(ctx, p.operator), cost, p.rate, step)]
+    if not room:
+        _later(ctx, identity, task, bool(serving))
+        return
+    candidates = market_parties.drawable(room)
+    drawn = deal.draw(ctx.mix, deal.Purpose.DEAL, identity, task.attempt, candidates, deal.EXECUTOR_SLOTS)
+    task.set_parties(drawn)
+    task.status = Status.DEALT
+    task.dealt = ctx.height
+    task.passed = 0
+    if not task.attempt:
+        task.seed = sampling_seed(ctx.mix, identity)
+    if models.counts(ctx, task.model):
+        task.serving_bond = sum(party.bond for party in serving)
+        task.room_bond = sum(party.bond for party in room)
+    for operator in drawn:
+        DUTIES.add(ctx, identity, operator)
+    hold(ctx, task, cost)
+    models.note_dealt(ctx, drawn[0], task.model)
+    schedule(ctx, WINDOWS, identity, task, audit.slot_missed_at(task.dealt, task.deadline, 0))
+    TASKS.put(ctx, task, identity)
+    abi.emit(
+        ctx, abi.TASK_DEALT, identity, drawn[0], task.attempt, drawn, task.seed, trace_key(task.seed, task.attempt),
+        step, task.dealt + task.deadline,
+    )  # fmt: skip
+
+
+def _later(ctx: SystemContext, identity: bytes, task: Task, served: bool) -> None:
+    """Nobody can hold it: again after 1, 2, 4 .. 32 blocks. Its deadline from the post ends that."""
+    task.tries += 1
+    again = ctx.height + deal.retry_after(task.tries)
+    RETRIES.push(ctx, again, identity)
+    TASKS.put(ctx, task, identity)
+    reason = "no member of the set that serves the model has room" if served else "no member of the set serves the model"
+    abi.emit(ctx, abi.DEAL_DELAYED, identity, again, reason)
+
+
+def create_canaries(ctx: SystemContext) -> bool:
+    """Step 5: canary j of 4n is created in block f + j * epoch_blocks // 4n. False: stopped for want of gas."""
+    params = ctx.params
+    members = ledger.members(ctx, params.epoch(ctx.height))
+    count = params.canaries_per_validator * len(members)
+    position = ctx.height - params.first_height(params.epoch(ctx.height))
+    for j in range(count):
+        if j * params.epoch_blocks // count != position:
+            continue
+        gas_item = gas.CANARY + gas.MEMBER * len(members)
+        if ctx.gas_left < gas_item:
+            return False
+        ctx.charge(gas_item, "canary")
+        with ctx.frame():
+            _create_canary(ctx, j)
+    return True
+
+
+def _create_canary(ctx: SystemContext, number: int) -> None:
+    """Post a canary, if anyone serves a listed model: prompt from the mix, nothing escrowed, dealt from the next block."""
+    sequence = POSTED.get(ctx)
+    identity = task_id(ctx.params.chain_id, sequence)
+    bonds = {model: sum(p.bond for p in market_parties.serving(ctx, model)) for model in models.listed_ids(ctx)}
+    picks = deal.draw(
+        ctx.mix, deal.Purpose.CANARY_MODEL, identity, 0, [deal.Candidate(*item) for item in bonds.items()], 1
+    )
+    if not picks:
+        return
+    (model,) = picks
+    record = models.require(ctx, model)
+    tokens = min(ctx.params.canary_tokens, record.context // 2)
+    cost = record.cost.execution(tokens, tokens)
+    if not ctx.params.devnet and (number + 1) * cost * 100 > CANARY_SHARE_PERCENT * _declared(ctx, model):
+        return
+    prompt = canary_prompt(ctx.mix, sequence, tokens, record.vocabulary, models.stop_ids(ctx, model))
+    least, _ = audit.deadline_bounds(cost, record.reference_macs_per_block)
+    task = Task(
+        status=Status.POSTED, kind=Kind.GENERATE, canary=1, deadline=max(ctx.params.deadline_default, least),
+        prompt=tokens, max_tokens=tokens, temperature_q16=TEMPERATURE_ONE_Q16, poster=NOBODY, model=model,
+        prompt_hash=tokens_root(prompt), base_fee=ctx.base_fee, paid_auditors=ctx.params.auditors,
+    )  # fmt: skip
+    CANARIES.push(ctx, ctx.height + 1, enter(ctx, task, pack_tokens(prompt)))
+
+
+def _declared(ctx: SystemContext, model: bytes) -> int:
+    """Multiply-adds that the members serving a model declare for an epoch."""
+    return sum(c.serving.declared for c in models.candidates(ctx, model)) * ctx.params.epoch_blocks
+
+
+def canary_prompt(mix: bytes, sequence: int, tokens: int, vocabulary: int, stops: list[int]) -> tuple[int, ...]:
+    """Token i = keccak(mix | "canary" | sequence u64 | i u32) mod vocabulary; an i that gives a stop id is skipped."""
+    assert set(range(vocabulary)) - set(stops)
+    prompt: list[int] = []
+    i = 0
+    while len(prompt) < tokens:
+        digest = keccak(mix + b"canary" + sequence.to_bytes(8, "big") + i.to_bytes(4, "big"))
+        token = int.from_bytes(digest, "big") % vocabulary
+        if token not in stops:
+            prompt.append(token)
+        i += 1
+    return tuple(prompt)

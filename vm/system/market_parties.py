@@ -1,0 +1,45 @@
+"""Who may be given a task now, and how much: the Market's questions to Staking, Models and the Ledger.
+
+Reads only. The draw itself is consensus.work.deal's.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from consensus.work.deal import Candidate, capacity_floor, effective_rate
+from vm.system import ledger, models
+from vm.system.context import ReadContext
+
+
+@dataclass(frozen=True)
+class Party:
+    """A member of the current set, not jailed, that serves the model. bond in wei, rate in multiply-adds a block."""
+
+    operator: bytes
+    bond: int
+    rate: int
+    """What it is trusted with: its effective rate, at the share that its misses left of it."""
+
+
+def serving(ctx: ReadContext, model: bytes) -> list[Party]:
+    """Who may be drawn for a model now, in address order."""
+    found = models.candidates(ctx, model)
+    fleet = [(candidate.serving.best, candidate.bond) for candidate in found]
+    parties: list[Party] = []
+    for candidate in found:
+        record = candidate.serving
+        floor = capacity_floor(bool(ctx.params.devnet), record.declared, candidate.bond, fleet)
+        rate = effective_rate(record.declared, floor, record.best) * record.scale_q16 // models.SCALE_ONE
+        parties.append(Party(candidate.operator, candidate.bond, rate))
+    return parties
+
+
+def drawable(parties: Iterable[Party], without: Collection[bytes] = ()) -> list[Candidate]:
+    """Parties as candidates of a draw, weighed by bond."""
+    return [Candidate(party.operator, party.bond) for party in parties if party.operator not in without]
+
+
+def set_size(ctx: ReadContext) -> int:
+    """Members of the current set, jailed or not."""
+    head = ledger.set_head(ctx, ctx.params.epoch(ctx.height))
+    return head.members if head is not None else 0

@@ -1,0 +1,182 @@
+"""Asking for work: what a post must satisfy, what it locks, and its way back before the deal or from a dispute on.
+
+Owns every refusal of a post, each with its reason, so that eth_estimateGas tells an asker what is wrong before anything is
+sent. Who gets the task is market_deal's question.
+"""
+
+from typing import Any
+
+from consensus.work import audit, fees
+from primitives.address import MARKET
+from primitives.merkle import tokens_root, unpack_tokens
+from primitives.task import Kind, Status, task_id
+from vm.system import abi, ledger, market_parties, models
+from vm.system import market_gas as gas
+from vm.system.context import Call, Refused, SystemContext
+from vm.system.gas import VIEW_WORD
+from vm.system.market_refund import refund
+from vm.system.market_state import (
+    FRESH,
+    FUND,
+    POSTED,
+    QUEUES,
+    TASKS,
+    WINDOWS,
+    Task,
+    load,
+    lock,
+    schedule,
+)
+
+ASSURANCE_MAX = 2
+"""More verifiers than that are not active on this chain."""
+BACKLOG_BLOCKS_MAX = 4
+AMOUNT_MAX = 2**96 - 1
+
+
+def post(
+    ctx: SystemContext,
+    call: Call,
+    kind: int,
+    model: bytes,
+    tokens: bytes,
+    max_tokens: int,
+    temperature_q16: int,
+    top_k: int,
+    assurance: int,
+    value_at_risk: int,
+    tip_per_cwu: int,
+    deadline: int,
+    callback_gas: int,
+) -> tuple[Any, ...]:
+    """Market.post: lock the escrow, give back what is beyond it, queue the task for the next block's deal."""
+    members = market_parties.set_size(ctx)
+    ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.MEMBER * members, "post")
+    for name, value, active in (
+        ("kind", kind, kind == Kind.GENERATE),
+        ("valueAtRisk", value_at_risk, value_at_risk == 0),
+        ("tipPerCwu", tip_per_cwu, tip_per_cwu == 0),
+        ("callbackGas", callback_gas, callback_gas == 0),
+    ):
+        if not active:
+            raise Refused("not_active", f"{name} {value}: {abi.NOT_ACTIVE}; it must be 0")
+    record = models.require(ctx, model)
+    prompt = _prompt_of(ctx, record, tokens, max_tokens)
+    _check_assurance(ctx, model, assurance)
+    cost = record.cost
+    least, most = audit.deadline_bounds(cost.execution(len(prompt), max_tokens), record.reference_macs_per_block)
+    if not least <= deadline <= most:
+        raise Refused("deadline", f"a deadline of {deadline} blocks; this task's must be {least} to {most}")
+    behind = max(queue.behind(ctx, ctx.height) for queue in QUEUES)
+    if behind > BACKLOG_BLOCKS_MAX:
+        raise Refused("backlog", f"the market is {behind} blocks behind with its work; try again in some blocks")
+    task = Task(
+        status=Status.POSTED, kind=kind, assurance=assurance, deadline=deadline, max_tokens=max_tokens,
+        prompt=len(prompt), temperature_q16=temperature_q16, top_k=top_k, poster=call.sender, model=model,
+        prompt_hash=tokens_root(prompt), price=ledger.base_price(ctx), base_fee=ctx.base_fee,
+        paid_auditors=audit.seats_wanted(ctx.params.auditors, assurance),
+    )  # fmt: skip
+    ctx.charge(gas.caused_by_post(ctx.params, members, deadline), "what a post causes")
+    needed = fees.escrow_of(task.terms(cost), gas.WORK_PAID).total
+    if needed > AMOUNT_MAX:
+        raise Refused("fee_too_high", f"the task would cost {needed} wei, more than there can be")
+    if call.value < needed:
+        raise Refused("fee_too_low", f"fee too low: this task needs {needed} wei in escrow, {call.value} were sent")
+    lock(ctx, task, needed)
+    ctx.transfer(MARKET, call.sender, call.value - needed)
+    identity = enter(ctx, task, tokens)
+    FRESH.push(ctx, ctx.height + 1, identity)
+    return (identity,)
+
+
+def enter(ctx: SystemContext, task: Task, tokens: bytes) -> bytes:
+    """Give a task its id and its first deadline, keep and log it. The id. (Canaries come this way too.)"""
+    task.sequence = POSTED.get(ctx)
+    POSTED.set(ctx, task.sequence + 1)
+    task.posted = ctx.height
+    identity = task_id(ctx.params.chain_id, task.sequence)
+    schedule(ctx, WINDOWS, identity, task, ctx.height + task.deadline + 1)
+    TASKS.put(ctx, task, identity)
+    abi.emit(
+        ctx, abi.TASK_POSTED, identity, task.poster, task.model, bool(task.canary), task.kind, tokens, task.max_tokens,
+        task.temperature_q16, task.top_k, task.assurance, task.deadline, 0, task.escrow, task.price,
+    )  # fmt: skip
+    return identity
+
+
+def cancel(ctx: SystemContext, call: Call, identity: bytes) -> None:
+    """Market.cancel: by the poster, before the deal or from `disputed` on; everything locked goes back."""
+    ctx.charge(gas.CANCEL, "cancel")
+    task = load(ctx, identity)
+    if task.canary or call.sender != task.poster:
+        raise Refused("not_poster", f"only its poster 0x{task.poster.hex()} may cancel the task")
+    if task.status not in (Status.POSTED, Status.DISPUTED):
+        stage = Status(task.status).name.lower()
+        raise Refused("dealt", f"the task is {stage}: it may be cancelled before its deal or from a dispute on")
+    if task.status == Status.DISPUTED and not task.escrow:
+        raise Refused("cancelled", "the task's escrow was returned already")
+    refund(ctx, identity, task, "cancelled by its poster")
+
+
+def fill_fund(ctx: SystemContext, call: Call) -> None:
+    """Market.fillFund: anyone adds to the commissioned fund."""
+    ctx.charge(gas.FILL_FUND, "fillFund")
+    if not call.value:
+        raise Refused("nothing", "0 wei were sent to the fund")
+    abi.emit(ctx, abi.FUND_FILLED, call.sender, call.value, FUND.add(ctx, call.value))
+
+
+def quote(
+    ctx: SystemContext, call: Call, model: bytes, prompt: int, max_tokens: int, assurance: int
+) -> tuple[Any, ...]:
+    """Market.quote: the escrow that a post in this block would need, and the bounds of its deadline."""
+    ctx.charge(VIEW_WORD * 12, "quote")
+    record = models.require(ctx, model)
+    _check_lengths(record.context, prompt, max_tokens)
+    cost = record.cost
+    seats = audit.seats_wanted(ctx.params.auditors, assurance)
+    terms = fees.Terms(cost, prompt, max_tokens, ledger.base_price(ctx), ctx.base_fee, seats, 0)
+    least, most = audit.deadline_bounds(cost.execution(prompt, max_tokens), record.reference_macs_per_block)
+    return fees.escrow_of(terms, gas.WORK_PAID).total, min(least, 2**32 - 1), min(most, 2**32 - 1)
+
+
+def _prompt_of(ctx: SystemContext, record: models.Model, tokens: bytes, max_tokens: int) -> tuple[int, ...]:
+    """The prompt's token ids. Raises Refused with what is wrong with the prompt or with what is asked of it."""
+    if not tokens:
+        raise Refused("prompt_empty", "the prompt is empty; it needs at least 1 token")
+    most = ctx.params.prompt_bytes_max
+    if len(tokens) > most:
+        raise Refused("prompt_too_long", f"a prompt of {len(tokens)} bytes; at most {most} ({most // 4} tokens)")
+    if len(tokens) % 4:
+        raise Refused("malformed", f"tokens are 4 bytes each; {len(tokens)} bytes are no multiple of 4")
+    prompt = unpack_tokens(tokens)
+    _check_lengths(record.context, len(prompt), max_tokens)
+    highest = max(prompt)
+    if highest >= record.vocabulary:
+        place = prompt.index(highest)
+        raise Refused("token", f"token {place} is {highest}; the model's vocabulary ends at {record.vocabulary - 1}")
+    return prompt
+
+
+def _check_lengths(context: int, prompt: int, max_tokens: int) -> None:
+    if prompt < 1:
+        raise Refused("prompt_empty", "the prompt is empty; it needs at least 1 token")
+    if max_tokens < 1:
+        raise Refused("max_tokens", "maxTokens is 0; at least 1 token must be asked for")
+    if prompt + max_tokens > context:
+        raise Refused(
+            "context", f"a prompt of {prompt} and {max_tokens} new tokens; the model's context holds {context} together"
+        )
+
+
+def _check_assurance(ctx: SystemContext, model: bytes, assurance: int) -> None:
+    """Whether so many others can check an answer."""
+    if assurance > ASSURANCE_MAX:
+        raise Refused("not_active", f"assurance {assurance}: more than {ASSURANCE_MAX} is {abi.NOT_ACTIVE}")
+    others = max(0, len(market_parties.serving(ctx, model)) - 1)
+    if assurance > others:
+        raise Refused(
+            "assurance",
+            f"assurance {assurance}: {others} others could check an answer of this model; "
+            + (f"post with assurance {others}" if others else "post with assurance 0 to accept an unverified answer"),
+        )

@@ -1,0 +1,131 @@
+"""How a task ends: settled and paid (step 3 of the prologue).
+
+Owns the movement of a task's money and what it leaves behind: the receipt, credit, the shown rate. How much goes to whom
+is consensus.work.fees' question.
+"""
+
+from consensus.work import credit, fees
+from consensus.work.deal import finalised_rate
+from primitives.address import MARKET
+from primitives.task import ModelCost, Status
+from vm.system import abi, ledger, models, staking
+from vm.system import market_gas as gas
+from vm.system.context import SystemContext
+from vm.system.ledger import Burn, ComputeReceipt
+from vm.system.market_items import run_queue
+from vm.system.market_state import (
+    FUND,
+    MATURE,
+    NOBODY,
+    SEAT_OPENED,
+    Seat,
+    Task,
+    finish,
+    seats_of,
+    unlock,
+)
+
+
+def settle_mature(ctx: SystemContext) -> bool:
+    """Step 3: settle what matures by this block. False: stopped for want of gas."""
+    return run_queue(ctx, MATURE, "settle", gas.SETTLE, settle, ctx.params.prologue_items_max)[1]
+
+
+def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """Pay everyone, count the work, leave the receipt."""
+    assert task.status in (Status.AGREED, Status.UNVERIFIED), task.status
+    cost = models.require(ctx, task.model).cost
+    verified = task.status == Status.AGREED
+    verifiers = [seat for seat in seats_of(ctx, task_id, task) if verified and seat.state == SEAT_OPENED]
+    terms = task.terms(cost)
+    split = fees.settle(
+        terms, gas.WORK_PAID, ctx.params, task.escrow if not task.canary else _canary_escrow(terms), task.output,
+        len(verifiers), task.revealer != NOBODY,
+    )  # fmt: skip
+    macs = cost.execution(task.prompt, task.output)
+    receipt = _receipt(task_id, task, cost, verifiers, split.fee)
+    identity = ledger.record_receipt(ctx, receipt)
+    executor_wei = _pay(ctx, task_id, task, split, verifiers)
+    if verified:
+        _count(ctx, task, cost, verifiers)
+    abi.emit(
+        ctx, abi.TASK_SETTLED, task_id, task.executor, identity, task.status, macs, split.fee, executor_wei,
+        split.burned, 0 if task.canary else split.refund,
+    )  # fmt: skip
+    finish(ctx, task_id, task, Status.SETTLED if verified else Status.UNVERIFIED, identity)
+
+
+def _canary_escrow(terms: fees.Terms) -> int:
+    """A canary locks nothing; its price is 0, so that this is the work part that the fund pays while it lasts."""
+    return fees.escrow_of(terms, gas.WORK_PAID).total
+
+
+def _pay(ctx: SystemContext, task_id: bytes, task: Task, split: fees.Settlement, verifiers: list[Seat]) -> int:
+    """Move the escrow (a canary: the work part out of the fund). What the executor got for its work, wei."""
+    payments = [(task.executor, abi.ROLE_EXECUTE, split.executor, split.submission_work)]
+    payments += [(seat.verifier, abi.ROLE_AUDIT, split.audit, split.verdict_work) for seat in verifiers]
+    if task.revealer != NOBODY:
+        payments.append((task.revealer, abi.ROLE_REVEAL, 0, split.reveal_work))
+    if task.canary:
+        for operator, role, _, work in payments:
+            if work <= FUND.get(ctx):
+                FUND.add(ctx, -work)
+                _move(ctx, task_id, operator, role, 0, work)
+        return 0
+    unlock(ctx, task)
+    for operator, role, fee, work in payments:
+        _move(ctx, task_id, operator, role, fee, work)
+    ledger.burn(ctx, MARKET, split.burned, Burn.FEE)
+    ctx.transfer(MARKET, task.poster, split.refund)
+    if split.minted:
+        ledger.mint(ctx, MARKET, split.minted)
+        FUND.add(ctx, split.minted)
+    return split.executor
+
+
+def _move(ctx: SystemContext, task_id: bytes, operator: bytes, role: int, fee: int, work: int) -> None:
+    """Pay an operator: fees to its payout address, the gas of its messages back to its hot account."""
+    record = staking.operator(ctx, operator)
+    assert record is not None, operator
+    for target, wei in ((record.payout, fee), (record.hot, work)):
+        if wei:
+            ctx.transfer(MARKET, target, wei)
+            abi.emit(ctx, abi.PAID, task_id, operator, target, role, wei)
+
+
+def _receipt(task_id: bytes, task: Task, cost: ModelCost, verifiers: list[Seat], fee: int) -> ComputeReceipt:
+    return ComputeReceipt(
+        task=task_id,
+        executor=task.executor,
+        kind_of_payer=abi.CLASS_CANARY if task.canary else abi.CLASS_PAID,
+        model=task.model,
+        prompt_hash=task.prompt_hash,
+        output_hash=task.output_hash,
+        seed=task.seed,
+        prompt_tokens=task.prompt,
+        output_tokens=task.output,
+        prefill_macs=cost.prefill(task.prompt),
+        decode_macs=cost.decode(task.prompt, task.output),
+        verifiers=tuple(seat.verifier for seat in verifiers),
+        verification=abi.VERIFIED_AUDIT if verifiers else abi.VERIFIED_NONE,
+        fee=fee,
+        payer=task.poster,
+        queue_ms=task.queue_ms,
+        first_token_ms=task.first_token_ms,
+        total_ms=task.total_ms,
+        device=task.device[: task.device_bytes],
+    )
+
+
+def _count(ctx: SystemContext, task: Task, cost: ModelCost, verifiers: list[Seat]) -> None:
+    """Credit and shown rate of an agreed task."""
+    macs = cost.execution(task.prompt, task.output)
+    shown = finalised_rate(macs, task.slot_window(task.slot).first, task.answered)
+    models.note_rate(ctx, task.executor, task.model, shown)
+    if not task.serving_bond:
+        return
+    executed = credit.execution_credit(cost.prefill(task.prompt), cost.decode(task.prompt, task.output))
+    audited = cost.audit(task.prompt, task.output)
+    ledger.add_work(ctx, task.executor, credit.scaled_by_room(executed, task.room_bond, task.serving_bond), 0)
+    for seat in verifiers:
+        ledger.add_work(ctx, seat.verifier, 0, credit.scaled_by_room(audited, task.room_bond, task.serving_bond))

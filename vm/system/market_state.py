@@ -1,0 +1,309 @@
+"""What the Market keeps in storage: tasks, seats of their verifiers, queues, duties, what is in flight.
+
+Owns the layout and nothing of the rules. Bulk bytes (prompts, outputs) stand in logs; a task keeps their hashes, and once
+finished only its status and receipt.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from consensus.work.audit import Window, reveal_window, slot_window, verdict_window
+from consensus.work.deal import EXECUTOR_SLOTS
+from consensus.work.fees import Terms
+from primitives.address import MARKET
+from primitives.params import ChainParams
+from primitives.task import ModelCost, Status
+from vm.system.context import ReadContext, Refused, SystemContext
+from vm.system.layout import Queue, Scalar, Table, Words, raw, u64, uint
+
+NOBODY = bytes(20)
+SEAT_DRAWN, SEAT_GIVEN, SEAT_OPENED, SEAT_MISSED = 1, 2, 3, 4
+"""A verifier's seat: drawn and silent, verdict in, verdict opened by a reveal, lost."""
+
+
+@dataclass
+class Task:
+    """A task that is not finished. Heights are blocks; 0 where it has not come so far."""
+
+    status: int = uint(8)
+    kind: int = uint(8)
+    attempt: int = uint(8)
+    canary: int = uint(8)
+    assurance: int = uint(8)
+    paid_auditors: int = uint(8)
+    """Verifiers that the escrow pays for."""
+    auditors: int = uint(8)
+    """k, fixed at the first draw."""
+    redraws: int = uint(8)
+    slot: int = uint(8)
+    """Whose answer was taken."""
+    slots: int = uint(8)
+    """Executor and backups that were dealt."""
+    passed: int = uint(8)
+    """Slots whose own time has passed."""
+    seats: int = uint(8)
+    """Verifiers drawn so far, the lost ones with them."""
+    executor_opened: int = uint(8)
+    contradicted: int = uint(8)
+    tries: int = uint(8)
+    """Deals that found nobody."""
+    device_bytes: int = uint(8)
+    delay: int = uint(32)
+    """D of the answer's block."""
+    deadline: int = uint(32)
+    other_bad: int = uint(32)
+    awaits: int = uint(8)
+    """Place in QUEUES of the queue that looks at the task next."""
+
+    sequence: int = uint(64)
+    due: int = uint(64)
+    """Block whose prologue looks at the task next; entries of other queues and of later blocks are stale."""
+    posted: int = uint(64)
+    dealt: int = uint(64)
+    answered: int = uint(64)
+    drawn: int = uint(64)
+    """The last draw of verifiers."""
+    revealing: int = uint(64)
+    agreed: int = uint(64)
+
+    prompt: int = uint(32)
+    """Tokens."""
+    output: int = uint(32)
+    max_tokens: int = uint(32)
+    temperature_q16: int = uint(32)
+    top_k: int = uint(32)
+    queue_ms: int = uint(32)
+    first_token_ms: int = uint(32)
+    total_ms: int = uint(32)
+
+    poster: bytes = raw(20)
+    price: int = uint(96)
+    """Wei a CWU at the post."""
+    slot0: bytes = raw(20)
+    base_fee: int = uint(96)
+    slot1: bytes = raw(20)
+    escrow: int = uint(96)
+    slot2: bytes = raw(20)
+    serving_bond: int = uint(96)
+    """Bond of the members that served the model at the deal, in units of STAKE_UNIT; 0: the work earns no credit."""
+    revealer: bytes = raw(20)
+    """Who opened the executor's commitment."""
+    room_bond: int = uint(96)
+    """The part of serving_bond that had room."""
+    contradictor: bytes = raw(20)
+    held: int = uint(96)
+    """Multiply-adds that the task counts in flight for whose turn it is."""
+
+    model: bytes = raw(32)
+    prompt_hash: bytes = raw(32)
+    output_hash: bytes = raw(32)
+    seed: bytes = raw(32)
+    commitment: bytes = raw(32)
+    root: bytes = raw(32)
+    other_root: bytes = raw(32)
+    device: bytes = raw(32)
+
+    @property
+    def parties(self) -> tuple[bytes, ...]:
+        """The executor and its backups, in order."""
+        return (self.slot0, self.slot1, self.slot2)[: self.slots]
+
+    @property
+    def executor(self) -> bytes:
+        """Whose answer was taken."""
+        return self.parties[self.slot] if self.answered else NOBODY
+
+    def set_parties(self, parties: tuple[bytes, ...]) -> None:
+        """Fill the slots."""
+        assert len(parties) <= EXECUTOR_SLOTS
+        self.slots = len(parties)
+        self.slot0, self.slot1, self.slot2 = (*parties, NOBODY, NOBODY, NOBODY)[:EXECUTOR_SLOTS]
+
+    def terms(self, cost: ModelCost) -> Terms:
+        """What it was posted under."""
+        return Terms(cost, self.prompt, self.max_tokens, self.price, self.base_fee, self.paid_auditors, 0)
+
+    def slot_window(self, slot: int) -> Window:
+        """When that slot may submit."""
+        return slot_window(self.dealt, self.deadline, slot)
+
+    def verdict_window(self, params: ChainParams) -> Window:
+        """When the verifiers drawn last may give their verdicts."""
+        return verdict_window(self.drawn, params.verdict_window, self.delay)
+
+    def reveal_window(self, params: ChainParams, operator: bytes) -> Window:
+        """When that operator may reveal."""
+        return reveal_window(self.revealing, params.reveal_window, self.delay, operator == self.executor)
+
+
+@dataclass
+class Seat:
+    """One verifier of a task."""
+
+    verifier: bytes = raw(20)
+    state: int = uint(8)
+    round: int = uint(8)
+    bad: int = uint(32)
+    commitment: bytes = raw(32)
+    root: bytes = raw(32)
+
+
+@dataclass
+class Finished:
+    """What is left of a task."""
+
+    status: int = uint(8)
+    done: int = uint(64)
+    receipt: bytes = raw(32)
+
+
+TASKS = Table(MARKET, "task", Task)
+SEATS = Table(MARKET, "seat", Seat)
+FINISHED = Table(MARKET, "finished", Finished)
+
+POSTED = Scalar(MARKET, "posted")
+"""Tasks ever posted, canaries with them: the next sequence number."""
+ESCROWED = Scalar(MARKET, "escrowed")
+"""Wei locked by open tasks, held by this account beside the fund and the audit reserve."""
+FUND = Scalar(MARKET, "fund")
+"""Wei of the commissioned fund."""
+AUDIT_RESERVE = Scalar(MARKET, "audit_reserve")
+"""Wei that pays verifiers of sampled tasks; 0 while every task is checked (p = 1)."""
+IN_FLIGHT = Words(MARKET, "in_flight")
+"""Multiply-adds that an operator is to execute now."""
+
+WINDOWS = Queue(MARKET, "windows")
+"""Step 1: tasks whose window or deadline ends. Here and below an entry is a task's id."""
+DRAWS = Queue(MARKET, "draws")
+"""Step 2: tasks whose audit is to be drawn."""
+MATURE = Queue(MARKET, "mature")
+"""Step 3: tasks that settle."""
+FRESH = Queue(MARKET, "fresh")
+"""Step 4: user tasks, in the order of their sequence (tips are not active: all are equal)."""
+RETRIES = Queue(MARKET, "retries")
+"""Step 4: tasks that nobody could hold."""
+CANARIES = Queue(MARKET, "canaries")
+"""Step 4: canaries."""
+QUEUES = (WINDOWS, DRAWS, MATURE, FRESH, RETRIES, CANARIES)
+
+
+class Bag:
+    """A set of 32-byte items a key, cheap to add to and take from: a list whose last element fills a gap."""
+
+    def __init__(self, account: bytes, name: str) -> None:
+        self._count = Words(account, name + ".count")
+        self._items = Words(account, name + ".items")
+        self._places = Words(account, name + ".places")
+
+    def add(self, ctx: SystemContext, item: bytes, key: bytes) -> None:
+        """No effect when it is in."""
+        if self._places.get(ctx, key, item):
+            return
+        count = self._count.get(ctx, key)
+        self._items.set_bytes(ctx, item, key, u64(count))
+        self._places.set(ctx, count + 1, key, item)
+        self._count.set(ctx, count + 1, key)
+
+    def remove(self, ctx: SystemContext, item: bytes, key: bytes) -> None:
+        """No effect when it is not in."""
+        place = self._places.get(ctx, key, item)
+        if not place:
+            return
+        last = self._count.get(ctx, key) - 1
+        if place - 1 != last:
+            moved = self._items.get_bytes(ctx, 32, key, u64(last))
+            self._items.set_bytes(ctx, moved, key, u64(place - 1))
+            self._places.set(ctx, place, key, moved)
+        self._items.set(ctx, 0, key, u64(last))
+        self._places.set(ctx, 0, key, item)
+        self._count.set(ctx, last, key)
+
+    def items(self, ctx: ReadContext, key: bytes) -> Iterator[bytes]:
+        """All of them, in no order that matters."""
+        for index in range(self._count.get(ctx, key)):
+            yield self._items.get_bytes(ctx, 32, key, u64(index))
+
+
+DUTIES = Bag(MARKET, "duties")
+"""Open tasks in which an operator holds a slot or a seat."""
+
+
+def load(ctx: ReadContext, task_id: bytes) -> Task:
+    """An open task. Raises Refused("unknown_task") or ("finished")."""
+    task = TASKS.get(ctx, task_id)
+    if task is None:
+        finished = FINISHED.get(ctx, task_id)
+        if finished is None:
+            raise Refused("unknown_task", f"there is no task 0x{task_id.hex()}")
+        raise Refused("finished", f"task 0x{task_id.hex()} is {Status(finished.status).name.lower()}")
+    return task
+
+
+def seats_of(ctx: ReadContext, task_id: bytes, task: Task) -> list[Seat]:
+    """Seats in the order drawn, the lost ones with them."""
+    seats: list[Seat] = []
+    for index in range(task.seats):
+        seat = SEATS.get(ctx, task_id, bytes([index]))
+        assert seat is not None
+        seats.append(seat)
+    return seats
+
+
+def put_seat(ctx: SystemContext, task_id: bytes, index: int, seat: Seat) -> None:
+    """Write a seat."""
+    SEATS.put(ctx, seat, task_id, bytes([index]))
+
+
+def schedule(ctx: SystemContext, queue: Queue, task_id: bytes, task: Task, due: int) -> None:
+    """Have the prologue of block `due` look at the task; what was scheduled before is stale. The caller puts the task."""
+    task.due, task.awaits = due, QUEUES.index(queue)
+    queue.push(ctx, due, task_id)
+
+
+def expected(task: Task, queue: Queue, due: int) -> bool:
+    """Whether an entry of that queue and block is the one that the task waits for."""
+    return QUEUES[task.awaits] is queue and task.due <= due
+
+
+def lock(ctx: SystemContext, task: Task, wei: int) -> None:
+    """Count wei that this account holds as the task's escrow."""
+    task.escrow += wei
+    ESCROWED.add(ctx, wei)
+
+
+def unlock(ctx: SystemContext, task: Task) -> int:
+    """The task's escrow, which the caller now pays out of this account."""
+    wei, task.escrow = task.escrow, 0
+    ESCROWED.add(ctx, -wei)
+    return wei
+
+
+def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, receipt: bytes) -> None:
+    """Prune a task to its receipt."""
+    assert task.escrow == 0
+    release(ctx, task)
+    leave(ctx, task_id, task)
+    for index in range(task.seats):
+        SEATS.delete(ctx, task_id, bytes([index]))
+    TASKS.delete(ctx, task_id)
+    FINISHED.put(ctx, Finished(status, ctx.height, receipt), task_id)
+
+
+def hold(ctx: SystemContext, task: Task, macs: int) -> None:
+    """Count the task in flight for the slot whose turn begins."""
+    assert not task.held
+    task.held = macs
+    IN_FLIGHT.add(ctx, macs, task.parties[task.passed])
+
+
+def release(ctx: SystemContext, task: Task) -> None:
+    """The slot whose turn it was has answered, or its time has passed."""
+    if task.held:
+        IN_FLIGHT.add(ctx, -task.held, task.parties[task.passed])
+        task.held = 0
+
+
+def leave(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """Nobody owes the task anything any more."""
+    for operator in (*task.parties, *(seat.verifier for seat in seats_of(ctx, task_id, task))):
+        DUTIES.remove(ctx, task_id, operator)

@@ -1,0 +1,204 @@
+"""The Market's clock: what happens when a window ends, and the draw of verifiers (steps 1 and 2 of the prologue).
+
+Owns misses and the passage from one stage to the next when nobody speaks. What a message does is market_work's; lengths of
+windows are consensus.work.audit's.
+"""
+
+from collections.abc import Sequence
+
+from consensus.work import audit, deal
+from consensus.work.verdict import Outcome
+from primitives.task import Status
+from vm.system import abi, market_parties, models
+from vm.system import market_gas as gas
+from vm.system.context import SystemContext
+from vm.system.market_items import run_queue
+from vm.system.market_refund import refund
+from vm.system.market_state import (
+    DRAWS,
+    DUTIES,
+    MATURE,
+    SEAT_DRAWN,
+    SEAT_GIVEN,
+    SEAT_MISSED,
+    SEAT_OPENED,
+    TASKS,
+    WINDOWS,
+    Seat,
+    Task,
+    hold,
+    leave,
+    put_seat,
+    release,
+    schedule,
+    seats_of,
+)
+from vm.system.market_verdict import agree, outcome_of
+
+
+def close_windows(ctx: SystemContext) -> bool:
+    """Step 1: windows and deadlines that ended before this block. False: stopped for want of gas."""
+    return run_queue(ctx, WINDOWS, "close", gas.CLOSE, _close, ctx.params.prologue_items_max)[1]
+
+
+def draw_audits(ctx: SystemContext) -> bool:
+    """Step 2: verifiers for answers of D blocks ago, and for seats that stayed empty. False: stopped for want of gas."""
+    gas_item = gas.draw(market_parties.set_size(ctx))
+    return run_queue(ctx, DRAWS, "draw", gas_item, _draw, ctx.params.prologue_items_max)[1]
+
+
+def _close(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    match Status(task.status):
+        case Status.POSTED:
+            refund(ctx, task_id, task, "nobody could be dealt the task before its deadline", charged=True)
+        case Status.DEALT:
+            _slot_passed(ctx, task_id, task)
+        case Status.DRAWN:
+            _verdicts_closed(ctx, task_id, task)
+        case Status.REVEALING:
+            _reveals_closed(ctx, task_id, task)
+        case Status.DISPUTED:
+            _miss_unopened(ctx, task_id, task, seats_of(ctx, task_id, task))
+            leave(ctx, task_id, task)
+        case other:
+            raise AssertionError(f"a task that is {other.name} waits for no window")
+
+
+def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """A slot's own time is over: its miss, the next one's turn, and after the whole deadline the refund."""
+    if task.passed < task.slots:
+        operator = task.parties[task.passed]
+        counted = audit.miss_counts(task.deadline, _cost(ctx, task), _rate(ctx, task, operator))
+        _miss(ctx, task_id, operator, abi.ROLE_EXECUTE, task.passed, "no answer in the slot's time", counted)
+        if counted:
+            models.note_missed(ctx, operator, task.model)
+        release(ctx, task)
+        task.passed += 1
+        if task.passed < task.slots:
+            hold(ctx, task, _cost(ctx, task))
+            models.note_dealt(ctx, task.parties[task.passed], task.model)
+    end = task.dealt + task.deadline + 1
+    if ctx.height >= end:
+        refund(ctx, task_id, task, "no answer before the deadline", charged=True)
+        return
+    missed_at = audit.slot_missed_at(task.dealt, task.deadline, task.passed) if task.passed < task.slots else end
+    schedule(ctx, WINDOWS, task_id, task, max(missed_at, ctx.height + 1))
+    TASKS.put(ctx, task, task_id)
+
+
+def _cost(ctx: SystemContext, task: Task) -> int:
+    return models.require(ctx, task.model).cost.execution(task.prompt, task.max_tokens)
+
+
+def _rate(ctx: SystemContext, task: Task, operator: bytes) -> int:
+    """The operator's effective rate now; 0 when it left the set or stopped serving, and then its miss counts nowhere."""
+    return next((p.rate for p in market_parties.serving(ctx, task.model) if p.operator == operator), 0)
+
+
+def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """Fill the seats that are empty; without anyone to fill them go on with what there is."""
+    first = task.status == Status.ANSWERED
+    serving = market_parties.serving(ctx, task.model)
+    seats = seats_of(ctx, task_id, task)
+    others = market_parties.drawable(serving, {task.executor, *(seat.verifier for seat in seats)})
+    if first:
+        task.auditors = audit.seats_of(ctx.params.auditors, task.assurance, len(others))
+        if task.auditors < task.assurance:
+            reason = f"{len(others)} others could check the answer, the asker wanted {task.assurance}"
+            refund(ctx, task_id, task, reason)
+            return
+    round_ = 0 if first else task.redraws + 1
+    empty = task.auditors - sum(seat.state == SEAT_GIVEN for seat in seats)
+    picks = deal.draw(ctx.mix, deal.Purpose.AUDIT, task_id, round_, others, empty)
+    if not picks:
+        _go_on(ctx, task_id, task, seats)
+        return
+    task.status, task.redraws, task.drawn = Status.DRAWN, round_, ctx.height
+    for verifier in picks:
+        put_seat(ctx, task_id, task.seats, Seat(verifier, SEAT_DRAWN, round_))
+        task.seats += 1
+        DUTIES.add(ctx, task_id, verifier)
+    last = task.verdict_window(ctx.params).last
+    schedule(ctx, WINDOWS, task_id, task, last + 1)
+    TASKS.put(ctx, task, task_id)
+    abi.emit(ctx, abi.AUDIT_DRAWN, task_id, round_, picks, last)
+
+
+def _verdicts_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """Seats that stayed empty are lost; they are drawn again in this block's step 2, at most so often."""
+    seats = seats_of(ctx, task_id, task)
+    for index, seat in enumerate(seats):
+        if seat.state == SEAT_DRAWN:
+            _lose_seat(ctx, task_id, index, seat, "no verdict in time")
+    if audit.may_redraw(task.redraws, ctx.params.redraws_max, revealed=False):
+        schedule(ctx, DRAWS, task_id, task, ctx.height)
+        TASKS.put(ctx, task, task_id)
+    else:
+        _go_on(ctx, task_id, task, seats)
+
+
+def _go_on(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
+    """No more verifiers: to the reveals if a verdict is in, else nobody checks this answer."""
+    if any(seat.state == SEAT_GIVEN for seat in seats):
+        begin_reveals(ctx, task_id, task, seats)
+    else:
+        _unverified(ctx, task_id, task, "nobody gave a verdict" if seats else "nobody else serves the model")
+
+
+def begin_reveals(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
+    """From the next block on T may be told; no verifier is drawn any more."""
+    task.status, task.revealing = Status.REVEALING, ctx.height
+    last = task.reveal_window(ctx.params, task.executor).last
+    schedule(ctx, WINDOWS, task_id, task, last + 1)
+    TASKS.put(ctx, task, task_id)
+    verdicts = sum(seat.state == SEAT_GIVEN for seat in seats)
+    abi.emit(ctx, abi.REVEAL_BEGAN, task_id, verdicts, last)
+
+
+def _reveals_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """The last window: agreed with whoever opened, else unverified; what nothing opened is its verifier's miss."""
+    seats = seats_of(ctx, task_id, task)
+    outcome = outcome_of(task, seats, closed=True)
+    _miss_unopened(ctx, task_id, task, seats)
+    match outcome:
+        case Outcome.AGREED:
+            agree(ctx, task_id, task, seats)
+        case Outcome.UNVERIFIED:
+            _unverified(ctx, task_id, task, "no verdict was opened")
+        case Outcome.UNOPENED:
+            reason = "nobody opened the executor's commitment"
+            _miss(ctx, task_id, task.executor, abi.ROLE_REVEAL, task.slot, reason)
+            refund(ctx, task_id, task, reason)
+        case _:
+            raise AssertionError(f"reveals closed with {outcome}")
+
+
+def _unverified(ctx: SystemContext, task_id: bytes, task: Task, reason: str) -> None:
+    """Nobody vouches for the answer: the asker's to take (assurance 0), else everything goes back."""
+    if task.assurance:
+        refund(ctx, task_id, task, f"{reason}; the asker wanted {task.assurance}")
+        return
+    task.status, task.agreed = Status.UNVERIFIED, ctx.height
+    settles = audit.matures_at(ctx.height, ctx.params.maturity_blocks, task.delay)
+    schedule(ctx, MATURE, task_id, task, settles)
+    TASKS.put(ctx, task, task_id)
+    abi.emit(ctx, abi.TASK_UNVERIFIED, task_id, reason, settles)
+
+
+def _miss_unopened(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
+    for index, seat in enumerate(seats):
+        if seat.state == SEAT_GIVEN:
+            _lose_seat(ctx, task_id, index, seat, "no revealed root opens the verdict")
+
+
+def _lose_seat(ctx: SystemContext, task_id: bytes, index: int, seat: Seat, reason: str) -> None:
+    seat.state = SEAT_MISSED
+    put_seat(ctx, task_id, index, seat)
+    _miss(ctx, task_id, seat.verifier, abi.ROLE_AUDIT, index, reason)
+
+
+def _miss(
+    ctx: SystemContext, task_id: bytes, operator: bytes, role: int, place: int, reason: str, counted: bool = True
+) -> None:
+    """A miss costs the pay and the credit of this task, never stake."""
+    abi.emit(ctx, abi.TASK_MISSED, task_id, operator, role, place, counted, reason)
