@@ -14,6 +14,7 @@ EXECUTOR_SLOTS = 3
 """The executor and two ordered backups."""
 RATE_HEADROOM = (5, 4)
 """A validator may hold this much of its best finalised rate."""
+RATE_EPOCHS = 8
 RETRY_BLOCKS_MAX = 32
 HASH_SPAN = 1 << 256
 
@@ -97,6 +98,16 @@ def has_room(in_flight: int, cost: int, rate: int, step: int) -> bool:
     Always when it has nothing; else when the sum fits its effective rate times a third of the deadline.
     """
     return in_flight == 0 or in_flight + cost <= rate * step
+
+
+def scaled_after(scale_q16: int, dealt: int, missed: int) -> int:
+    """The factor of the effective rate (Q16, 65,536 = whole) after an epoch: halved when more than 1 in 10 were missed.
+
+    Otherwise it regrows by a quarter, up to the whole.
+    """
+    if missed * 10 > dealt:
+        return max(1, scale_q16 // 2)
+    return min(1 << 16, scale_q16 + max(1, scale_q16 // 4))
 
 
 def retry_after(tries: int) -> int:

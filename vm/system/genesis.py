@@ -7,7 +7,7 @@ from primitives.address import MARKET, STAKING, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisSpec
 from primitives.hashing import ZERO_HASH
 from primitives.params import ChainParams
-from vm.system import beacon, ledger, models, staking, turn
+from vm.system import beacon, ledger, market_state, models, staking, turn
 from vm.system.context import Refused
 
 
@@ -72,6 +72,7 @@ def _fill(ctx: "_GenesisContext", spec: GenesisSpec) -> None:
     for epoch in (0, 1):
         ledger.put_audit_delay(ctx, epoch, delay)
     ledger.put_base_price(ctx, params.base_price_start)
+    market_state.FUND.set(ctx, spec.fund)
 
 
 class _GenesisContext:

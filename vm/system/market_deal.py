@@ -3,10 +3,10 @@
 Owns the order of deals, retries, room, and what a canary asks. The draw is consensus.work.deal's.
 """
 
+from consensus.work import audit, deal
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, task_id, trace_key
-from consensus.work import audit, deal
 from vm.system import abi, ledger, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
@@ -90,7 +90,8 @@ def _later(ctx: SystemContext, identity: bytes, task: Task, served: bool) -> Non
     again = ctx.height + deal.retry_after(task.tries)
     RETRIES.push(ctx, again, identity)
     TASKS.put(ctx, task, identity)
-    reason = "no member of the set that serves the model has room" if served else "no member of the set serves the model"
+    who = "with room for it serves the model" if served else "serves the model"
+    reason = f"no member of the current set {who}"
     abi.emit(ctx, abi.DEAL_DELAYED, identity, again, reason)
 
 
@@ -113,7 +114,7 @@ def create_canaries(ctx: SystemContext) -> bool:
 
 
 def _create_canary(ctx: SystemContext, number: int) -> None:
-    """Post a canary, if anyone serves a listed model: prompt from the mix, nothing escrowed, dealt from the next block."""
+    """Post a canary, if anyone serves a listed model: prompt from the mix, nothing escrowed."""
     sequence = POSTED.get(ctx)
     identity = task_id(ctx.params.chain_id, sequence)
     bonds = {model: sum(p.bond for p in market_parties.serving(ctx, model)) for model in models.listed_ids(ctx)}

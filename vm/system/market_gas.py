@@ -1,7 +1,7 @@
 """Gas of the Market: fixed amounts, on the scale of vm.system.gas, about 3 gas a microsecond.
 
-An amount is the most that an item may cost, charged before it begins. A write to a fresh slot is counted at 330 gas (its
-part of the state root is most of that), a member of the set that a draw looks at at 500.
+An amount is the most that an item may cost, charged before it begins. A write to a fresh slot is counted at 330 gas
+(its part of the state root is most of that), a member of the set that a draw looks at at 500.
 """
 
 from consensus.work.deal import EXECUTOR_SLOTS, RETRY_BLOCKS_MAX
@@ -31,6 +31,9 @@ DRAW = 8_000
 SETTLE = 22_000
 DEAL = 9_000
 CANARY = 11_000
+
+TASK_WORDS = 48
+"""Words that a view of one task reads: its own and its seats'."""
 
 MESSAGE = 25_000
 """A transaction that carries one work item: intrinsic gas, calldata, dispatch."""

@@ -21,7 +21,7 @@ Wanted = Callable[[Task, Queue, int], bool]
 def run_queue(
     ctx: SystemContext, queue: Queue, step: str, gas_item: int, item: Item, most: int, wanted: Wanted = expected
 ) -> tuple[int, bool]:
-    """Handle at most `most` entries due by this block. How many, and False when the next one's fixed gas did not remain.
+    """Handle at most `most` entries due by this block. How many, and False when gas for the next did not remain.
 
     An entry is taken out before it is handled, so that one that fails is never tried again; its task is refunded. Stale
     entries cost a look and do not count.

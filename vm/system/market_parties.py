@@ -6,7 +6,7 @@ Reads only. The draw itself is consensus.work.deal's.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from consensus.work.deal import Candidate, capacity_floor, effective_rate
+from consensus.work.deal import Candidate
 from vm.system import ledger, models
 from vm.system.context import ReadContext
 
@@ -24,14 +24,8 @@ class Party:
 def serving(ctx: ReadContext, model: bytes) -> list[Party]:
     """Who may be drawn for a model now, in address order."""
     found = models.candidates(ctx, model)
-    fleet = [(candidate.serving.best, candidate.bond) for candidate in found]
-    parties: list[Party] = []
-    for candidate in found:
-        record = candidate.serving
-        floor = capacity_floor(bool(ctx.params.devnet), record.declared, candidate.bond, fleet)
-        rate = effective_rate(record.declared, floor, record.best) * record.scale_q16 // models.SCALE_ONE
-        parties.append(Party(candidate.operator, candidate.bond, rate))
-    return parties
+    rates = models.effective_rates(ctx, found)
+    return [Party(candidate.operator, candidate.bond, rates[candidate.operator]) for candidate in found]
 
 
 def drawable(parties: Iterable[Party], without: Collection[bytes] = ()) -> list[Candidate]:

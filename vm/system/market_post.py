@@ -1,7 +1,7 @@
 """Asking for work: what a post must satisfy, what it locks, and its way back before the deal or from a dispute on.
 
-Owns every refusal of a post, each with its reason, so that eth_estimateGas tells an asker what is wrong before anything is
-sent. Who gets the task is market_deal's question.
+Owns every refusal of a post, each with its reason, so that eth_estimateGas tells an asker what is wrong before
+anything is sent. Who gets the task is market_deal's question.
 """
 
 from typing import Any

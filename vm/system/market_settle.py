@@ -1,7 +1,7 @@
 """How a task ends: settled and paid (step 3 of the prologue).
 
-Owns the movement of a task's money and what it leaves behind: the receipt, credit, the shown rate. How much goes to whom
-is consensus.work.fees' question.
+Owns the movement of a task's money and what it leaves behind: the receipt, credit, the shown rate. How much goes to
+whom is consensus.work.fees' question.
 """
 
 from consensus.work import credit, fees

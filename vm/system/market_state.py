@@ -1,7 +1,7 @@
 """What the Market keeps in storage: tasks, seats of their verifiers, queues, duties, what is in flight.
 
-Owns the layout and nothing of the rules. Bulk bytes (prompts, outputs) stand in logs; a task keeps their hashes, and once
-finished only its status and receipt.
+Owns the layout and nothing of the rules. Bulk bytes (prompts, outputs) stand in logs; a task keeps their hashes, and
+once finished only its status and receipt.
 """
 
 from collections.abc import Iterator
@@ -218,6 +218,10 @@ class Bag:
         self._places.set(ctx, 0, key, item)
         self._count.set(ctx, last, key)
 
+    def count(self, ctx: ReadContext, key: bytes) -> int:
+        """How many there are."""
+        return self._count.get(ctx, key)
+
     def items(self, ctx: ReadContext, key: bytes) -> Iterator[bytes]:
         """All of them, in no order that matters."""
         for index in range(self._count.get(ctx, key)):
@@ -255,7 +259,7 @@ def put_seat(ctx: SystemContext, task_id: bytes, index: int, seat: Seat) -> None
 
 
 def schedule(ctx: SystemContext, queue: Queue, task_id: bytes, task: Task, due: int) -> None:
-    """Have the prologue of block `due` look at the task; what was scheduled before is stale. The caller puts the task."""
+    """Have the prologue of block `due` look at the task; what was scheduled is stale. The caller puts the task."""
     task.due, task.awaits = due, QUEUES.index(queue)
     queue.push(ctx, due, task_id)
 

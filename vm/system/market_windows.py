@@ -1,7 +1,7 @@
 """The Market's clock: what happens when a window ends, and the draw of verifiers (steps 1 and 2 of the prologue).
 
-Owns misses and the passage from one stage to the next when nobody speaks. What a message does is market_work's; lengths of
-windows are consensus.work.audit's.
+Owns misses and the passage from one stage to the next when nobody speaks. What a message does is market_work's; lengths
+of windows are consensus.work.audit's.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,6 @@ from vm.system.market_state import (
     SEAT_DRAWN,
     SEAT_GIVEN,
     SEAT_MISSED,
-    SEAT_OPENED,
     TASKS,
     WINDOWS,
     Seat,
@@ -42,7 +41,7 @@ def close_windows(ctx: SystemContext) -> bool:
 
 
 def draw_audits(ctx: SystemContext) -> bool:
-    """Step 2: verifiers for answers of D blocks ago, and for seats that stayed empty. False: stopped for want of gas."""
+    """Step 2: verifiers for answers of D blocks ago, and for empty seats. False: stopped for want of gas."""
     gas_item = gas.draw(market_parties.set_size(ctx))
     return run_queue(ctx, DRAWS, "draw", gas_item, _draw, ctx.params.prologue_items_max)[1]
 
@@ -91,7 +90,7 @@ def _cost(ctx: SystemContext, task: Task) -> int:
 
 
 def _rate(ctx: SystemContext, task: Task, operator: bytes) -> int:
-    """The operator's effective rate now; 0 when it left the set or stopped serving, and then its miss counts nowhere."""
+    """The operator's effective rate now; 0 when it left the set or stopped serving: its miss counts nowhere."""
     return next((p.rate for p in market_parties.serving(ctx, task.model) if p.operator == operator), 0)
 
 

@@ -1,7 +1,7 @@
 """Work messages: answers, verdicts and reveals, each item of a batch in a frame of its own.
 
-Owns who may say what when, and the code of every refusal. Messages are checked with integers and hashes; nothing here runs
-a model.
+Owns who may say what when, and the code of every refusal. Messages are checked with integers and hashes; nothing here
+runs a model.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,10 @@ from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.market_state import (
     DRAWS,
-    NOBODY,
     SEAT_DRAWN,
     SEAT_GIVEN,
     SEAT_OPENED,
     TASKS,
-    Seat,
     Task,
     load,
     put_seat,

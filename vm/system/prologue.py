@@ -8,7 +8,7 @@ turn, and that nothing in them can undo steps 0 and 6.
 from collections.abc import Callable
 
 from primitives.hashing import ZERO_HASH
-from vm.system import abi, beacon, gas, turn
+from vm.system import abi, beacon, gas, market, turn
 from vm.system.context import Call, OutOfGas, Refused, SystemContext
 
 Step = Callable[[SystemContext], bool]
@@ -16,7 +16,7 @@ Step = Callable[[SystemContext], bool]
 least the item's fixed maximum (the reserve for the turn is already out of it). False: stopped for want of gas, so the
 steps after it wait for the next block too."""
 
-STEPS: tuple[tuple[str, Step], ...] = ()
+STEPS: tuple[tuple[str, Step], ...] = market.STEPS
 
 
 def run(ctx: SystemContext, parent_hash: bytes, beacon_proof: bytes) -> None:

@@ -7,9 +7,10 @@ from typing import Protocol
 from primitives.params import ChainParams
 from primitives.task import ModelCost
 from primitives.validators import ValidatorSet
-from vm.system import beacon, ledger, staking
+from vm.system import beacon, ledger, market_views, staking
 from vm.system import models as model_room
 from vm.system.ledger import Member, Totals
+from vm.system.market_views import Duty, TaskView
 
 
 class Reader(Protocol):
@@ -208,3 +209,13 @@ def receipt_id(reader: Reader, task: bytes) -> bytes | None:
 def audit_delay(reader: Reader, epoch: int) -> int:
     """D of an epoch whose set this state keeps."""
     return ledger.audit_delay(ViewContext(reader), epoch)
+
+
+def task(reader: Reader, task_id: bytes) -> TaskView | None:
+    """A task as the state knows it; None when it was never posted."""
+    return market_views.task_view(ViewContext(reader), task_id)
+
+
+def open_tasks(reader: Reader, operator: bytes, params: ChainParams, height: int) -> list[Duty]:
+    """What an operator owes. height: number of the next block; duties whose windows are over are left out."""
+    return market_views.open_tasks(ViewContext(reader, params, height), operator)
