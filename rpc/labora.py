@@ -42,15 +42,13 @@ def validators(context: Context) -> dict[str, Any]:
                 "active": operator.active,
                 "jailed": operator.jailed,
                 "serves": [
-                    {
-                        "model": data(service.model),
-                        "declaredMacsPerBlock": str(service.declared),
-                        "bestMacsPerBlock": str(service.best),
-                        "dealt": service.dealt,
-                        "missed": service.missed,
-                    }
-                    for service in operator.serves
+                    {"model": data(model), "macsPerBlock": str(declared), "effectiveMacsPerBlock": str(effective)}
+                    for model, declared, effective in operator.serves
                 ],
+                "thisEpoch": {
+                    "dealt": sum(service.dealt for service in operator.services),
+                    "missed": sum(service.missed for service in operator.services),
+                },
             }
             for operator in views.operators(reader, ledger.params, height)
         ],
@@ -59,17 +57,18 @@ def validators(context: Context) -> dict[str, Any]:
 
 def models(context: Context) -> list[dict[str, Any]]:
     """Models that tasks may name, those of genesis first."""
+    ledger = context.ledger
     return [
         {
-            "model": data(model.model),
+            "model": data(model.model_id),
             "name": model.name,
-            "listed": bool(model.record.listed),
-            "vocabulary": model.record.vocabulary,
-            "context": model.record.context,
+            "listed": model.listed,
+            "vocabulary": model.vocabulary,
+            "context": model.context,
             "stopIds": list(model.stop_ids),
-            "servedBy": [address(server) for server in model.servers],
+            "servedBy": model.served_by,
         }
-        for model in views.models_of(context.ledger.reader())
+        for model in views.models(ledger.reader(), ledger.params, ledger.head.number + 1)
     ]
 
 

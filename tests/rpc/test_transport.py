@@ -1,0 +1,204 @@
+"""HTTP and WebSocket on one port: keep-alive, pipelining, batches, limits, CORS, hosts, subscriptions, real clients."""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+import websockets.sync.client
+from web3 import Web3
+
+from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
+from primitives.address import checksum
+from rpc.dispatch import BATCH_MAX
+from rpc.server import BODY_BYTES_MAX
+from tests.rpc.conftest import serving
+
+CHAIN_ID = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"}).encode()
+
+
+def request(body: bytes = CHAIN_ID, method: str = "POST", path: str = "/", **headers: str) -> bytes:
+    fields = {"Host": "127.0.0.1", "Content-Length": str(len(body)), **headers}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in fields.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+async def exchange(port: int, data: bytes, answers: int = 1) -> list[tuple[int, dict[str, str], bytes]]:
+    """Send bytes on one connection; (status, headers, body) of each answer."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    found, buffered = [], b""
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send, stream, data)
+            while len(found) < answers:
+                while b"\r\n\r\n" not in buffered:
+                    part = await stream.receive_some()
+                    assert part, f"closed after {len(found)} answers"
+                    buffered += part
+                head, _, buffered = buffered.partition(b"\r\n\r\n")
+                status, *lines = head.decode().split("\r\n")
+                headers = dict(line.lower().split(": ", 1) for line in lines)
+                length = int(headers.get("content-length", 0))
+                while len(buffered) < length:
+                    buffered += await stream.receive_some()
+                found.append((int(status.split()[1]), headers, buffered[:length]))
+                buffered = buffered[length:]
+            nursery.cancel_scope.cancel()
+    await stream.aclose()
+    return found
+
+
+async def send(stream: trio.SocketStream, data: bytes) -> None:
+    try:
+        await stream.send_all(data)
+    except trio.BrokenResourceError:
+        pass  # the server hung up on an oversized request, as it should
+
+
+def with_server(host: Any, check: Callable[[int], Awaitable[None]], **settings: Any) -> None:
+    async def main() -> None:
+        with trio.fail_after(60):
+            async with serving(host, **settings) as port:
+                await check(port)
+
+    trio.run(main)
+
+
+def test_one_connection_answers_many_pipelined_requests_in_order(host: Any) -> None:
+    bodies = [json.dumps({"jsonrpc": "2.0", "id": i, "method": "eth_chainId"}).encode() for i in range(20)]
+
+    async def check(port: int) -> None:
+        answers = await exchange(port, b"".join(request(body) for body in bodies), 20)
+        assert [json.loads(body)["id"] for _, _, body in answers] == list(range(20))
+        assert all(headers["connection"] == "keep-alive" for _, headers, _ in answers)
+
+    with_server(host, check)
+
+
+def test_batches_notifications_and_garbage(host: Any) -> None:
+    one = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId"}
+    note = {"jsonrpc": "2.0", "method": "eth_chainId"}
+
+    async def check(port: int) -> None:
+        async def ask(value: Any) -> tuple[int, Any]:
+            body = value if isinstance(value, bytes) else json.dumps(value).encode()
+            ((status, _, answer),) = await exchange(port, request(body))
+            return status, json.loads(answer) if answer else None
+
+        status, answers = await ask([one, note, 5, {"id": 3}])
+        assert status == 200 and [answer.get("error", {}).get("code") for answer in answers] == [None, -32600, -32600]
+        assert await ask(note) == (204, None)
+        assert (await ask(b"{"))[1]["error"]["code"] == -32700
+        assert (await ask([]))[1]["error"]["code"] == -32600
+        assert (await ask([one] * (BATCH_MAX + 1)))[1]["error"]["message"].startswith("batch too large")
+        assert (await ask(b'{"id":1,"method":"eth_chainId","params":{"a":1}}'))[1]["error"]["code"] == -32602
+        assert (await ask(b"\xff" * 100))[1]["error"]["code"] == -32700
+
+    with_server(host, check)
+
+
+def test_oversized_and_malformed_http_is_refused(host: Any) -> None:
+    async def check(port: int) -> None:
+        ((status, _, _),) = await exchange(port, request(b" " * (BODY_BYTES_MAX + 1)))
+        assert status == 413
+        ((status, _, _),) = await exchange(port, b"POST / HTTP/1.1\r\nX: " + b"a" * 40_000 + b"\r\n\r\n")
+        assert status == 413
+        ((status, _, _),) = await exchange(port, b"NONSENSE\r\n\r\n")
+        assert status == 400
+        ((status, _, _),) = await exchange(port, request(method="DELETE"))
+        assert status == 405
+        assert (await exchange(port, request()))[0][0] == 200
+
+    with_server(host, check)
+
+
+def test_pages_hosts_and_origins(host: Any) -> None:
+    async def check(port: int) -> None:
+        assert (await exchange(port, request(b"", "GET", "/health")))[0][0] == 200
+        assert (await exchange(port, request(b"", "GET", "/nothing")))[0][0] == 404
+        assert (await exchange(port, request(Host="evil.example")))[0][0] == 403
+        ((_, headers, _),) = await exchange(port, request(Origin="https://dapp.example"))
+        assert headers["access-control-allow-origin"] == "https://dapp.example"
+        ((_, headers, _),) = await exchange(port, request(Origin="https://evil.example"))
+        assert "access-control-allow-origin" not in headers
+        ((status, headers, _),) = await exchange(port, request(b"", "OPTIONS", Origin="https://dapp.example"))
+        assert status == 204 and "content-type" in headers["access-control-allow-headers"]
+
+    with_server(host, check, cors=("https://dapp.example",))
+
+
+def test_a_port_in_use_is_named(host: Any) -> None:
+    from rpc.server import PortInUse
+
+    async def check(port: int) -> None:
+        with pytest.RaisesGroup(PortInUse, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                from rpc.dispatch import Dispatcher
+                from rpc.registry import registry
+                from rpc.server import ServerConfig, serve
+
+                config = ServerConfig(port=port)
+                await nursery.start(serve, config, Dispatcher(registry()), host.hub, host.context, lambda path: None)
+
+    with_server(host, check)
+
+
+def test_websocket_subscriptions_tell_heads_logs_and_pending(host: Any) -> None:
+    def client(port: int, produce: Callable[[], None]) -> None:
+        with websockets.sync.client.connect(f"ws://127.0.0.1:{port}") as socket:
+            identifiers = {}
+            for kind, options in (("newHeads", []), ("newPendingTransactions", []), ("logs", [{}])):
+                socket.send(json.dumps({"id": kind, "method": "eth_subscribe", "params": [kind, *options]}))
+                answer = json.loads(socket.recv(10))
+                assert answer["id"] == kind
+                identifiers[answer["result"]] = kind
+            produce()
+            seen: dict[str, list[Any]] = {}
+            while len(seen.get("newHeads", [])) < 1 or "newPendingTransactions" not in seen:
+                params = json.loads(socket.recv(10))["params"]
+                seen.setdefault(identifiers[params["subscription"]], []).append(params["result"])
+            assert seen["newHeads"][0]["number"] == "0x1"
+            heads = next(identifier for identifier, kind in identifiers.items() if kind == "newHeads")
+            socket.send(json.dumps({"id": 9, "method": "eth_unsubscribe", "params": [heads]}))
+            assert json.loads(socket.recv(10))["result"] is True
+            socket.send(json.dumps({"id": 10, "method": "eth_subscribe", "params": ["nothing"]}))
+            assert json.loads(socket.recv(10))["error"]["code"] == -32602
+
+    def act() -> None:
+        host.send()
+        host.produce()
+
+    async def check(port: int) -> None:
+        await trio.to_thread.run_sync(client, port, lambda: trio.from_thread.run_sync(act))
+
+    with_server(host, check)
+
+
+def test_web3_sends_waits_and_reads(host: Any) -> None:
+    def client(port: int, produce: Callable[[], None]) -> None:
+        web3 = Web3(Web3.HTTPProvider(f"http://127.0.0.1:{port}"))
+        assert web3.is_connected() and web3.eth.chain_id == 31337
+        account = web3.eth.account.from_key(ACCOUNT_KEYS[0])
+        for index, form in enumerate(
+            (
+                {"gasPrice": web3.eth.gas_price},
+                {"gasPrice": web3.eth.gas_price, "accessList": []},
+                {"maxFeePerGas": 10**10, "maxPriorityFeePerGas": 10**9},
+            )
+        ):
+            nonce = web3.eth.get_transaction_count(account.address, "pending")
+            fields = {"to": checksum(ACCOUNT_ADDRESSES[1]), "value": 10**18, "gas": 21_000, "nonce": nonce}
+            signed = account.sign_transaction({**fields, **form, "chainId": 31337})
+            sent = web3.eth.send_raw_transaction(signed.raw_transaction)
+            produce()
+            receipt = web3.eth.get_transaction_receipt(sent)
+            assert receipt["status"] == 1 and receipt["type"] == index
+        block = web3.eth.get_block("latest", full_transactions=True)
+        assert block["hash"] == web3.eth.get_block(block["number"])["hash"]
+        assert web3.eth.fee_history(2, "latest", [50])["reward"]
+
+    async def check(port: int) -> None:
+        await trio.to_thread.run_sync(client, port, lambda: trio.from_thread.run_sync(host.produce))
+
+    with_server(host, check)
