@@ -84,7 +84,7 @@ class NumpyExecutor:
         return ((y * reciprocal[:, None]) >> (40 - cip.NORM_BITS)) * self._gains[gain]
 
     def _norm_row(self, x: np.ndarray, gain: str) -> np.ndarray:
-        """_norm of one row, with Python's integers where numpy would spend a call on each (decoding is 40 % quicker)."""
+        """_norm of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
         left = cip.WINDOW_BITS - int(np.abs(x).max()).bit_length()
         y = x << left if left >= 0 else x >> -left
         mean = int(np.dot(y[0], y[0])) // self.shape.width

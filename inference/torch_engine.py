@@ -24,7 +24,7 @@ class TorchExecutor:
         torch.set_float32_matmul_precision("highest")
         self.model, self.shape = model, model.manifest.shape
         self._device = torch.device(device)
-        self._scalar = self._device.type == "cpu"  # a single row's scale as a Python integer: cheap where no device waits
+        self._scalar = self._device.type == "cpu"  # a single row's scale in Python: cheap where no device waits
         s = self.shape
         self._embedding_scale = self._wide("embedding.scale")
         self._embedding = self._wide("embedding.weight")
