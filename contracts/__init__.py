@@ -1,1 +1,0 @@
-"""The system accounts as Solidity sees them: interfaces and ABI JSON, generated from vm.system.abi (generate.py)."""

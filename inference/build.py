@@ -103,8 +103,8 @@ class _Draws:
     def between(self, low: int, high: int, extent: tuple[int, ...]) -> np.ndarray:
         """int64 in [low, high]."""
         count = int(np.prod(extent))
-        counters = self._counter + np.arange(-(-count // 4), dtype=np.uint64)
-        self._counter += len(counters)
-        key = (self._seed & 0xFFFFFFFF, self._seed >> 32)
-        words = np.stack(philox((counters, 0, 0, 0), key), axis=1).reshape(-1)[:count].astype(np.int64)
-        return low + (words * (high - low + 1) >> 32).reshape(extent)
+        words: list[int] = []
+        while len(words) < count:
+            words.extend(philox((self._counter, 0, 0, 0), (self._seed & 0xFFFFFFFF, self._seed >> 32)))
+            self._counter += 1
+        return low + (np.array(words[:count], np.int64) * (high - low + 1) >> 32).reshape(extent)

@@ -1,0 +1,300 @@
+"""The command line. Each command imports what it needs when it runs, so that `labora --help` answers at once.
+
+Exit codes are those of node.exits; an error is one line that says what to do next.
+"""
+
+import errno
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from node.exits import DISK, INTERRUPTED, OK, Fatal
+
+app = typer.Typer(
+    name="labora",
+    help="A standalone blockchain node whose consensus is proof of useful work: AI inference, checked bit for bit.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+account = typer.Typer(help="Accounts: keys that sign transactions.", no_args_is_help=True, rich_markup_mode=None)
+task = typer.Typer(help="Inference tasks: ask, follow, explain.", no_args_is_help=True, rich_markup_mode=None)
+validator = typer.Typer(help="Validators.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(account, name="account")
+app.add_typer(task, name="task")
+app.add_typer(validator, name="validator")
+
+DEFAULT_RPC = "http://127.0.0.1:8545"
+
+
+class Engine(StrEnum):
+    """What runs the models."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    NUMPY = "numpy"
+
+
+class WaitFor(StrEnum):
+    """How far a task goes before the command returns."""
+
+    ANSWER = "answer"
+    AGREED = "agreed"
+    SETTLED = "settled"
+
+
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The node's folder (LABORA_DATA_DIR).")]
+Rpc = Annotated[str, typer.Option("--rpc", envvar="LABORA_RPC", help="JSON-RPC address of a node.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> NoReturn:
+    """Entry point: run the command, turn what went wrong into one line and an exit code."""
+    try:
+        app()
+    except Fatal as error:
+        print(f"labora: {error}", file=sys.stderr)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print("labora: no space left on the disk: free some and start again", file=sys.stderr)
+        sys.exit(DISK)
+    sys.exit(OK)
+
+
+@app.command()
+def devnet(
+    validators: Annotated[int, typer.Option(min=1, max=16, help="Validator processes.")] = 4,
+    block_ms: Annotated[int, typer.Option(min=100, max=60_000, help="Milliseconds between blocks.")] = 1000,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder of the whole devnet (default: ./devnet).")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_000, help="First JSON-RPC port; 0: free ones.")] = 8545,
+    engine: Annotated[Engine, typer.Option(help="auto alternates torch and numpy.")] = Engine.AUTO,
+    reset: Annotated[bool, typer.Option("--reset", help="Delete the folder's chain first.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write endpoints and accounts here after the first block.")] = None,
+) -> None:
+    """Start a chain of real validator processes on this machine; Ctrl-C ends all of them."""
+    from node import devnet as launcher
+
+    options = launcher.Options(validators, block_ms, data_dir or Path("devnet"), port, engine.value, reset, json)
+    raise typer.Exit(launcher.run(options))
+
+
+@app.command()
+def init(
+    genesis: Annotated[Path, typer.Option(help="The chain's genesis file.")],
+    data_dir: DataDir = None,
+    as_validator: Annotated[bool, typer.Option("--validator", help="Make a validator's keys too.")] = False,
+    passphrase_file: Annotated[Path | None, typer.Option(help="File with the keys' passphrase.")] = None,
+) -> None:
+    """Make a node's folder: configuration, genesis, keys. Prints the genesis hash."""
+    from node.init import initialise
+
+    initialise(_data_folder(data_dir), genesis, as_validator, passphrase_file)
+
+
+@app.command()
+def run(
+    data_dir: DataDir = None,
+    p2p_host: Annotated[str | None, typer.Option(help="Address that peers connect to.")] = None,
+    p2p_port: Annotated[int | None, typer.Option(help="Port that peers connect to (0: any free one).")] = None,
+    p2p_peers: Annotated[list[str] | None, typer.Option("--p2p-peer", help="id@host:port; may be repeated.")] = None,
+    rpc_host: Annotated[str | None, typer.Option(help="Address of JSON-RPC.")] = None,
+    rpc_port: Annotated[int | None, typer.Option(help="Port of JSON-RPC (0: any free one).")] = None,
+    rpc_cors: Annotated[list[str] | None, typer.Option(help="Origin that browser pages may call from.")] = None,
+    rpc_vhosts: Annotated[list[str] | None, typer.Option(help="Host name that requests may carry.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, torch, numpy or none.")] = None,
+    model_dir: Annotated[str | None, typer.Option(help="Folder of model files.")] = None,
+    engine_threads: Annotated[int | None, typer.Option(help="CPU threads of the model's process.")] = None,
+    passphrase_file: Annotated[str | None, typer.Option(help="File with the keys' passphrase.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="terminal, logfmt or json.")] = None,
+    new_signer: Annotated[
+        bool, typer.Option("--new-signer", help="Start a missing signer anew; it stays silent for 2n heights.")
+    ] = False,
+) -> None:
+    """Run one node in the foreground."""
+    flags = {
+        "p2p_host": p2p_host, "p2p_port": p2p_port, "p2p_peers": p2p_peers or None, "rpc_host": rpc_host,
+        "rpc_port": rpc_port, "rpc_cors": rpc_cors or None, "rpc_vhosts": rpc_vhosts or None, "engine": engine,
+        "model_dir": model_dir, "engine_threads": engine_threads, "passphrase_file": passphrase_file,
+        "log_level": log_level, "log_format": log_format,
+    }  # fmt: skip
+    folder = _data_folder(data_dir)
+    settings = _load_config(folder, flags)
+    from node.node import run_node
+
+    raise typer.Exit(run_node(folder, settings, new_signer))
+
+
+@account.command("new")
+def account_new(data_dir: DataDir = None) -> None:
+    """Make an account and print its address."""
+    from node.accounts import ask_passphrase
+    from node.keys import find_passphrase, new_secret, write_keystore
+    from primitives.address import checksum
+    from primitives.keys import address_of
+
+    keystore = _data_folder(data_dir).keystore
+    secret = new_secret()
+    address = address_of(secret)
+    write_keystore(keystore / f"{address.hex()}.json", secret, find_passphrase(None, keystore, ask_passphrase))
+    print(checksum(address))
+
+
+@account.command("list")
+def account_list(data_dir: DataDir = None) -> None:
+    """List the accounts that have a keystore."""
+    from node.accounts import stored_accounts
+
+    for address in stored_accounts(_data_folder(data_dir).keystore):
+        print(address)
+
+
+@task.command("post")
+def task_post(
+    prompt: Annotated[str, typer.Argument(help="What to continue.")],
+    rpc: Rpc = DEFAULT_RPC,
+    key: Annotated[str | None, typer.Option(envvar="LABORA_KEY", help="Private key in hex.")] = None,
+    account: Annotated[str | None, typer.Option(help="Number of a devnet account, or an address.")] = None,
+    data_dir: DataDir = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among so many; 0: all.")] = 0,
+    assurance: Annotated[
+        int | None, typer.Option(min=0, max=2, help="Least verifiers; 0 accepts an answer that nobody checks.")
+    ] = None,
+    wait: Annotated[WaitFor, typer.Option(help="How far to follow it.")] = WaitFor.SETTLED,
+    json: AsJson = False,
+) -> None:
+    """Ask the chain's validators to continue a text; print the answer and its story."""
+    from node.accounts import choose_key
+    from node.client import Client
+    from node.post import Request, Wait, post_task, wait_for
+
+    client = Client(rpc)
+    secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
+    task_id, block = post_task(client, secret, Request(prompt, max_tokens, temperature, top_k, assurance))
+    if not json:
+        print(f"task 0x{task_id.hex()}")
+    story = wait_for(client, task_id, block, Wait(wait.value), _quiet if json else print)
+    _print_story(story, json)
+
+
+@task.command("watch")
+def task_watch(task_id: Annotated[str, typer.Argument(help="The task's id.")], rpc: Rpc = DEFAULT_RPC) -> None:
+    """Follow a task until it has settled."""
+    from node.client import Client
+    from node.post import Wait, wait_for
+    from node.story import read_story
+
+    client, identifier = Client(rpc), _task_id(task_id)
+    posted = read_story(client, identifier).posted_block
+    story = wait_for(client, identifier, posted or 0, Wait.SETTLED, print)
+    _print_story(story, as_json=False)
+
+
+@task.command("explain")
+def task_explain(
+    task_id: Annotated[str, typer.Argument(help="The task's id.")], rpc: Rpc = DEFAULT_RPC, json: AsJson = False
+) -> None:
+    """Print a task's story again, from the chain alone."""
+    from node.client import Client
+    from node.story import read_story
+
+    story = read_story(Client(rpc), _task_id(task_id))
+    if not json:
+        for line in story.lines:
+            print(line)
+    _print_story(story, json)
+
+
+@validator.command("status")
+def validator_status(rpc: Rpc = DEFAULT_RPC, json: AsJson = False) -> None:
+    """Show the validators of the current set, as a node sees them."""
+    import json as codec
+
+    from node.client import Client
+
+    rows = Client(rpc).call("labora_validators")
+    if json:
+        print(codec.dumps(rows, indent=1))
+        return
+    for row in rows["validators"] if isinstance(rows, dict) else rows:
+        print("  ".join(f"{name} {value}" for name, value in row.items() if not isinstance(value, list | dict)))
+
+
+@app.command()
+def config(data_dir: DataDir = None) -> None:
+    """Print the configuration in force and where things are."""
+    from node.config import to_toml
+
+    folder = _data_folder(data_dir)
+    print(to_toml(_load_config(folder, {})), end="")
+    print(f"\n# data folder {folder.root}")
+    for name in ("config", "genesis", "keys", "keystore", "chain", "wal", "signer", "journal"):
+        print(f"#   {name:<9} {getattr(folder, name)}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"labora {program_version()}")
+
+
+def program_version() -> str:
+    """The installed distribution's version; `source` in a checkout that is not installed."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("labora")
+    except metadata.PackageNotFoundError:
+        return "source"
+
+
+def _data_folder(data_dir: Path | None) -> Any:
+    from node.config import DataFolder, default_data_dir
+
+    return DataFolder((data_dir or default_data_dir()).absolute())
+
+
+def _load_config(folder: Any, flags: dict[str, Any]) -> Any:
+    import os
+
+    from node.config import load
+
+    return load(folder.config, os.environ, flags)
+
+
+def _task_id(text: str) -> bytes:
+    from node.exits import USAGE
+
+    try:
+        identifier = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        identifier = b""
+    if len(identifier) != 32:
+        raise Fatal(USAGE, f"{text!r} is no task id (32 bytes in hex)")
+    return identifier
+
+
+def _quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+def _print_story(story: Any, as_json: bool) -> None:
+    if as_json:
+        import json as codec
+
+        print(codec.dumps(story.as_json()))
+        return
+    if story.output:
+        print(f"\n{story.prompt}{story.output}\n")
+    print(f"status {story.status.name.lower()}")
+    if story.receipt is not None:
+        print(f"receipt 0x{story.receipt.hex()}")

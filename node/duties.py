@@ -1,0 +1,176 @@
+"""What a validator does about what it owes: which models to run next, which messages to send, at which fees.
+
+Pure functions over duties (vm.system.market_views) and results; node.inference runs models and sends.
+"""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass
+
+from primitives.hashing import keccak
+from primitives.task import (
+    BATCH_ITEMS_MAX,
+    NO_BAD_POSITION,
+    Reveal,
+    Submission,
+    Verdict,
+    WorkItem,
+    encode_batch,
+    execution_commitment,
+    verdict_commitment,
+)
+from primitives.transaction import Transaction, sign_transaction
+from vm.system import abi, market_gas
+from vm.system import gas as system_gas
+from vm.system.market_views import Duty
+
+BATCH_BYTES_MAX = 48 * 1024
+"""Of one batch: below what the builder gives all work batches together."""
+GAS_MARGIN = 20_000
+TIP_WEI_PER_GAS = 10**9
+STALE_BLOCKS = 2
+"""A work transaction that is in no block after so many is made again."""
+BUMP_NUM, BUMP_DEN = 9, 8
+"""Times 1.125: what replaces a transaction must pay at least 10 % more."""
+
+KIND_OF_ROLE = {abi.ROLE_EXECUTE: 1, abi.ROLE_AUDIT: 2, abi.ROLE_REVEAL: 3}
+"""Role of a duty -> kind of the batch item that fulfils it."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What running a model gave: an answer (tokens, bad = 2^32 - 1) or a check of somebody's answer (no tokens)."""
+
+    task: bytes
+    trace_key: bytes
+    root: bytes
+    bad: int = NO_BAD_POSITION
+    tokens: tuple[int, ...] = ()
+    queue_ms: int = 0
+    first_token_ms: int = 0
+    total_ms: int = 0
+    device: str = ""
+
+    @property
+    def key(self) -> "ResultKey":
+        return (self.task, self.trace_key, bool(self.tokens))
+
+
+ResultKey = tuple[bytes, bytes, bool]
+"""(task, trace key, whether it is an answer)."""
+
+
+def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None:
+    """The result that fulfils a duty; for a reveal whichever of the two this validator has."""
+    answer = results.get((duty.task, duty.trace_key, True))
+    check = results.get((duty.task, duty.trace_key, False))
+    if duty.role == abi.ROLE_EXECUTE:
+        return answer
+    if duty.role == abi.ROLE_AUDIT:
+        return check
+    return answer or check
+
+
+def next_job(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> Duty | None:
+    """The duty to run a model for now, the first to close first. height: of the next block.
+
+    A backup begins only when its own slot does. A reveal whose result was lost is computed again, with the same bits.
+    """
+    wanted = [
+        duty
+        for duty in duties
+        if duty.model == model
+        and result_for(duty, results) is None
+        and duty.last_block >= height
+        and (duty.role != abi.ROLE_EXECUTE or duty.first_block <= height + 1)
+    ]
+    return min(wanted, key=lambda duty: (duty.last_block, duty.task), default=None)
+
+
+def items_to_send(
+    operator: bytes,
+    duties: Iterable[Duty],
+    results: Mapping[ResultKey, Result],
+    refused: Set[tuple[bytes, int]],
+    height: int,
+) -> list[WorkItem]:
+    """Messages that block `height` accepts and that are ready, within the bounds of one batch.
+
+    refused: (task, kind) that the chain has refused already; sent again they would be refused again.
+    """
+    items: list[WorkItem] = []
+    size = 0
+    for duty in sorted(duties, key=lambda duty: (duty.last_block, duty.task)):
+        result = result_for(duty, results)
+        open_now = duty.first_block <= height <= duty.last_block
+        if result is None or not open_now or (duty.task, KIND_OF_ROLE[duty.role]) in refused:
+            continue
+        item = _item(operator, duty, result)
+        size += len(encode_batch([item]))
+        if len(items) == BATCH_ITEMS_MAX or size > BATCH_BYTES_MAX:
+            break
+        items.append(item)
+    return items
+
+
+def _item(operator: bytes, duty: Duty, result: Result) -> WorkItem:
+    if duty.role == abi.ROLE_EXECUTE:
+        commitment = execution_commitment(duty.task, operator, result.root)
+        times = (result.queue_ms, result.first_token_ms, result.total_ms)
+        return Submission(duty.task, result.tokens, commitment, *times, result.device.encode()[:32])
+    if duty.role == abi.ROLE_AUDIT:
+        return Verdict(duty.task, verdict_commitment(duty.task, operator, result.bad, result.root))
+    return Reveal(duty.task, result.root, result.bad)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A work transaction that is on its way."""
+
+    transaction: Transaction
+    height: int
+    """Of the block that it was made for."""
+    digest: bytes
+    """Of its batch."""
+
+
+def work_transaction(
+    hot_key: bytes,
+    chain_id: int,
+    nonce: int,
+    items: list[WorkItem],
+    base_fee: int,
+    gas_max: int,
+    height: int,
+    replaced: Sent | None,
+) -> Sent:
+    """`Market.work` with these items. replaced: the transaction of the same nonce that was not included."""
+    batch = encode_batch(items)
+    data = abi.WORK.encode_call(batch)
+    tip, max_fee = TIP_WEI_PER_GAS, 2 * base_fee + TIP_WEI_PER_GAS
+    if replaced is not None:
+        tip = max(tip, -(-replaced.transaction.max_priority_fee_per_gas * BUMP_NUM // BUMP_DEN))
+        max_fee = max(max_fee, -(-replaced.transaction.max_fee_per_gas * BUMP_NUM // BUMP_DEN))
+    zeros = data.count(0)
+    intrinsic = 21_000 + 4 * zeros + 16 * (len(data) - zeros)
+    floor = 21_000 + 10 * zeros + 40 * (len(data) - zeros)
+    work = market_gas.WORK + system_gas.CALL + system_gas.CALLDATA_BYTE * len(data) + sum(map(_item_gas, items))
+    transaction = sign_transaction(
+        hot_key, chain_id=chain_id, nonce=nonce, gas=min(gas_max, max(floor, intrinsic + work) + GAS_MARGIN),
+        to=abi.WORK.account, max_fee_per_gas=max_fee, max_priority_fee_per_gas=tip, data=data,
+    )  # fmt: skip
+    return Sent(transaction, height, keccak(batch))
+
+
+def is_stale(sent: Sent, height: int) -> bool:
+    """Whether it has missed its blocks. height: of the next block."""
+    return height - sent.height >= STALE_BLOCKS
+
+
+def _item_gas(item: WorkItem) -> int:
+    match item:
+        case Submission():
+            return market_gas.SUBMIT + market_gas.SUBMIT_TOKEN * len(item.tokens)
+        case Verdict():
+            return market_gas.VERDICT
+        case Reveal():
+            return market_gas.REVEAL

@@ -1,0 +1,268 @@
+"""The inference service: sees in the state what this validator owes, has child processes run models, sends results.
+
+Everything is derived from the committed state; a restart loses nothing that cannot be computed again with the same
+bits. One work transaction at a time. A validator without a model's files still validates every block and says
+what it cannot serve. Replaying or syncing blocks never runs a model.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from chain.ledger import Committed, Ledger
+from node.config import NodeConfig
+from node.consensus import Consensus
+from node.duties import Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
+from node.journal import Journal
+from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
+from primitives.hashing import keccak
+from primitives.keys import address_of
+from primitives.merkle import tokens_root, unpack_tokens
+from primitives.receipt import Log
+from primitives.task import Status
+from primitives.transaction import InvalidTransaction, Transaction
+from vm.system import abi, views
+from vm.system.market_views import Duty, open_tasks, task_view
+
+PRUNE_BLOCKS = 16
+"""How often results of finished tasks are looked for."""
+FAILURES_MAX = 5
+"""A model process that dies so often on one task is not asked about it again."""
+MANIFEST = "manifest.json"
+FINISHED = (Status.SETTLED, Status.REFUNDED)
+
+log = structlog.get_logger("inference")
+
+
+class InferenceService:
+    """The service; `run` until cancelled."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        consensus: Consensus,
+        submit: Callable[[bytes], Transaction],
+        hot_key: bytes | None,
+        config: NodeConfig,
+        journal_folder: Path,
+    ) -> None:
+        self._ledger = ledger
+        self._consensus = consensus
+        self._submit = submit
+        self._hot_key = hot_key
+        self._config = config
+        self._journal = Journal(journal_folder)
+        self._operator: bytes | None = None
+        self._duties: list[Duty] = []
+        self._results: dict[ResultKey, Result] = {}
+        self._refused: set[tuple[bytes, int]] = set()
+        self._failures: dict[tuple[bytes, bytes], int] = {}
+        self._seen_at: dict[tuple[bytes, int], float] = {}
+        self._sent: Sent | None = None
+        self._workers: dict[bytes, Worker] = {}
+        self._not_served: dict[bytes, str] = {}
+        self._open_tasks: set[bytes] = set()
+        self._settled_tasks = 0
+        self._done_tasks = 0
+        self._wake_planner = trio.Event()
+        self._wake_workers = trio.Event()
+        consensus.on_commit.append(self._on_commit)
+
+    def status(self) -> dict[str, Any]:
+        """What labora_health shows."""
+        return {
+            "engines": {model.hex()[:16]: worker.engine or "starting" for model, worker in self._workers.items()},
+            "notServed": {model.hex()[:16]: reason for model, reason in self._not_served.items()},
+            "duties": len(self._duties),
+            "tasksOpen": len(self._open_tasks),
+            "tasksSettled": self._settled_tasks,
+            "tasksRun": self._done_tasks,
+            "workerRestarts": sum(worker.restarts for worker in self._workers.values()),
+        }
+
+    async def run(self) -> None:
+        """Plan after every commit, from the first StartHeight on."""
+        await self._consensus.started.wait()
+        if self._hot_key is None:
+            return
+        for result in self._journal.load():
+            self._results[result.key] = result
+        try:
+            async with trio.open_nursery() as nursery:
+                while True:
+                    self._wake_planner = trio.Event()
+                    await self._plan(nursery)
+                    await self._wake_planner.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                for worker in self._workers.values():
+                    await worker.stop()
+
+    # ------------------------------------------------------------------ planning
+
+    async def _plan(self, nursery: trio.Nursery) -> None:
+        """Read what is owed at the head, wake the workers, send what is ready."""
+        head = self._ledger.head.number
+        self._duties = await trio.to_thread.run_sync(self._read_duties)
+        now = trio.current_time()
+        keys = {(duty.task, duty.role) for duty in self._duties}
+        self._seen_at = {key: self._seen_at.get(key, now) for key in keys}
+        for model in {duty.model for duty in self._duties} - self._workers.keys() - self._not_served.keys():
+            self._start_worker(model, nursery)
+        self._wake_workers.set()
+        self._send()
+        if head % PRUNE_BLOCKS == 0 and self._results:
+            await trio.to_thread.run_sync(self._prune)
+
+    def _read_duties(self) -> list[Duty]:
+        reader = self._ledger.reader()
+        if self._operator is None:
+            assert self._hot_key is not None
+            self._operator = views.operator_by_hot(reader, address_of(self._hot_key))
+            if self._operator is None:
+                return []
+        ctx = views.ViewContext(reader, self._ledger.params, self._ledger.head.number + 1)
+        return open_tasks(ctx, self._operator)
+
+    def _prune(self) -> None:
+        ctx = views.ViewContext(self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1)
+        for key, result in list(self._results.items()):
+            view = task_view(ctx, result.task)
+            if view is None or view.status in FINISHED:
+                self._journal.remove(result)
+                del self._results[key]
+
+    def _on_commit(self, committed: Committed) -> None:
+        for receipt in committed.receipts:
+            for entry in receipt.logs:
+                self._follow(entry)
+        self._wake_planner.set()
+
+    def _follow(self, entry: Log) -> None:
+        """Count tasks for the status line, and note what was refused."""
+        event = abi.EVENTS.get(entry.topics[0]) if entry.topics else None
+        if event is abi.TASK_POSTED:
+            self._open_tasks.add(entry.topics[1])
+        elif event is abi.TASK_SETTLED or event is abi.TASK_REFUNDED:
+            self._open_tasks.discard(entry.topics[1])
+            self._settled_tasks += event is abi.TASK_SETTLED
+        elif event is abi.WORK_REFUSED and self._operator is not None and entry.topics[2][12:] == self._operator:
+            values = event.decode(entry.topics, entry.data)
+            self._refused.add((entry.topics[1], values["kind"]))
+            log.warning("work refused", task=entry.topics[1], code=values["code"], reason=values["text"])
+
+    # ------------------------------------------------------------------ running models
+
+    def _start_worker(self, model: bytes, nursery: trio.Nursery) -> None:
+        config = self._config
+        if config.engine == "none":
+            self._not_serving(model, "this node runs no models (engine = none)")
+            return
+        folders = find_models(config.model_dir)
+        if model not in folders:
+            self._not_serving(model, f"no files of it in {config.model_dir or 'the shipped models'}")
+            return
+        worker = Worker(WorkerConfig(folders[model], config.engine, config.engine_threads))
+        self._workers[model] = worker
+        nursery.start_soon(self._work, model, worker)
+
+    def _not_serving(self, model: bytes, reason: str) -> None:
+        self._not_served[model] = reason
+        log.error("cannot serve a model; every block is still validated", model=model, reason=reason)
+
+    async def _work(self, model: bytes, worker: Worker) -> None:
+        """One model's jobs, one after the other, the first to close first."""
+        while True:
+            self._wake_workers = trio.Event()
+            duty = self._next_job(model)
+            if duty is None:
+                await self._wake_workers.wait()
+                continue
+            try:
+                result = await self._run_job(duty, worker)
+            except WorkerUnfit as error:
+                del self._workers[model]
+                self._not_serving(model, str(error))
+                return
+            except WorkerFailed as error:
+                key = (duty.task, duty.trace_key)
+                self._failures[key] = FAILURES_MAX if error.permanent else self._failures.get(key, 0) + 1
+                log.warning("a task could not be run", task=duty.task, reason=str(error), times=self._failures[key])
+                continue
+            self._done_tasks += 1
+            await trio.to_thread.run_sync(self._journal.add, result)
+            self._results[result.key] = result
+            self._send()
+
+    def _next_job(self, model: bytes) -> Duty | None:
+        able = [duty for duty in self._duties if self._failures.get((duty.task, duty.trace_key), 0) < FAILURES_MAX]
+        return next_job(able, self._results, self._ledger.head.number + 1, model)
+
+    async def _run_job(self, duty: Duty, worker: Worker) -> Result:
+        prompt, output = await trio.to_thread.run_sync(self._texts, duty)
+        queue_ms = int((trio.current_time() - self._seen_at.get((duty.task, duty.role), trio.current_time())) * 1000)
+        request: dict[str, Any] = {
+            "prompt": list(prompt), "temperature_q16": duty.temperature_q16, "top_k": duty.top_k, "seed": duty.seed,
+            "trace_key": duty.trace_key,
+        }  # fmt: skip
+        if duty.role == abi.ROLE_EXECUTE:
+            answer = await worker.ask({**request, "op": "generate", "max_tokens": duty.max_tokens})
+            return Result(
+                duty.task, duty.trace_key, answer["root"], tokens=tuple(answer["tokens"]), queue_ms=queue_ms,
+                first_token_ms=answer["first_token_ms"], total_ms=answer["total_ms"], device=f"{worker.engine}/cpu",
+            )  # fmt: skip
+        verdict = await worker.ask({**request, "op": "verify", "output": list(output)})
+        return Result(duty.task, duty.trace_key, verdict["root"], bad=verdict["bad"], queue_ms=queue_ms)
+
+    def _texts(self, duty: Duty) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prompt and, of an answered task, output, as the chain's logs hold them."""
+        prompt: tuple[int, ...] = ()
+        output: tuple[int, ...] = ()
+        for found in self._ledger.task_logs(duty.task):
+            event = abi.EVENTS.get(found.log.topics[0])
+            if event is abi.TASK_POSTED:
+                prompt = unpack_tokens(event.decode(found.log.topics, found.log.data)["tokens"])
+            elif event is abi.TASK_ANSWERED:
+                output = unpack_tokens(event.decode(found.log.topics, found.log.data)["tokens"])
+        assert tokens_root(prompt) == duty.prompt_hash, duty.task
+        assert duty.role == abi.ROLE_EXECUTE or tokens_root(output) == duty.output_hash, duty.task
+        return prompt, output
+
+    # ------------------------------------------------------------------ sending
+
+    def _send(self) -> None:
+        """One work transaction at the head's nonce; made again with everything pending when it missed two blocks."""
+        if self._operator is None or self._hot_key is None:
+            return
+        height = self._ledger.head.number + 1
+        nonce = self._ledger.reader().nonce(address_of(self._hot_key))
+        if self._sent is not None and nonce > self._sent.transaction.nonce:
+            self._sent = None
+        if self._sent is not None and not is_stale(self._sent, height):
+            return
+        items = items_to_send(self._operator, self._duties, self._results, self._refused, height)
+        if not items:
+            return
+        params = self._ledger.params
+        sent = work_transaction(
+            self._hot_key, params.chain_id, nonce, items, self._ledger.next_base_fee(), params.transaction_gas_max,
+            height, self._sent,
+        )  # fmt: skip
+        try:
+            self._submit(sent.transaction.raw)
+        except InvalidTransaction as error:
+            log.warning("work transaction not accepted", reason=str(error), items=len(items))
+            return
+        self._sent = sent
+        log.debug("work sent", items=len(items), nonce=nonce, height=height)
+
+
+def find_models(model_dir: str) -> Mapping[bytes, Path]:
+    """Model id -> folder, of a folder's models or of those that ship: the id is the hash of the manifest's bytes."""
+    root = Path(model_dir) if model_dir else Path(str(files("genesis.models")))
+    candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
+    return {keccak((path / MANIFEST).read_bytes()): path for path in candidates if (path / MANIFEST).exists()}

@@ -1,0 +1,292 @@
+"""One node, from its folder to its last task. Begin reading here.
+
+    folder -> genesis, database, keys -> ledger -> log, signer, core -> network, consensus, sync, work, JSON-RPC
+
+`open_node` puts the rooms together and says in one line what is wrong when they do not fit; `Node.run` holds one
+nursery in which every service lives. When one of them fails, all end: a half-alive validator helps nobody.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import structlog
+import trio
+
+from chain.kv import KVCorrupt, KVError, KVFull, KVLocked, LevelKV
+from chain.ledger import Ledger, WrongGenesis
+from chain.mempool import Mempool
+from consensus.bft.core import Core
+from genesis.spec import InvalidSpec, load_spec
+from node import logs
+from node.accounts import ask_passphrase
+from node.backend import NodeBackend
+from node.cli import program_version
+from node.clock import now_ms
+from node.config import DataFolder, NodeConfig
+from node.consensus import Consensus, timing_of
+from node.exits import CONFIGURATION, DISK, INTERRUPTED, LOCKED, OK, PORT_IN_USE, SIGNER, WRONG_CHAIN, Fatal
+from node.host import NodeHost
+from node.inference import InferenceService
+from node.keys import NodeKeys, find_passphrase, has_validator_keys, read_keystore, read_node_keys
+from node.messages import Decoder
+from node.replay import Recovered, recover
+from node.signer import FileSigner, SignerError, SignerLocked, create_or_open
+from node.sync import Sync
+from node.wal import LostLog, WriteAheadLog, begin_log, open_log, set_aside
+from p2p.network import AddressError, Network, NetworkConfig
+from rpc.context import Context
+from rpc.dispatch import Dispatcher
+from rpc.events import Hub
+from rpc.filters import Filters
+from rpc.registry import registry
+from rpc.server import PortInUse, ServerConfig, serve
+
+EXPIRY_SECONDS = 60.0
+"""How often the mempool is asked to let old transactions go."""
+
+log = structlog.get_logger("node")
+
+
+def run_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> int:
+    """Run until a signal or a failure; the exit code. Raises Fatal."""
+    logs.set_up(config.log_level, config.log_format)
+    stopped_by: list[int] = []
+    failure: Fatal | None = None
+    with _locked(folder):
+        try:
+            trio.run(_run_until_signal, folder, config, new_signer, stopped_by)
+        except* Fatal as group:
+            failure = _first(group)
+        except* KVFull as group:
+            failure = Fatal(DISK, str(_first(group)))
+        except* KVError as group:
+            failure = Fatal(DISK, str(_first(group)))
+        except* OSError as group:
+            if (error := _first(group)).errno != errno.ENOSPC:
+                raise
+            failure = Fatal(DISK, f"no space left for {folder.root}: free some; what was committed is intact")
+            failure.__cause__ = error
+    if failure is not None:
+        log.error("node stopped", reason=str(failure), code=failure.code)
+        raise failure
+    return INTERRUPTED if signal.SIGINT in stopped_by else OK
+
+
+async def _run_until_signal(folder: DataFolder, config: NodeConfig, new_signer: bool, stopped_by: list[int]) -> None:
+    node = await trio.to_thread.run_sync(open_node, folder, config, new_signer)
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(node.run)
+            async for number in signals:
+                log.info("stopping", signal=signal.Signals(number).name)
+                stopped_by.append(number)
+                nursery.cancel_scope.cancel()
+
+
+@dataclass
+class Node:
+    """The rooms of one node, put together and not yet running."""
+
+    folder: DataFolder
+    config: NodeConfig
+    kv: LevelKV
+    ledger: Ledger
+    mempool: Mempool
+    network: Network
+    host: NodeHost
+    consensus_parts: tuple[WriteAheadLog, Core, Recovered, FileSigner | None]
+    keys: NodeKeys | None
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Every service in one nursery, until cancelled or one of them fails."""
+        config, ledger, host = self.config, self.ledger, self.host
+        wal, core, recovered, signer = self.consensus_parts
+        beacon_key = None if self.keys is None else self.keys.beacon
+        consensus = Consensus(
+            ledger, self.mempool, self.network, wal, core, recovered, signer, beacon_key, self.folder.root
+        )
+        sync = Sync(self.network, consensus, ledger)
+        hot_key = None if self.keys is None else self.keys.hot
+        inference = InferenceService(ledger, consensus, host.submit, hot_key, config, self.folder.journal)
+        version = program_version()
+        backend = NodeBackend(version, ledger, self.mempool, host, self.network, consensus, sync, inference)
+        hub = Hub()
+        consensus.on_commit.append(hub.committed)
+        host.announce = self.network.announce_transactions
+        host.on_pending = hub.pending
+        methods = registry()
+        context = Context(backend, Filters(), methods.namespaces)
+        server = ServerConfig(config.rpc_host, config.rpc_port, config.rpc_cors, config.rpc_vhosts)
+        try:
+            async with trio.open_nursery() as nursery:
+                rpc_port = await nursery.start(_serve, server, Dispatcher(methods), hub, context, backend)
+                p2p_port = await nursery.start(_network, self.network, config)
+                nursery.start_soon(consensus.run)
+                nursery.start_soon(sync.run)
+                nursery.start_soon(inference.run)
+                nursery.start_soon(self._expire)
+                self._write_endpoints(rpc_port, p2p_port)
+                log.info(
+                    "node running", version=version, chain_id=ledger.params.chain_id, genesis=ledger.genesis_hash,
+                    head=ledger.head.number, peer_id=self.network.id, p2p_port=p2p_port, rpc_port=rpc_port,
+                    validator=signer is not None,
+                )  # fmt: skip
+                task_status.started()
+        finally:
+            if signer is not None:
+                signer.close()
+            self.kv.close()
+
+    async def _expire(self) -> None:
+        while True:
+            await trio.sleep(EXPIRY_SECONDS)
+            self.mempool.expire(now_ms())
+
+    def _write_endpoints(self, rpc_port: int, p2p_port: int) -> None:
+        """Where this node is to be found, for scripts; whole or not at all."""
+        host = self.config.rpc_host
+        endpoints = {
+            "pid": os.getpid(),
+            "rpc": f"http://{host}:{rpc_port}",
+            "ws": f"ws://{host}:{rpc_port}",
+            "p2p": f"{self.network.id}@{self.config.p2p_host}:{p2p_port}",
+        }
+        part = self.folder.endpoints.with_suffix(".part")
+        part.write_text(json.dumps(endpoints) + "\n")
+        part.replace(self.folder.endpoints)
+
+
+def open_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> Node:
+    """Read the folder and put the rooms together. Raises Fatal with what to do."""
+    try:
+        spec = load_spec(folder.genesis)
+        kv = LevelKV(folder.chain)
+    except InvalidSpec as error:
+        raise Fatal(CONFIGURATION, f"{error}; `labora init` makes a node's folder") from error
+    except KVLocked as error:
+        raise Fatal(LOCKED, str(error)) from error
+    except (KVFull, KVCorrupt) as error:
+        raise Fatal(DISK, str(error)) from error
+    try:
+        ledger = Ledger.open(kv, spec)
+    except WrongGenesis as error:
+        raise Fatal(WRONG_CHAIN, str(error)) from error
+    head = ledger.head
+    log.info("ledger open", genesis=ledger.genesis_hash, head=head.number, state_root=head.header.state_root)
+    is_validator = has_validator_keys(folder.keys)
+    passphrase = find_passphrase(
+        Path(config.passphrase_file) if config.passphrase_file else None, folder.keys, ask_passphrase
+    )
+    keys = read_node_keys(folder.keys, passphrase) if is_validator else None
+    node_key = keys.node if keys is not None else read_keystore(folder.keys / "node.json", passphrase)
+    mempool = Mempool(ledger)
+    host = NodeHost(ledger, mempool, Decoder(ledger.sign_context))
+    try:
+        listen, peers = (config.p2p_host, config.p2p_port), config.p2p_peers
+        network_config = NetworkConfig(node_key, ledger.params.chain_id, ledger.genesis_hash, *listen, peers)
+        network = Network(network_config, host)
+    except (AddressError, ValueError) as error:
+        raise Fatal(CONFIGURATION, f"p2p: {error}") from error
+    signer = None if keys is None else _open_signer(folder, ledger, keys.consensus, new_signer)
+    parts = _recover(folder, ledger, signer)
+    return Node(folder, config, kv, ledger, mempool, network, host, parts, keys)
+
+
+def _open_signer(folder: DataFolder, ledger: Ledger, key: bytes, new_signer: bool) -> FileSigner:
+    head = ledger.head.number
+    members = len(ledger.validator_set(head + 1))
+    try:
+        return create_or_open(folder.signer, key, ledger.sign_context, head, members, new_signer)
+    except SignerLocked as error:
+        raise Fatal(LOCKED, str(error)) from error
+    except SignerError as error:
+        raise Fatal(SIGNER, str(error)) from error
+
+
+def _recover(
+    folder: DataFolder, ledger: Ledger, signer: FileSigner | None
+) -> tuple[WriteAheadLog, Core, Recovered, FileSigner | None]:
+    """The log, and a core that remembers what the log knows; a lost log costs the height at which the signer stands."""
+    timing = timing_of(ledger.params)
+    own_address = None if signer is None else signer.address
+    known = 0 if signer is None else signer.state.log_sequence
+    try:
+        wal, records = open_log(folder.wal, known)
+        core = Core(own_address, timing)
+        recovered = recover(core, records, ledger.head.number)
+    except LostLog as error:
+        if signer is not None:
+            signer.abandon_height()
+        aside = set_aside(folder.wal)
+        height = 0 if signer is None else signer.state.height
+        log.error("write-ahead log lost", reason=str(error), kept_as=str(aside), silent_through=height)
+        wal, core, recovered = begin_log(folder.wal, known + 1), Core(own_address, timing), Recovered()
+    return wal, core, recovered, signer
+
+
+async def _serve(
+    config: ServerConfig,
+    dispatcher: Dispatcher,
+    hub: Hub,
+    context: Context,
+    backend: NodeBackend,
+    *,
+    task_status: trio.TaskStatus[int],
+) -> None:
+    try:
+        await serve(config, dispatcher, hub, context, partial(_health_page, backend), task_status=task_status)
+    except PortInUse as error:
+        raise Fatal(PORT_IN_USE, f"{error.strerror}: stop the other program, or choose another --rpc-port") from error
+
+
+def _health_page(backend: NodeBackend, path: str) -> tuple[int, bytes] | None:
+    """/health as the Beacon API: 200 ready, 206 syncing, 503 down; /livez answers while the process lives."""
+    if path == "/livez":
+        return 200, b'{"status":"alive"}'
+    if path not in ("/health", "/readyz"):
+        return None
+    health = backend.health()
+    return {"ok": 200, "syncing": 206}.get(health["status"], 503), json.dumps(health).encode()
+
+
+async def _network(network: Network, config: NodeConfig, *, task_status: trio.TaskStatus[int]) -> None:
+    try:
+        await network.run(task_status=task_status)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+            raise
+        where = f"{config.p2p_host}:{config.p2p_port}"
+        text = f"cannot listen for peers on {where}: {error.strerror}; choose another --p2p-port"
+        raise Fatal(PORT_IN_USE, text) from error
+
+
+@contextmanager
+def _locked(folder: DataFolder) -> Iterator[None]:
+    """One process a folder. Raises Fatal (75)."""
+    if not folder.genesis.exists():
+        raise Fatal(CONFIGURATION, f"{folder.root} is no node's folder (no genesis.json); `labora init` makes one")
+    fd = os.open(folder.lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Fatal(LOCKED, f"{folder.root} is in use by another process") from error
+        yield
+    finally:
+        os.close(fd)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """The first exception in a group of groups."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -1,0 +1,141 @@
+"""Ask a question of the chain: sign and send `Market.post`, then wait for as much of the answer as was asked for."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from inference import tokenizer
+from node.client import Client, RpcFailure, from_hex, to_hex
+from node.exits import RUNTIME, USAGE, Fatal
+from node.story import Story, read_story
+from primitives.address import MARKET, MODELS, STAKING
+from primitives.keys import address_of
+from primitives.merkle import pack_tokens
+from primitives.task import TEMPERATURE_ONE_Q16, Status
+from primitives.transaction import sign_transaction
+from vm.system import abi
+
+POLL_SECONDS = 0.25
+WAIT_SECONDS_MAX = 600.0
+TIP_WEI_PER_GAS = 10**9
+GAS_MARGIN_PERCENT = 125
+ESCROW_MARGIN_PERCENT = 150
+"""The base fee may rise before the post is in a block; what is not needed returns at once."""
+TEMPERATURE_MAX = 16.0
+
+
+class Wait(StrEnum):
+    """How long `task post` waits: for the output, for its verification, or for the payment."""
+
+    ANSWER = "answer"
+    AGREED = "agreed"
+    SETTLED = "settled"
+
+
+REACHED = {
+    Wait.ANSWER: {Status.ANSWERED, Status.DRAWN, Status.REVEALING, Status.AGREED, Status.SETTLED},
+    Wait.AGREED: {Status.AGREED, Status.SETTLED},
+    Wait.SETTLED: {Status.SETTLED},
+}
+ENDED = {Status.REFUNDED, Status.DISPUTED}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked. temperature 0 is greedy; assurance None lets the command choose by the number of validators."""
+
+    prompt: str
+    max_tokens: int = 64
+    temperature: float = 0.0
+    top_k: int = 0
+    assurance: int | None = None
+    model: bytes | None = None
+
+
+def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]:
+    """Post, wait for the transaction's receipt, and return (task id, block). Raises Fatal with the chain's reason."""
+    tokens = tokenizer.encode(request.prompt)
+    if not tokens:
+        raise Fatal(USAGE, "the prompt is empty")
+    if not 0 <= request.temperature <= TEMPERATURE_MAX:
+        raise Fatal(USAGE, f"temperature must be between 0 and {TEMPERATURE_MAX:g}, not {request.temperature:g}")
+    model = request.model or first_model(client)
+    assurance = request.assurance
+    if assurance is None:
+        (operators,) = abi.OPERATORS.decode_result(client.read_contract(STAKING, abi.OPERATORS.encode_call()))
+        assurance = 1 if len(operators) > 1 else 0
+    quote = abi.QUOTE.encode_call(model, len(tokens), request.max_tokens, assurance)
+    escrow, least, most = abi.QUOTE.decode_result(client.read_contract(MARKET, quote))
+    deadline = min(max(30, least), most)
+    temperature = round(request.temperature * TEMPERATURE_ONE_Q16)
+    call = abi.POST.encode_call(
+        0, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0, 0, deadline, 0
+    )
+    return _send(client, key, call, escrow * ESCROW_MARGIN_PERCENT // 100)
+
+
+def wait_for(client: Client, task: bytes, posted_block: int, wait: Wait, on_line: Callable[[str], None]) -> Story:
+    """Follow the task until it has gone as far as `wait`; each new line of its story is handed over as it happens."""
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    told = 0
+    seen_block = -1
+    while True:
+        block = client.number("eth_blockNumber")
+        if block != seen_block:
+            seen_block = block
+            story = read_story(client, task, posted_block)
+            for line in story.lines[told:]:
+                on_line(line)
+            told = len(story.lines)
+            ended = story.status in ENDED or (story.status is Status.UNVERIFIED and wait is not Wait.SETTLED)
+            if story.status in REACHED[wait] or ended or story.settled_block is not None:
+                return story
+        if time.monotonic() > deadline:
+            raise Fatal(RUNTIME, f"task {to_hex(task)} is {story.status.name.lower()} after {WAIT_SECONDS_MAX:g} s")
+        time.sleep(POLL_SECONDS)
+
+
+def first_model(client: Client) -> bytes:
+    """The first model that the chain lists. Raises Fatal when there is none."""
+    (models,) = abi.MODEL_LIST.decode_result(client.read_contract(MODELS, abi.MODEL_LIST.encode_call()))
+    if not models:
+        raise Fatal(RUNTIME, "this chain lists no model")
+    return bytes(models[0])
+
+
+def _send(client: Client, key: bytes, data: bytes, value: int) -> tuple[bytes, int]:
+    sender = address_of(key)
+    chain_id = client.number("eth_chainId")
+    call = {"from": to_hex(sender), "to": to_hex(MARKET), "data": to_hex(data), "value": hex(value)}
+    try:
+        gas = client.number("eth_estimateGas", call) * GAS_MARGIN_PERCENT // 100
+        base_fee = int(client.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+        raw = sign_transaction(
+            key, chain_id=chain_id, nonce=client.number("eth_getTransactionCount", to_hex(sender), "pending"), gas=gas,
+            to=MARKET, max_fee_per_gas=2 * base_fee + TIP_WEI_PER_GAS, max_priority_fee_per_gas=TIP_WEI_PER_GAS,
+            value=value, data=data,
+        ).raw  # fmt: skip
+        transaction = client.call("eth_sendRawTransaction", to_hex(raw))
+    except RpcFailure as failure:
+        hint = "; --assurance 0 accepts an answer that nobody checks" if "assurance" in failure.message else ""
+        raise Fatal(RUNTIME, f"the task was refused: {failure.message}{hint}") from failure
+    receipt = _receipt(client, transaction)
+    block = int(receipt["blockNumber"], 16)
+    if int(receipt["status"], 16) != 1:
+        raise Fatal(RUNTIME, f"the post was reverted in block {block} (transaction {transaction})")
+    for log in receipt["logs"]:
+        if from_hex(log["topics"][0]) == abi.TASK_POSTED.topic:
+            return from_hex(log["topics"][1]), block
+    raise Fatal(RUNTIME, f"transaction {transaction} posted no task")
+
+
+def _receipt(client: Client, transaction: str) -> dict[str, Any]:
+    deadline = time.monotonic() + WAIT_SECONDS_MAX
+    while (receipt := client.call("eth_getTransactionReceipt", transaction)) is None:
+        if time.monotonic() > deadline:
+            raise Fatal(RUNTIME, f"transaction {transaction} is in no block after {WAIT_SECONDS_MAX:g} s")
+        time.sleep(POLL_SECONDS)
+    assert isinstance(receipt, dict)
+    return receipt
