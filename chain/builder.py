@@ -114,14 +114,13 @@ def build_block(context: Context, request: BuildRequest, source: TransactionSour
     late = filler.add_users(waiting)
     if late is not None:
         # It was executed and cannot be taken back: fill a second block with what came before it.
-        kept = filler.included[1:-1]
+        kept = [each for each in filler.included[:-1] if isinstance(each, Transaction)]
         if len(kept) == len(batches):
             source.drop(late.hash, "execution exceeded the time limit of a block")
         else:
             source.suspect(late.hash)
         filler = _Filler(context, request, source)
         for transaction in kept:
-            assert isinstance(transaction, Transaction)
             filler.executor.apply(transaction)
             filler.included.append(transaction)
     return filler.close()
@@ -136,6 +135,7 @@ class _Filler:
         mix_hash = bls.next_mix(parent.header.mix_hash, request.beacon_proof)
         base_fee = next_base_fee(parent.header.gas_used, parent.header.base_fee_per_gas, params)
         payout = views.payout(context.reader, request.proposer)
+        assert payout is not None, f"{request.proposer.hex()} proposes and is no operator"
         self.env = block_env(context, request.time_ms // 1000, payout, mix_hash, base_fee)
         self.executor = BlockExecutor(context.state, parent.header.state_root, self.env)
         prologue = prologue_of(context, request.beacon_proof)

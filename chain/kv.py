@@ -19,6 +19,11 @@ WRITE_BUFFER_BYTES = 8 * 1024 * 1024
 BLOOM_BITS = 10
 """Per key; a look-up of an absent key touches no table (about 1 % false positives)."""
 
+_OPEN: set[Path] = set()
+"""Folders open in this process. LevelDB's second open in one process fails, but drops the first one's lock against
+other processes on the way (closing any descriptor of a file releases its fcntl locks), so it must not be tried."""
+_OPEN_LOCK = threading.Lock()
+
 Batch = Iterable[tuple[bytes, bytes | None]]
 """Keys with their new values; None deletes."""
 
@@ -61,6 +66,7 @@ class LevelKV:
     def __init__(self, path: Path | str) -> None:
         """Open or create. Raises KVLocked, KVFull, KVCorrupt, KVError."""
         self.path = Path(path)
+        self._claim()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._db = plyvel.DB(
@@ -72,6 +78,7 @@ class LevelKV:
                 bloom_filter_bits=BLOOM_BITS,
             )
         except (plyvel.Error, OSError) as error:
+            self._release()
             raise self._translated(error) from error
 
     def get(self, key: bytes) -> bytes | None:
@@ -82,9 +89,10 @@ class LevelKV:
         return value
 
     def write(self, batch: Batch, sync: bool = True) -> None:
+        changes = list(batch)
         try:
-            with self._db.write_batch(transaction=True, sync=sync) as writer:
-                for key, value in batch:
+            with self._db.write_batch(sync=sync) as writer:
+                for key, value in changes:
                     if value is None:
                         writer.delete(key)
                     else:
@@ -101,6 +109,17 @@ class LevelKV:
 
     def close(self) -> None:
         self._db.close()
+        self._release()
+
+    def _claim(self) -> None:
+        with _OPEN_LOCK:
+            if self.path.resolve() in _OPEN:
+                raise KVLocked(f"the database at {self.path} is in use by this process already")
+            _OPEN.add(self.path.resolve())
+
+    def _release(self) -> None:
+        with _OPEN_LOCK:
+            _OPEN.discard(self.path.resolve())
 
     def _translated(self, error: Exception) -> KVError:
         """What LevelDB reports only in words, as one of our errors."""

@@ -377,7 +377,7 @@ class Ledger:
         if execution is not None and block.header.parent_hash == context.parent.hash:
             return execution
         if refusal is not None:
-            raise refusal
+            raise InvalidBlock(refusal.field, refusal.expected, refusal.found)
         try:
             execution = validate_block(context, block)
         except InvalidBlock as error:

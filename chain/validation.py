@@ -78,9 +78,8 @@ def is_whole(block: Block) -> bool:
 
     Of a body that came for a hash this must be asked first: a forged body says nothing about the block of that hash.
     """
-    items = [transaction.raw for transaction in block.transactions]
     return (
-        block.header.transactions_root == ordered_trie_root(items)
+        block.header.transactions_root == ordered_trie_root([transaction.raw for transaction in block.transactions])
         and block.header.extra_data == block.sidecar.hash
         and block.sidecar.last_commit_hash == keccak(block.last_commit)
     )
@@ -164,6 +163,8 @@ def check_beacon(context: Context, block: Block, members: ValidatorSet) -> None:
 
 def check_transactions(context: Context, block: Block) -> None:
     """Exactly one system transaction, the derived one, at index 0; the others well formed and signed."""
+    root = ordered_trie_root([transaction.raw for transaction in block.transactions])
+    _require("transactions_root", root, block.header.transactions_root)
     if not block.transactions:
         raise InvalidBlock("transactions", "the system prologue at index 0", "no transaction")
     derived = prologue_of(context, block.sidecar.beacon_proof)
@@ -186,7 +187,6 @@ def check_execution(context: Context, block: Block) -> Execution:
     except InvalidTransaction as error:
         raise InvalidBlock("transactions", "transactions that may stand here", str(error)) from error
     _require("gas_used", execution.gas_used, header.gas_used)
-    _require("transactions_root", execution.transactions_root, header.transactions_root)
     _require("receipts_root", execution.receipts_root, header.receipts_root)
     _require("logs_bloom", execution.logs_bloom, header.logs_bloom)
     _require("state_root", execution.state_root, header.state_root)

@@ -121,7 +121,7 @@ def devnet_spec(
         raise InvalidSpec(f"a block interval of {interval} ms; at least 1")
 
     def scaled(macs_per_block: int) -> int:
-        return max(1, macs_per_block * interval // base_interval)
+        return max(1, int(macs_per_block) * interval // int(base_interval))
 
     form["params"] |= {**(params or {}), "block_interval_ms": interval}
     form["genesis_time_ms"] = genesis_time_ms
