@@ -85,7 +85,7 @@ def random_model(shape: cip.Shape, seed: int, *, bound: int = 127, stop: Sequenc
         exponent = 22 + bound.bit_length() + block.bit_length() - 1 + inputs.bit_length() // 2 - spread
         if name.endswith(".out"):
             exponent += 7
-        linears.append(cip.Linear(name, outputs, inputs, bound, exponent, block))
+        linears.append(cip.Linear(name, outputs, inputs, bound, max(exponent, 0), block))
     tensors["embedding.weight"] = draws.between(-127, 127, (shape.vocabulary, shape.width)).astype(np.int8)
     tensors["embedding.scale"] = draws.between(1 << 14, (1 << 16) - 1, (shape.vocabulary,)).astype(np.uint16)
     for name, (_, extent) in cip.tensor_table(shape).items():
@@ -103,8 +103,8 @@ class _Draws:
     def between(self, low: int, high: int, extent: tuple[int, ...]) -> np.ndarray:
         """int64 in [low, high]."""
         count = int(np.prod(extent))
-        words: list[int] = []
-        while len(words) < count:
-            words.extend(philox((self._counter, 0, 0, 0), (self._seed & 0xFFFFFFFF, self._seed >> 32)))
-            self._counter += 1
-        return low + (np.array(words[:count], np.int64) * (high - low + 1) >> 32).reshape(extent)
+        counters = self._counter + np.arange(-(-count // 4), dtype=np.uint64)
+        self._counter += len(counters)
+        key = (self._seed & 0xFFFFFFFF, self._seed >> 32)
+        words = np.stack(philox((counters, 0, 0, 0), key), axis=1).reshape(-1)[:count].astype(np.int64)
+        return low + (words * (high - low + 1) >> 32).reshape(extent)

@@ -6,6 +6,9 @@ are proven exact: float32 products of at most 2^24, the float64 rotation below 2
 and no clock.
 """
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 from inference import program as cip
@@ -30,7 +33,7 @@ class NumpyExecutor:
         self._exp2 = tensors["table.exp2"].astype(np.int64)
         self._sigmoid = tensors["table.sigmoid"].astype(np.int64)
         self._cos, self._sin = tensors["table.cos"].astype(np.int64), tensors["table.sin"].astype(np.int64)
-        self._head_rotation = hadamard(cip.rotation_block(self.shape.head_width))
+        self._head_rotation = _blocks(hadamard(cip.rotation_block(self.shape.head_width)), self.shape.head_width)
         self._score_scale = cip.score_scale(self.shape.head_width)
 
     def new_cache(self, capacity: int) -> "Cache":
@@ -70,6 +73,8 @@ class NumpyExecutor:
 
     def _norm(self, x: np.ndarray, gain: str) -> np.ndarray:
         """RMS norm of Q16 rows, then the gain: Q26. The root is over normalised rows, so no square passes 2^44."""
+        if len(x) == 1:
+            return self._norm_row(x, gain)
         y, bits = normalise(x)
         mean = np.einsum("ij,ij->i", y, y) // self.shape.width
         epsilon = np.int64(self.shape.norm_epsilon_q32)
@@ -78,21 +83,29 @@ class NumpyExecutor:
         reciprocal = (1 << 40) // np.maximum(integer_sqrt(mean), 1)
         return ((y * reciprocal[:, None]) >> (40 - cip.NORM_BITS)) * self._gains[gain]
 
+    def _norm_row(self, x: np.ndarray, gain: str) -> np.ndarray:
+        """_norm of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
+        left = cip.WINDOW_BITS - int(np.abs(x).max()).bit_length()
+        y = x << left if left >= 0 else x >> -left
+        mean = int(np.dot(y[0], y[0])) // self.shape.width
+        epsilon = self.shape.norm_epsilon_q32
+        mean += epsilon << 2 * left if left >= 0 else epsilon >> -2 * left
+        reciprocal = (1 << 40) // max(math.isqrt(mean), 1)
+        return ((y * reciprocal) >> (40 - cip.NORM_BITS)) * self._gains[gain]
+
     def _attention(self, x: np.ndarray, layer: int, cache: "Cache", start: int, tiles: list[np.ndarray]) -> np.ndarray:
         s, rows = self.shape, len(x)
         normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
         qkv = self._products[f"layers.{layer}.qkv"](normed, cip.NORM_BITS + cip.GAIN_BITS)
         qkv = qkv.reshape(rows, s.heads + 2 * s.kv_heads, s.head_width)
         turned = self._rope(qkv[:, : s.heads + s.kv_heads], start)
-        turned = (turned.astype(np.float64) @ _blocks(self._head_rotation, s.head_width)).astype(np.int64)
-        q, q_top, q_bits = quantise(turned[:, : s.heads])
-        k, k_top, k_bits = quantise(turned[:, s.heads :])
-        v, v_top, v_bits = quantise(qkv[:, s.heads + s.kv_heads :])
-        tiles.extend(_octets(part.astype(dtype)) for part, dtype in (
-            (k, "<i1"), (k_top, "<i4"), (k_bits, "<i4"), (v, "<i1"), (v_top, "<i4"), (v_bits, "<i4"),
-        ))  # fmt: skip
-        cache.append(layer, start, k, k_top, k_bits, v, v_top, v_bits)
-        wide = self._mix(q, q_top, q_bits, cache.view(layer, start + rows), start)
+        turned = (turned.astype(np.float64) @ self._head_rotation).astype(np.int64)
+        q, top, bits = quantise(np.concatenate([turned, qkv[:, s.heads + s.kv_heads :]], axis=1))
+        own, stored = slice(s.heads), slice(s.heads, None)
+        tiles.append(_octets(q[:, stored].astype("<i1")))
+        tiles.append(_octets((top[:, stored] + (bits[:, stored] << 16)).astype("<i4")))
+        cache.append(layer, start, q[:, stored], top[:, stored], bits[:, stored])
+        wide = self._mix(q[:, own], top[:, own], bits[:, own], cache.view(layer, start + rows), start)
         return saturate(x + self._products[f"layers.{layer}.out"](wide, cip.ATTENTION_BITS))
 
     def _rope(self, heads: np.ndarray, start: int) -> np.ndarray:
@@ -154,36 +167,37 @@ class NumpyExecutor:
 
 
 class Cache:
-    """int8 keys and values (carried in float32 for exact products) with their scales, for one sequence."""
+    """int8 keys and values (carried in float32 for exact products) with their scales, for one sequence. Key heads
+    first, then value heads."""
 
     def __init__(self, shape: cip.Shape, capacity: int) -> None:
-        layers, heads, width = shape.layers, shape.kv_heads, shape.head_width
-        self.capacity, self.length = capacity, 0
-        self._k, self._v = (np.zeros((layers, heads, capacity, width), np.float32) for _ in range(2))
-        self._scales = np.zeros((layers, 4, heads, 1, capacity), np.int64)  # k top, k bits, v top, v bits
+        self.capacity, self.length, self._kv_heads = capacity, 0, shape.kv_heads
+        self._values = np.zeros((shape.layers, 2 * shape.kv_heads, capacity, shape.head_width), np.float32)
+        self._scales = np.zeros((shape.layers, 2, 2 * shape.kv_heads, 1, capacity), np.int64)  # tops, bits
 
-    def append(self, layer: int, start: int, k: np.ndarray, k_top: np.ndarray, k_bits: np.ndarray,
-               v: np.ndarray, v_top: np.ndarray, v_bits: np.ndarray) -> None:  # fmt: skip
-        """Write one layer's rows [rows, kv heads, ...] at `start`."""
-        end = start + len(k)
-        self._k[layer, :, start:end] = k.transpose(1, 0, 2)
-        self._v[layer, :, start:end] = v.transpose(1, 0, 2)
-        for i, scale in enumerate((k_top, k_bits, v_top, v_bits)):
-            self._scales[layer, i, :, 0, start:end] = scale[..., 0].T
+    def append(self, layer: int, start: int, values: np.ndarray, top: np.ndarray, bits: np.ndarray) -> None:
+        """Write one layer's rows [rows, key heads + value heads, ...] at `start`."""
+        end = start + len(values)
+        self._values[layer, :, start:end] = values.transpose(1, 0, 2)
+        self._scales[layer, 0, :, 0, start:end] = top[..., 0].T
+        self._scales[layer, 1, :, 0, start:end] = bits[..., 0].T
 
     def view(self, layer: int, length: int) -> "View":
         """What positions before `length` hold."""
-        return View(self._k[layer, :, :length], self._v[layer, :, :length], *self._scales[layer, :, :, :, :length])
+        n = self._kv_heads
+        values, (top, bits) = self._values[layer, :, :length], self._scales[layer, ..., :length]
+        return View(values[:n], values[n:], top[:n], bits[:n], top[n:], bits[n:])
 
 
-class View:
+class View(NamedTuple):
     """One layer's cache: k, v [kv heads, keys, width]; scales [kv heads, 1, keys]."""
 
-    __slots__ = ("k", "k_bits", "k_top", "v", "v_bits", "v_top")
-
-    def __init__(self, k: np.ndarray, v: np.ndarray, k_top: np.ndarray, k_bits: np.ndarray,
-                 v_top: np.ndarray, v_bits: np.ndarray) -> None:  # fmt: skip
-        self.k, self.v, self.k_top, self.k_bits, self.v_top, self.v_bits = k, v, k_top, k_bits, v_top, v_bits
+    k: np.ndarray
+    v: np.ndarray
+    k_top: np.ndarray
+    k_bits: np.ndarray
+    v_top: np.ndarray
+    v_bits: np.ndarray
 
 
 class _Product:
@@ -201,6 +215,10 @@ class _Product:
             block = len(self._rotation)
             rotated = wide.astype(np.float64).reshape(-1, block) @ self._rotation
             wide = rotated.reshape(wide.shape).astype(np.int64)
+        if len(wide) == 1:
+            q, top, bits = quantise_row(wide)
+            shift = min(max(fraction_bits + self.exponent - 1 - bits, 0), 63)
+            return saturate((exact_product(q, self._weight, self.tile) * (top * self._scale)) >> shift)
         q, top, bits = quantise(wide)
         scaled = exact_product(q, self._weight, self.tile) * (top * self._scale)
         shift = (fraction_bits + self.exponent - 1) - bits
@@ -224,6 +242,17 @@ def quantise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     top = (((largest << left) >> right) >> 7) + 1
     reciprocal = (cip.ACTIVATION_MAX << 23) // top
     q = (((wide << left) >> right) * reciprocal + (1 << 29)) >> 30
+    return q.astype(np.float32), top, bits
+
+
+def quantise_row(wide: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """quantise of a single row [1, n], with Python's integers for its scale."""
+    largest = int(np.abs(wide).max())
+    bits = largest.bit_length()
+    left = cip.WINDOW_BITS - bits
+    top = ((largest << left if left >= 0 else largest >> -left) >> 7) + 1
+    y = wide << left if left >= 0 else wide >> -left
+    q = (y * ((cip.ACTIVATION_MAX << 23) // top) + (1 << 29)) >> 30
     return q.astype(np.float32), top, bits
 
 

@@ -4,6 +4,8 @@ checker use this one function; the referee's arithmetic is the same few lines.
 Source of randomness: Philox4x32-10 (Salmon et al., SC 2011). Owns no state and reads no clock.
 """
 
+from typing import Any
+
 import numpy as np
 
 from inference.program import EXP2_INDEX_BITS, LOG2E_Q32
@@ -49,8 +51,9 @@ def draw(seed: bytes, position: int) -> int:
     return philox((position & _MASK, words[2], words[3], words[4]), (words[0], words[1]))[0]
 
 
-def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10: four u32 from a counter of four u32 and a key of two."""
+def philox(counter: tuple[Any, int, int, int], key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:
+    """Philox4x32-10: four u32 from a counter of four u32 and a key of two. The first counter word may be a uint64
+    array, for a stream of draws."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):

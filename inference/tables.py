@@ -3,6 +3,7 @@ every importer writes the same bytes. Executors read the shipped tensors and nev
 """
 
 from decimal import Decimal, localcontext
+from functools import cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ def tables(shape: Shape, rope_theta: int = 10_000) -> dict[str, np.ndarray]:
     return {"table.exp2": exp2(), "table.sigmoid": sigmoid(), "table.cos": cos, "table.sin": sin}
 
 
+@cache
 def exp2() -> np.ndarray:
     """2^-f in Q30 for f = i / 4096: int32 [4096]; entry 0 is exactly 2^30."""
     count = 1 << EXP2_INDEX_BITS
@@ -38,6 +40,7 @@ def exp2() -> np.ndarray:
     return np.array(values, np.int32)
 
 
+@cache
 def sigmoid() -> np.ndarray:
     """Sigmoid in Q16 at the middle of each step of [-16, 16): int32 [16384]."""
     count, step = 1 << SIGMOID_INDEX_BITS, Decimal(1 << SIGMOID_STEP_BITS) / (1 << RESIDUAL_BITS)

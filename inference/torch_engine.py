@@ -1,0 +1,281 @@
+"""The torch executor, CPU and CUDA: the one file that imports torch (optional extra). Written from docs/inference.md
+beside reference.py, not from it, so that the two check each other; bit-identical, and refused at start where it is not.
+
+Every tensor is int64 except the carriers of exact integers: float32 operands of a product (sums below 2^24, TF32
+off) and the float64 rotation (below 2^53). So no order of summation, thread count or device can change a bit.
+"""
+
+import math
+
+import numpy as np
+import torch
+
+from inference import program as cip
+from inference.model import Model
+
+
+class TorchExecutor:
+    """Runs one model on one device. Sets torch's thread count for the process."""
+
+    name = "torch"
+
+    def __init__(self, model: Model, threads: int = 1, device: str = "cpu") -> None:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision("highest")
+        self.model, self.shape = model, model.manifest.shape
+        self._device = torch.device(device)
+        self._scalar = self._device.type == "cpu"  # a single row's scale in Python: cheap where no device waits
+        s = self.shape
+        self._embedding_scale = self._wide("embedding.scale")
+        self._embedding = self._wide("embedding.weight")
+        self._exp2, self._sigmoid = self._wide("table.exp2"), self._wide("table.sigmoid")
+        self._cos, self._sin = self._wide("table.cos"), self._wide("table.sin")
+        self._gains = {name: self._wide(name) for name in model.tensors if name.endswith(".gain")}
+        self._linears = {linear.name: linear for linear in model.manifest.linears}
+        self._weights, self._scales, self._rotations = {}, {}, {}
+        for name, linear in self._linears.items():
+            weight = torch.from_numpy(model.tensors[f"{name}.weight"].astype(np.float32)).to(self._device)
+            tile = self._tile(linear)
+            self._weights[name] = [part.t() for part in weight.split(tile, dim=1)]
+            self._scales[name] = self._wide(f"{name}.scale")
+            self._rotation(linear.block)
+        self._head_block = cip.rotation_block(s.head_width)
+        self._rotation(self._head_block)
+        self._score_mantissa, self._score_exponent = cip.score_scale(s.head_width)
+
+    def new_cache(self, capacity: int) -> "TorchCache":
+        """Room for a sequence of at most `capacity` positions."""
+        return TorchCache(self.shape, capacity, self._device)
+
+    @torch.inference_mode()
+    def feed(self, cache: "TorchCache", tokens: list[int], logits_from: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Append tokens to a sequence: int64 logits of the rows from `logits_from` on, and each group's payloads."""
+        s, start = self.shape, cache.length
+        assert start + len(tokens) <= cache.capacity, "the cache was made too small"
+        cache.length += len(tokens)
+        ids = torch.tensor(tokens, device=self._device)
+        x = self._embedding[ids] * self._embedding_scale[ids].unsqueeze(1)
+        x = (x << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
+        payloads, tiles = [], []
+        for layer in range(s.layers):
+            x = self._attention(x, layer, cache, start, tiles)
+            x = self._mlp(x, layer)
+            if (layer + 1) % s.layers_per_group == 0 or layer + 1 == s.layers:
+                parts = [_octets(x.cpu().numpy(), "<i8"), *tiles]
+                payloads.append(np.concatenate(parts, axis=1))
+                tiles = []
+        wanted = x[logits_from:]
+        if wanted.shape[0] == 0:
+            return np.zeros((0, s.vocabulary), np.int64), payloads
+        logits = self._linear("head", self._norm(wanted, "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS)
+        return logits.cpu().numpy(), payloads
+
+    @torch.inference_mode()
+    def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
+        """(computed, expected) of one product with every operand at its bound, for the startup test."""
+        linear = self._linears[name]
+        q = torch.full((1, linear.inputs), float(input_sign * cip.ACTIVATION_MAX), device=self._device)
+        w = torch.full((linear.inputs, 1), float(weight_sign * linear.bound), device=self._device)
+        found = self._multiply(q, list(w.split(self._tile(linear))))
+        return int(found[0, 0]), weight_sign * input_sign * cip.ACTIVATION_MAX * linear.bound * linear.inputs
+
+    def _wide(self, name: str) -> torch.Tensor:
+        return torch.from_numpy(self.model.tensors[name].astype(np.int64)).to(self._device)
+
+    def _tile(self, linear: cip.Linear) -> int:
+        return (cip.EXACT_FLOAT32 - 1) // (cip.ACTIVATION_MAX * linear.bound)
+
+    def _rotation(self, block: int) -> torch.Tensor:
+        if block not in self._rotations:
+            matrix = torch.ones((1, 1), dtype=torch.float64)
+            while matrix.shape[0] < block:
+                matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64), matrix)
+            self._rotations[block] = matrix.to(self._device)
+        return self._rotations[block]
+
+    def _rotate(self, wide: torch.Tensor, block: int) -> torch.Tensor:
+        if block == 1:
+            return wide
+        blocks = wide.double().reshape(-1, block)
+        return (blocks @ self._rotation(block)).long().reshape(wide.shape)
+
+    def _multiply(self, q: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
+        """Exact product over tiles of K, each below 2^24."""
+        if len(weights) == 1:
+            return (q @ weights[0]).long()
+        total, begin = None, 0
+        for weight in weights:
+            part = (q[:, begin : begin + weight.shape[0]] @ weight).long()
+            total = part if total is None else total.add_(part)
+            begin += weight.shape[0]
+        assert total is not None
+        return total
+
+    def _linear(self, name: str, wide: torch.Tensor, fraction_bits: int) -> torch.Tensor:
+        """Rotate, quantise, multiply, rescale to Q16, saturate."""
+        linear = self._linears[name]
+        wide = self._rotate(wide, linear.block)
+        if self._scalar and wide.shape[0] == 1:
+            q, row_top, row_bits = _quantise_row(wide)
+            scaled = self._multiply(q, self._weights[name]).mul_(self._scales[name] * row_top)
+            scaled >>= min(max(fraction_bits + linear.exponent - 1 - row_bits, 0), 63)
+            return scaled.clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
+        q, top, bits = _quantise(wide)
+        scaled = self._multiply(q, self._weights[name]).mul_(top * self._scales[name])
+        shift = (fraction_bits + linear.exponent - 1 - bits).clamp_(0, 63)
+        return (scaled >> shift).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
+
+    def _norm(self, x: torch.Tensor, gain: str) -> torch.Tensor:
+        if self._scalar and x.shape[0] == 1:
+            left = cip.WINDOW_BITS - int(x.abs().max()).bit_length()
+            y = x << left if left >= 0 else x >> -left
+            square = int((y * y).sum()) // self.shape.width
+            square += self.shape.norm_epsilon_q32 << 2 * left if left >= 0 else self.shape.norm_epsilon_q32 >> -2 * left
+            y *= (1 << 40) // max(math.isqrt(square), 1)
+            y >>= 40 - cip.NORM_BITS
+            return y.mul_(self._gains[gain])
+        bits = _bit_length(x.abs().amax(1, keepdim=True))
+        y = _shift(x, cip.WINDOW_BITS - bits)
+        mean = (y * y).sum(1, keepdim=True) // self.shape.width
+        epsilon = torch.full_like(bits, self.shape.norm_epsilon_q32)
+        mean += _shift(epsilon, 2 * (cip.WINDOW_BITS - bits))
+        root = mean.double().sqrt().long()
+        root -= (root * root > mean).long()
+        root += ((root + 1) * (root + 1) <= mean).long()
+        reciprocal = (1 << 40) // root.clamp_(min=1)
+        return ((y * reciprocal) >> (40 - cip.NORM_BITS)).mul_(self._gains[gain])
+
+    def _attention(self, x: torch.Tensor, layer: int, cache: "TorchCache", start: int,
+                   tiles: list[np.ndarray]) -> torch.Tensor:  # fmt: skip
+        s, rows = self.shape, x.shape[0]
+        normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
+        qkv = self._linear(f"layers.{layer}.qkv", normed, cip.NORM_BITS + cip.GAIN_BITS)
+        q, k, v = qkv.view(rows, -1, s.head_width).split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+        turned = self._rotate(self._rope(torch.cat([q, k], 1), start), self._head_block)
+        all_q, all_top, all_bits = _quantise(torch.cat([turned, v], 1))  # rows are quantised each by itself
+        kv, kv_top, kv_bits = all_q[:, s.heads :], all_top[:, s.heads :], all_bits[:, s.heads :]
+        tiles.append(_octets(kv.cpu().numpy(), "<i1"))
+        tiles.append(_octets((kv_top + (kv_bits << 16)).cpu().numpy(), "<i4"))
+        cache.store(layer, start, kv, kv_top, kv_bits)
+        wide = self._mix(all_q[:, : s.heads], all_top[:, : s.heads], all_bits[:, : s.heads], cache, layer, start)
+        return (x + self._linear(f"layers.{layer}.out", wide, cip.ATTENTION_BITS)).clamp_(
+            -cip.RESIDUAL_MAX, cip.RESIDUAL_MAX
+        )
+
+    def _rope(self, heads: torch.Tensor, start: int) -> torch.Tensor:
+        half = self.shape.rotary // 2
+        cos = self._cos[start : start + heads.shape[0]].unsqueeze(1)
+        sin = self._sin[start : start + heads.shape[0]].unsqueeze(1)
+        a, b, rest = heads.split([half, half, self.shape.head_width - 2 * half], dim=2)
+        first = (a * cos - b * sin) >> cip.ROPE_BITS
+        second = (b * cos + a * sin) >> cip.ROPE_BITS
+        return torch.cat([first, second, rest], 2)
+
+    def _mix(self, q: torch.Tensor, q_top: torch.Tensor, q_bits: torch.Tensor, cache: "TorchCache", layer: int,
+             start: int) -> torch.Tensor:  # fmt: skip
+        """Softmax attention: 127 * output in Q14. Inside, axes are [kv head, row * shared head, key]."""
+        s, rows = self.shape, q.shape[0]
+        shared, length = s.heads // s.kv_heads, start + q.shape[0]
+        k, v, k_top, k_bits, v_top, v_bits = cache.read(layer, length)
+
+        def fold(z: torch.Tensor) -> torch.Tensor:
+            return z.reshape(rows, s.kv_heads, shared, -1).transpose(0, 1).reshape(s.kv_heads, rows * shared, -1)
+
+        dot = torch.bmm(fold(q), k.transpose(1, 2)).long()
+        scale = (fold(q_top) * self._score_mantissa) >> 8
+        shift = (38 + self._score_exponent - fold(q_bits) - k_bits).clamp_(0, 63)
+        score = dot.mul_(k_top * scale) >> shift
+        if rows > 1:
+            keys = torch.arange(length, device=self._device)
+            future = keys > torch.arange(start, length, device=self._device).repeat_interleave(shared).unsqueeze(1)
+            score.masked_fill_(future, -(1 << 62))
+        below = score.amax(2, keepdim=True) - score
+        e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> (below >> 16).clamp_(max=31)
+        highest = torch.cummax(v_bits, 2).values[:, 0, start:].repeat_interleave(shared, 1).unsqueeze(2)
+        weight = (e * v_top) >> (highest - v_bits).clamp_(0, 63)
+        narrow = (_bit_length(weight.amax(2, keepdim=True)) - 15).clamp_(min=0)
+        weight >>= narrow
+        total = torch.zeros((s.kv_heads, rows * shared, s.head_width), dtype=torch.int64, device=self._device)
+        for first in range(0, length, cip.PV_TILE_KEYS):
+            part, values = weight[:, :, first : first + cip.PV_TILE_KEYS], v[:, first : first + cip.PV_TILE_KEYS]
+            total += torch.bmm((part >> 7).float(), values).long() << 7
+            total += torch.bmm((part & 127).float(), values).long()
+        mass = e.sum(2, keepdim=True)
+        mass_bits = _bit_length(mass)
+        reciprocal = (1 << 43) // (mass >> (mass_bits - cip.WINDOW_BITS))
+        shift = (52 - cip.ATTENTION_BITS + mass_bits - narrow - highest).clamp_(0, 63)
+        wide = total.mul_(reciprocal) >> shift
+        return wide.view(s.kv_heads, rows, shared, -1).transpose(0, 1).reshape(rows, -1)
+
+    def _mlp(self, x: torch.Tensor, layer: int) -> torch.Tensor:
+        normed = self._norm(x, f"layers.{layer}.mlp_norm.gain")
+        gate, up = self._linear(f"layers.{layer}.gate_up", normed, cip.NORM_BITS + cip.GAIN_BITS).chunk(2, 1)
+        half = 1 << (cip.SIGMOID_INDEX_BITS - 1)
+        sigmoid = self._sigmoid[((gate >> cip.SIGMOID_STEP_BITS) + half).clamp_(0, 2 * half - 1)]
+        act = ((gate * sigmoid) >> cip.SIGMOID_VALUE_BITS).clamp_(-cip.GATE_MAX, cip.GATE_MAX)
+        wide = (act * up.clamp(-cip.GATE_MAX, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
+        return (x + self._linear(f"layers.{layer}.down", wide, cip.RESIDUAL_BITS)).clamp_(
+            -cip.RESIDUAL_MAX, cip.RESIDUAL_MAX
+        )
+
+
+class TorchCache:
+    """Keys and values of one sequence on the device: int8 in float32, scales in int64."""
+
+    def __init__(self, shape: cip.Shape, capacity: int, device: torch.device) -> None:
+        self.capacity, self.length, self._heads = capacity, 0, shape.kv_heads
+        pair = 2 * shape.kv_heads  # keys' heads, then values' heads
+        self._q = torch.zeros((shape.layers, pair, capacity, shape.head_width), device=device)
+        self._top = torch.zeros((shape.layers, pair, 1, capacity), dtype=torch.int64, device=device)
+        self._bits = torch.zeros_like(self._top)
+
+    def store(self, layer: int, start: int, q: torch.Tensor, top: torch.Tensor, bits: torch.Tensor) -> None:
+        """Write rows [rows, key heads + value heads, ...] at `start`."""
+        end = start + q.shape[0]
+        self._q[layer, :, start:end] = q.transpose(0, 1)
+        self._top[layer, :, 0, start:end] = top[:, :, 0].t()
+        self._bits[layer, :, 0, start:end] = bits[:, :, 0].t()
+
+    def read(self, layer: int, length: int) -> tuple[torch.Tensor, ...]:
+        """k, v [heads, keys, width]; k top, k bits, v top, v bits [heads, 1, keys]."""
+        h = self._heads
+        q, top, bits = self._q[layer, :, :length], self._top[layer, ..., :length], self._bits[layer, ..., :length]
+        return q[:h], q[h:], top[:h], bits[:h], top[h:], bits[h:]
+
+
+def _bit_length(values: torch.Tensor) -> torch.Tensor:
+    """Bit length of non-negative integers below 2^53."""
+    return torch.frexp(values.double()).exponent.long()
+
+
+def _shift(values: torch.Tensor, left: torch.Tensor) -> torch.Tensor:
+    """values * 2^left, floored where left is negative."""
+    return (values << left.clamp(min=0)) >> (-left).clamp(min=0)
+
+
+def _quantise(wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """int8 in float32, mantissa and bit length of each row (last axis)."""
+    largest = wide.abs().amax(-1, keepdim=True)
+    bits = _bit_length(largest)
+    left = cip.WINDOW_BITS - bits
+    top = (_shift(largest, left) >> 7) + 1
+    reciprocal = (cip.ACTIVATION_MAX << 23) // top
+    return ((_shift(wide, left) * reciprocal + (1 << 29)) >> 30).float(), top, bits
+
+
+def _quantise_row(wide: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+    """_quantise of a single row [1, n]."""
+    largest = int(wide.abs().max())
+    bits = largest.bit_length()
+    left = cip.WINDOW_BITS - bits
+    top = ((largest << left if left >= 0 else largest >> -left) >> 7) + 1
+    y = wide << left if left >= 0 else wide >> -left
+    y *= (cip.ACTIVATION_MAX << 23) // top
+    y += 1 << 29
+    y >>= 30
+    return y.float(), top, bits
+
+
+def _octets(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Little-endian bytes of each row."""
+    return np.ascontiguousarray(array.astype(dtype)).reshape(len(array), -1).view(np.uint8)
