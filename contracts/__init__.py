@@ -1,0 +1,1 @@
+"""The system accounts as Solidity sees them: interfaces and ABI JSON, generated from vm.system.abi (generate.py)."""

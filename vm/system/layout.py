@@ -126,6 +126,7 @@ class Table(Generic[Record]):
         self.name = name
         self.record = record
         self._fields, self.words = _places(record)
+        self._by_name = {place.name: place for place in self._fields}
 
     def get(self, ctx: ReadContext, *key: bytes) -> Record | None:
         first = slot_of(self.account, self.name, *key)
@@ -133,6 +134,22 @@ class Table(Generic[Record]):
         if not any(words):
             return None
         return self.unpack(words)
+
+    def read(self, ctx: ReadContext, names: tuple[str, ...], *key: bytes) -> tuple[Any, ...]:
+        """Some fields of a record, reading only the words that hold them; zeros when there is none."""
+        first = slot_of(self.account, self.name, *key)
+        words: dict[int, int] = {}
+        values: list[int | bytes] = []
+        for place in (self._by_name[name] for name in names):
+            value = 0
+            for i in range(-(-(place.shift + place.bits) // WORD_BITS)):
+                word = place.word + i
+                if word not in words:
+                    words[word] = ctx.get(self.account, (first + word) % WORD)
+                value |= words[word] << (i * WORD_BITS)
+            value = value >> place.shift & ((1 << place.bits) - 1)
+            values.append(value.to_bytes(place.size, "big") if place.size else value)
+        return tuple(values)
 
     def put(self, ctx: SystemContext, record: Record, *key: bytes) -> None:
         """Write a record; words that do not change are not written."""

@@ -154,8 +154,7 @@ def add_work(ctx: SystemContext, operator: bytes, executed: int, audited: int) -
 
     An operator that is no longer active earns nothing.
     """
-    owner = staking.operator(ctx, operator)
-    if owner is None or not owner.active:
+    if not staking.is_active(ctx, operator):
         return
     record = standing(ctx, operator)
     record.executed += executed
@@ -271,22 +270,24 @@ def members(ctx: ReadContext, epoch: int) -> list[Member]:
 
 def powers(ctx: ReadContext, epoch: int) -> dict[bytes, int]:
     """Operator -> power of set(epoch), in address order."""
-    return {member.operator: member.power for member in members(ctx, epoch)}
+    head = set_head(ctx, epoch)
+    place = u64(epoch % SETS_KEPT)
+    count = 0 if head is None else head.members
+    return dict(_MEMBERS.read(ctx, ("operator", "power"), place, u64(index)) for index in range(count))
 
 
 def validator_set(ctx: ReadContext, epoch: int) -> ValidatorSet | None:
     """set(epoch) with the keys of its members; None when it is not kept."""
-    found = members(ctx, epoch)
-    return keyed_set(ctx, {member.operator: member.power for member in found}) if found else None
+    found = powers(ctx, epoch)
+    return keyed_set(ctx, found) if found else None
 
 
 def keyed_set(ctx: ReadContext, power: dict[bytes, int]) -> ValidatorSet:
     """The validator set of these powers. Keys never change, so the operators' records hold those of any set."""
     validators: list[Validator] = []
     for operator, weight in power.items():
-        record = staking.operator(ctx, operator)
-        assert record is not None, operator
-        validators.append(Validator(operator, record.consensus_address, weight, record.beacon_key))
+        consensus_address, beacon_key = staking.voting_keys(ctx, operator)
+        validators.append(Validator(operator, consensus_address, weight, beacon_key))
     return ValidatorSet.of(validators)
 
 
@@ -338,10 +339,11 @@ def _get_receipt(ctx: SystemContext, call: Call, task: bytes) -> tuple[Any, ...]
 
 
 def _get_set(ctx: SystemContext, call: Call, epoch: int) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (4 + 3 * ctx.params.validators_max), "getSet")
+    ctx.charge(gas.VIEW_WORD * 4, "getSet")
     head = set_head(ctx, epoch)
     if head is None:
         raise Refused("unknown_epoch", f"the set of epoch {epoch} is not kept or not yet fixed")
+    ctx.charge(gas.VIEW_WORD * 2 * head.members, "getSet")
     rows = [(m.operator, m.power, m.target, m.credit, m.bond) for m in members(ctx, epoch)]
     return head.set_hash, head.total_power, head.seed_mix, rows
 

@@ -36,6 +36,7 @@ def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     assert task.status in (Status.AGREED, Status.UNVERIFIED), task.status
     cost = models.require(ctx, task.model).cost
     verified = task.status == Status.AGREED
+    end = Status.SETTLED if verified else Status.UNVERIFIED
     verifiers = [seat for seat in seats_of(ctx, task_id, task) if verified and seat.state == SEAT_OPENED]
     terms = task.terms(cost)
     split = fees.settle(
@@ -49,10 +50,10 @@ def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     if verified:
         _count(ctx, task, cost, verifiers)
     abi.emit(
-        ctx, abi.TASK_SETTLED, task_id, task.executor, identity, task.status, macs, split.fee, executor_wei,
+        ctx, abi.TASK_SETTLED, task_id, task.executor, identity, end, macs, split.fee, executor_wei,
         split.burned, 0 if task.canary else split.refund,
     )  # fmt: skip
-    finish(ctx, task_id, task, Status.SETTLED if verified else Status.UNVERIFIED, identity)
+    finish(ctx, task_id, task, end, identity)
 
 
 def _canary_escrow(terms: fees.Terms) -> int:

@@ -30,6 +30,9 @@ COST_MAX = 2**64
 VOCABULARY_MAX = 2**24
 CONTEXT_MAX = 2**24
 SCALE_ONE = 1 << 16
+RATE_BITS = 64
+RATE_MAX = 2**RATE_BITS - 1
+"""Multiply-adds a block."""
 
 
 @dataclass
@@ -46,7 +49,7 @@ class Model:
     c: int = uint(64)
     audit_weight_num: int = uint(32)
     audit_weight_den: int = uint(32)
-    reference_macs_per_block: int = uint(96)
+    reference_macs_per_block: int = uint(RATE_BITS)
 
     @property
     def cost(self) -> ModelCost:
@@ -62,19 +65,19 @@ class Serving:
     finalised rate by epoch % 8; epoch: the one that dealt, missed and its slot of the ring are of.
     """
 
-    declared: int = uint(96)
+    declared: int = uint(RATE_BITS)
     scale_q16: int = uint(32)
     dealt: int = uint(32)
     missed: int = uint(32)
     epoch: int = uint(64)
-    best0: int = uint(96)
-    best1: int = uint(96)
-    best2: int = uint(96)
-    best3: int = uint(96)
-    best4: int = uint(96)
-    best5: int = uint(96)
-    best6: int = uint(96)
-    best7: int = uint(96)
+    best0: int = uint(RATE_BITS)
+    best1: int = uint(RATE_BITS)
+    best2: int = uint(RATE_BITS)
+    best3: int = uint(RATE_BITS)
+    best4: int = uint(RATE_BITS)
+    best5: int = uint(RATE_BITS)
+    best6: int = uint(RATE_BITS)
+    best7: int = uint(RATE_BITS)
 
     @property
     def best(self) -> int:
@@ -154,13 +157,13 @@ def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
     """Who may be drawn for a model now: members of set(epoch of this block) with bond, in address order."""
     offered = set(servers(ctx, model_id))
     found: list[Candidate] = []
-    for member in ledger.members(ctx, ctx.params.epoch(ctx.height)):
-        if member.operator not in offered:
+    for operator in ledger.powers(ctx, ctx.params.epoch(ctx.height)):
+        if operator not in offered:
             continue
-        bond = staking.active_bond(ctx, member.operator)
-        record = serving(ctx, member.operator, model_id)
+        bond = staking.active_bond(ctx, operator)
+        record = serving(ctx, operator, model_id)
         if bond and record is not None:
-            found.append(Candidate(member.operator, bond, record))
+            found.append(Candidate(operator, bond, record))
     return found
 
 
@@ -178,7 +181,7 @@ def effective_rates(ctx: ReadContext, able: Sequence[Candidate]) -> dict[bytes, 
 
 def member_bonds(ctx: ReadContext) -> dict[bytes, int]:
     """Active bond in wei of the members of set(epoch of this block), those without left out, in address order."""
-    operators = [member.operator for member in ledger.members(ctx, ctx.params.epoch(ctx.height))]
+    operators = ledger.powers(ctx, ctx.params.epoch(ctx.height))
     bonds = {operator: staking.active_bond(ctx, operator) for operator in operators}
     return {operator: bond for operator, bond in bonds.items() if bond}
 
@@ -225,7 +228,7 @@ def note_rate(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_blo
     record = serving(ctx, operator, model_id)
     if record is not None:
         field = f"best{record.epoch % RATE_EPOCHS}"
-        setattr(record, field, max(getattr(record, field), min(macs_per_block, 2**96 - 1)))
+        setattr(record, field, max(getattr(record, field), min(macs_per_block, RATE_MAX)))
         _SERVING.put(ctx, record, operator, model_id)
 
 
@@ -252,8 +255,8 @@ def put_genesis_model(ctx: SystemContext, spec: GenesisModel) -> None:
 def put_serving(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_block: int) -> None:
     """Declare a rate, or change it. Raises Refused."""
     require(ctx, model_id)
-    if not 0 < macs_per_block < 2**96:
-        raise Refused("bad_rate", f"a rate of {macs_per_block} multiply-adds a block is not in 1 .. 2^96 - 1")
+    if not 0 < macs_per_block <= RATE_MAX:
+        raise Refused("bad_rate", f"a rate of {macs_per_block} multiply-adds a block is not in 1 .. {RATE_MAX}")
     record = _SERVING.get(ctx, operator, model_id)
     if record is None or not record.declared:
         _SERVED.append(ctx, int.from_bytes(model_id, "big"), operator)
@@ -292,8 +295,8 @@ def _register(
     if _MODELS.get(ctx, model_id) is not None:
         raise Refused("known_model", f"model 0x{model_id.hex()} is registered already")
     record = Model(
-        registrant=call.sender, listed=0, known=1, vocabulary=vocabulary, context=context, a=min(a, COST_MAX),
-        b=min(b, COST_MAX), c=min(c, COST_MAX), audit_weight_num=ctx.params.audit_weight_num,
+        registrant=call.sender, listed=0, known=1, vocabulary=vocabulary, context=context, a=a,
+        b=b, c=c, audit_weight_num=ctx.params.audit_weight_num,
         audit_weight_den=ctx.params.audit_weight_den, reference_macs_per_block=reference,
     )  # fmt: skip
     _put_model(ctx, model_id, record, name, stops)
@@ -301,7 +304,7 @@ def _register(
 
 
 def _serve(ctx: SystemContext, call: Call, model_id: bytes, macs_per_block: int) -> None:
-    ctx.charge(gas.SERVE + gas.SERVER * staking.OPERATORS_MAX, "serve")
+    ctx.charge(gas.SERVE + _list_gas(ctx, model_id), "serve")
     record = staking.operator(ctx, call.sender)
     if record is None:
         raise Refused("unknown_operator", f"0x{call.sender.hex()} is no operator: register and bond first")
@@ -311,7 +314,7 @@ def _serve(ctx: SystemContext, call: Call, model_id: bytes, macs_per_block: int)
 
 
 def _stop_serving(ctx: SystemContext, call: Call, model_id: bytes) -> None:
-    ctx.charge(gas.SERVE + gas.SERVER * staking.OPERATORS_MAX, "stopServing")
+    ctx.charge(gas.SERVE + _list_gas(ctx, model_id), "stopServing")
     record = _SERVING.get(ctx, call.sender, model_id)
     if record is None or not record.declared:
         raise Refused("not_serving", f"0x{call.sender.hex()} does not serve model 0x{model_id.hex()}")
@@ -319,7 +322,9 @@ def _stop_serving(ctx: SystemContext, call: Call, model_id: bytes) -> None:
 
 
 def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (16 + 12 * ctx.params.validators_max), "getModel")
+    ctx.charge(gas.VIEW_WORD * (12 + STOP_IDS_MAX), "getModel")
+    members = ledger.powers(ctx, ctx.params.epoch(ctx.height))
+    ctx.charge(gas.VIEW_WORD * 6 * len(members), "getModel")
     record = require(ctx, model_id)
     able = candidates(ctx, model_id)
     return (
@@ -332,17 +337,19 @@ def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ..
 
 
 def _models(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (1 + MODELS_MAX), "models")
+    ctx.charge(gas.VIEW_WORD, "models")
+    ctx.charge(gas.VIEW_WORD * _LIST.length(ctx), "models")
     return (model_ids(ctx),)
 
 
 def _servers(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (1 + staking.OPERATORS_MAX), "servers")
+    ctx.charge(gas.VIEW_WORD, "servers")
+    ctx.charge(gas.VIEW_WORD * _SERVERS.length(ctx, model_id), "servers")
     return (servers(ctx, model_id),)
 
 
 def _get_serving(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (1 + 6 * SERVED_MAX), "getServing")
+    ctx.charge(gas.VIEW_WORD * (1 + 4 * SERVED_MAX), "getServing")
     rows = []
     for model_id in served_by(ctx, operator):
         record = serving(ctx, operator, model_id)
@@ -354,6 +361,11 @@ def _get_serving(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, 
 # Inside
 
 
+def _list_gas(ctx: ReadContext, model_id: bytes) -> int:
+    """Of the move of a model's servers and an operator's models; all may be looked at to make room."""
+    return gas.LIST_MEMBER * (1 + 2 * _SERVERS.length(ctx, model_id) + SERVED_MAX)
+
+
 def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, stops: Sequence[int]) -> None:
     """Check a model's numbers and keep them."""
     bounds = {
@@ -363,12 +375,13 @@ def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, st
         "a + b + c": record.a + record.b + record.c > 0,
         "vocabulary": 0 < record.vocabulary <= VOCABULARY_MAX,
         "context": 1 < record.context <= CONTEXT_MAX,
-        "reference rate": 0 < record.reference_macs_per_block < 2**96,
+        "reference rate": 0 < record.reference_macs_per_block <= RATE_MAX,
         "number of stop ids": len(stops) <= STOP_IDS_MAX,
         "stop ids": all(0 <= stop < record.vocabulary for stop in stops) and len(set(stops)) == len(stops),
         "name": 0 < len(name.encode("utf-8")) <= NAME_BYTES_MAX,
         "audit weight": 0 < record.audit_weight_num <= record.audit_weight_den < 2**32,
     }
+    # put would assert on what is out of bounds
     for what, holds in bounds.items():
         if not holds:
             raise Refused("bad_model", f"the {what} of model 0x{model_id.hex()} is out of bounds")

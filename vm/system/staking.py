@@ -84,8 +84,7 @@ def operator(ctx: ReadContext, address: bytes) -> Operator | None:
 def operator_by_hot(ctx: ReadContext, hot: bytes) -> bytes | None:
     """Whose work batches this account signs; None when nobody's."""
     owner = _key_owner(ctx, b"account", hot)
-    record = _OPERATORS.get(ctx, owner) if owner else None
-    return owner if record is not None and record.hot == hot else None
+    return owner if owner and _OPERATORS.read(ctx, ("hot",), owner)[0] == hot else None
 
 
 def active_operators(ctx: ReadContext) -> list[bytes]:
@@ -93,17 +92,29 @@ def active_operators(ctx: ReadContext) -> list[bytes]:
     return _ACTIVE.addresses(ctx)
 
 
+def is_active(ctx: ReadContext, address: bytes) -> bool:
+    """Whether it is among the active operators, jailed or not."""
+    return bool(_OPERATORS.read(ctx, ("active",), address)[0])
+
+
 def payout_of(ctx: ReadContext, address: bytes) -> bytes:
     """Where fees and tips of an operator go."""
-    record = _OPERATORS.get(ctx, address)
-    assert record is not None, address
-    return record.payout
+    payout: bytes = _OPERATORS.read(ctx, ("payout",), address)[0]
+    assert any(payout), address
+    return payout
+
+
+def voting_keys(ctx: ReadContext, address: bytes) -> tuple[bytes, bytes]:
+    """Consensus address and beacon key of an operator."""
+    consensus_address, beacon_key = _OPERATORS.read(ctx, ("consensus_address", "beacon_key"), address)
+    assert any(consensus_address), address
+    return consensus_address, beacon_key
 
 
 def active_bond(ctx: ReadContext, address: bytes) -> int:
     """Wei of bond that count in draws: 0 when jailed, not active or unknown."""
-    record = _OPERATORS.get(ctx, address)
-    return record.bond if record is not None and record.active and not record.jailed else 0
+    active, jailed, bond = _OPERATORS.read(ctx, ("active", "jailed", "bond"), address)
+    return int(bond) if active and not jailed else 0
 
 
 def bond_units(wei: int) -> int:
@@ -145,7 +156,7 @@ def _register(
     hot_signature: bytes,
     payout: bytes,
 ) -> None:
-    ctx.charge(gas.REGISTER + gas.ACTIVE_MEMBER * ctx.params.validators_max, "register")
+    ctx.charge(gas.REGISTER + _list_gas(ctx), "register")
     sender = call.sender
     if _OPERATORS.get(ctx, sender) is not None:
         raise Refused("registered", f"0x{sender.hex()} is an operator already")
@@ -177,7 +188,7 @@ def _register(
 
 
 def _bond(ctx: SystemContext, call: Call) -> None:
-    ctx.charge(gas.BOND + gas.ACTIVE_MEMBER * ctx.params.validators_max, "bond")
+    ctx.charge(gas.BOND + _list_gas(ctx), "bond")
     record = _require(ctx, call.sender)
     if call.value == 0:
         raise Refused("nothing", "a bond of 0 wei")
@@ -187,7 +198,7 @@ def _bond(ctx: SystemContext, call: Call) -> None:
 
 
 def _unbond(ctx: SystemContext, call: Call, amount: int) -> None:
-    ctx.charge(gas.UNBOND + gas.ACTIVE_MEMBER * ctx.params.validators_max, "unbond")
+    ctx.charge(gas.UNBOND + _list_gas(ctx), "unbond")
     record = _require(ctx, call.sender)
     if not 0 < amount <= record.bond:
         raise Refused("bad_amount", f"cannot unbond {amount} of {record.bond} wei")
@@ -210,7 +221,7 @@ def _unbond(ctx: SystemContext, call: Call, amount: int) -> None:
 
 
 def _withdraw(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
-    ctx.charge(gas.WITHDRAW, "withdraw")
+    ctx.charge(gas.WITHDRAW + gas.UNBONDING * UNBONDINGS_MAX, "withdraw")
     record = _require(ctx, call.sender)
     queue = _QUEUES.get(ctx, call.sender) or UnbondingQueue()
     amount = 0
@@ -259,12 +270,13 @@ def _operator_by_hot(ctx: SystemContext, call: Call, hot: bytes) -> tuple[Any, .
 
 
 def _operators(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (1 + ctx.params.validators_max), "operators")
+    ctx.charge(gas.VIEW_WORD, "operators")
+    ctx.charge(gas.VIEW_WORD * _ACTIVE.length(ctx), "operators")
     return (active_operators(ctx),)
 
 
 def _unbondings(ctx: SystemContext, call: Call, address: bytes) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (1 + UNBONDINGS_MAX), "unbondings")
+    ctx.charge(gas.VIEW_WORD * (1 + 2 * UNBONDINGS_MAX), "unbondings")
     return ([(due.amount, due.release) for due in open_unbondings(ctx, address)],)
 
 
@@ -276,6 +288,11 @@ def open_unbondings(ctx: ReadContext, address: bytes) -> list[Unbonding]:
 
 
 # Inside
+
+
+def _list_gas(ctx: ReadContext) -> int:
+    """Of a look through the active operators and the move of those that follow a newcomer; nothing is read twice."""
+    return 2 * gas.LIST_MEMBER * (1 + _ACTIVE.length(ctx))
 
 
 def _require(ctx: ReadContext, address: bytes) -> Operator:

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: MIT
+pragma solidity ^0.8.20;
+
+// Generated from vm/system/abi.py.
+
+struct Operator {
+    address operator;
+    address consensusAddress;
+    bytes beaconKey;
+    bytes32 nodeKey;
+    address hot;
+    address payout;
+    uint256 bond;
+    uint256 unbonding;
+    bool active;
+    bool jailed;
+    uint64 registeredBlock;
+}
+
+struct Unbonding {
+    uint256 amount;
+    uint64 releaseBlock;
+}
+
+struct Model {
+    bytes32 model;
+    string name;
+    bool listed;
+    uint256 a;
+    uint256 b;
+    uint256 c;
+    uint32 vocabulary;
+    uint32 context;
+    uint32 auditWeightNum;
+    uint32 auditWeightDen;
+    uint256 referenceMacsPerBlock;
+    uint32[] stopIds;
+    address registrant;
+    uint32 servedBy;
+    uint256 servedBond;
+}
+
+struct Serving {
+    bytes32 model;
+    uint256 declaredMacsPerBlock;
+    uint256 bestMacsPerBlock;
+    uint32 scaleQ16;
+    uint32 dealt;
+    uint32 missed;
+}
+
+struct Task {
+    bytes32 task;
+    uint8 status;
+    uint8 kind;
+    uint8 attempt;
+    bool canary;
+    address poster;
+    bytes32 model;
+    bytes32 promptHash;
+    bytes32 outputHash;
+    bytes32 seed;
+    uint32 promptTokens;
+    uint32 outputTokens;
+    uint32 maxTokens;
+    uint32 temperatureQ16;
+    uint32 topK;
+    uint8 assurance;
+    uint8 auditors;
+    uint32 deadlineBlocks;
+    uint64 postedBlock;
+    uint64 dealtBlock;
+    uint64 answeredBlock;
+    uint64 drawnBlock;
+    uint64 revealingBlock;
+    uint64 agreedBlock;
+    uint64 doneBlock;
+    address[] slots;
+    address executor;
+    address[] verifiers;
+    bytes32 executorRoot;
+    bytes32 otherRoot;
+    uint32 bad;
+    uint256 escrow;
+    uint256 pricePerCwu;
+    bytes32 receipt;
+}
+
+struct Duty {
+    uint8 role;
+    bytes32 task;
+    bytes32 model;
+    bytes32 promptHash;
+    bytes32 outputHash;
+    bytes32 seed;
+    bytes32 traceKey;
+    uint32 maxTokens;
+    uint32 temperatureQ16;
+    uint32 topK;
+    uint8 slot;
+    uint64 firstBlock;
+    uint64 lastBlock;
+    uint64 postedBlock;
+    uint64 answeredBlock;
+}
+
+struct Totals {
+    uint256 minted;
+    uint256 burnedFees;
+    uint256 burnedCallbacks;
+    uint256 burnedExpiry;
+    uint256 burnedSlashes;
+    uint64 settled;
+    uint64 unverified;
+    uint64 canaries;
+    uint64 refunded;
+    uint256 macsPaid;
+    uint256 macsCommissioned;
+    uint256 macsCanary;
+}
+
+struct Member {
+    address operator;
+    uint256 power;
+    uint256 target;
+    uint256 credit;
+    uint256 bond;
+}

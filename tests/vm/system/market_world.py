@@ -1,0 +1,199 @@
+"""A small chain without an EVM for the Market's tests: real genesis storage, real prologue, real methods, dictionaries."""
+
+from memory_context import MemoryContext
+
+from consensus.work.fees import escrow_of, Terms
+from primitives.address import LEDGER, MARKET, STAKING
+from primitives.genesis import GenesisModel, GenesisSpec, GenesisValidator
+from primitives.hashing import keccak
+from primitives.merkle import pack_tokens, tokens_root
+from primitives.params import COIN, ChainParams
+from primitives.task import (
+    NO_BAD_POSITION,
+    ModelCost,
+    Reveal,
+    Status,
+    Submission,
+    Verdict,
+    encode_batch,
+    execution_commitment,
+    verdict_commitment,
+)
+from vm.system import abi, ledger, market, market_gas, market_state, prologue
+from vm.system.context import Refused
+from vm.system.genesis import genesis_balances, genesis_storage
+from vm.system.market_views import Duty, TaskView, open_tasks, task_view
+
+MODEL = keccak(b"a small model")
+UNLISTED = keccak(b"a model nobody knows")
+STOP = 1
+COST = ModelCost(a=1_000_000, b=10, c=50_000, audit_weight_num=1, audit_weight_den=4)
+POSTER = keccak(b"poster")[12:]
+FUND = 100 * COIN
+
+
+def operator_of(i: int) -> bytes:
+    return keccak(b"operator %d" % i)[12:]
+
+
+def hot_of(operator: bytes) -> bytes:
+    return keccak(b"hot" + operator)[12:]
+
+
+def payout_of(operator: bytes) -> bytes:
+    return keccak(b"payout" + operator)[12:]
+
+
+def spec_of(validators: int = 4, rate: int = 10**9, serving: int | None = None, **params: int) -> GenesisSpec:
+    """`serving` of the validators serve the model (all by default), each declaring `rate`."""
+    operators = [operator_of(i) for i in range(validators)]
+    serving = validators if serving is None else serving
+    return GenesisSpec(
+        params=ChainParams(**params).check(),
+        genesis_time_ms=0,
+        accounts=(),
+        validators=tuple(
+            GenesisValidator(
+                operator=operator,
+                consensus_address=keccak(b"consensus" + operator)[12:],
+                beacon_key=keccak(b"beacon" + operator) + bytes(16),
+                node_key=keccak(b"node" + operator),
+                hot=hot_of(operator),
+                payout=payout_of(operator),
+                bond=10_000 * COIN,
+                serves=((MODEL, rate),) if i < serving else (),
+            )
+            for i, operator in enumerate(operators)
+        ),
+        models=(GenesisModel(MODEL, "small", COST, 256, 512, (STOP,), 10**9),),
+        fund=FUND,
+        spec_hash=keccak(b"spec"),
+    )
+
+
+class World:
+    """Blocks one by one. `block` runs the next block's prologue; calls after it are that block's transactions."""
+
+    def __init__(self, seed: int = 0, **spec) -> None:
+        self.spec = spec_of(**spec)
+        self.params = self.spec.params
+        self.ctx = MemoryContext(self.params, height=0)
+        for account, slots in genesis_storage(self.spec).items():
+            for slot, value in slots.items():
+                self.ctx.storage[account, slot] = value
+        self.ctx.balances = dict(genesis_balances(self.spec))
+        self.ctx.balances[POSTER] = 10_000 * COIN
+        self.start = self.ctx.total_balance()
+        self.seed = seed
+        self.roots: dict[bytes, bytes] = {}
+
+    @property
+    def height(self) -> int:
+        return self.ctx.height
+
+    @property
+    def delay(self) -> int:
+        return ledger.audit_delay(self.ctx, self.params.epoch(self.height))
+
+    def block(self, count: int = 1) -> None:
+        """The next block's prologue; its invariants hold before and after."""
+        for _ in range(count):
+            self.check()
+            mix = keccak(b"mix" + self.seed.to_bytes(8, "big") + (self.height + 1).to_bytes(8, "big"))
+            self.ctx.next_block(mix)
+            self.ctx.gas_limit = self.params.prologue_gas
+            prologue.run(self.ctx, bytes(32), b"")
+            self.ctx.gas_used, self.ctx.gas_limit = 0, 10**9
+            self.check()
+
+    def block_until(self, height: int) -> None:
+        assert height >= self.height
+        self.block(height - self.height)
+
+    def check(self) -> None:
+        """Coins: all there is = genesis + minted - burned, and what the Market holds is what it owes."""
+        totals = ledger.get_totals(self.ctx)
+        assert self.ctx.total_balance() == self.start + totals.minted - totals.burned
+        held = market_state.ESCROWED, market_state.FUND, market_state.AUDIT_RESERVE
+        assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
+        assert self.ctx.balance(LEDGER) == 0
+        assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
+
+    def escrow(self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0) -> int:
+        auditors = max(self.params.auditors, assurance)
+        terms = Terms(COST, prompt, max_tokens, self.params.base_price_start, self.ctx.base_fee, auditors, 0)
+        return escrow_of(terms, market_gas.WORK_PAID).total
+
+    def post(self, sender: bytes = POSTER, value: int | None = None, **changes) -> bytes:
+        """Post in this block. Raises Refused."""
+        asked = {
+            "kind": 0, "model": MODEL, "tokens": tuple(range(10, 18)), "max_tokens": 8, "temperature_q16": 0,
+            "top_k": 0, "assurance": 0, "value_at_risk": 0, "tip": 0, "deadline": 30, "callback_gas": 0, **changes,
+        }  # fmt: skip
+        tokens = asked["tokens"]
+        raw = tokens if isinstance(tokens, bytes) else pack_tokens(tokens)
+        needed = self.escrow(len(raw) // 4, asked["max_tokens"], asked["assurance"])
+        return self.ctx.call(
+            market.HANDLERS, abi.POST, asked["kind"], asked["model"], raw, *list(asked.values())[3:],
+            sender=sender, value=needed if value is None else value,
+        )  # fmt: skip
+
+    def cancel(self, task: bytes, sender: bytes = POSTER) -> None:
+        self.ctx.call(market.HANDLERS, abi.CANCEL, task, sender=sender)
+
+    def work(self, operator: bytes, *items) -> list[str]:
+        """Send a batch in this block. The codes of the items that were refused."""
+        before = len(self.ctx.logs)
+        self.ctx.call(market.HANDLERS, abi.WORK, encode_batch(items), sender=hot_of(operator))
+        return [event["code"] for event in self.events(abi.WORK_REFUSED, before)]
+
+    def submit(self, operator: bytes, task: bytes, tokens=None, root: bytes | None = None) -> list[str]:
+        view = self.task(task)
+        tokens = tuple(tokens) if tokens is not None else tuple(range(2, 2 + view.max_tokens))
+        root = root or self.root(task, tokens)
+        commitment = execution_commitment(task, operator, root)
+        return self.work(operator, Submission(task, tokens, commitment, 1, 2, 3, b"test"))
+
+    def verdict(self, operator: bytes, task: bytes, root: bytes | None = None, bad: int = NO_BAD_POSITION) -> list[str]:
+        return self.work(operator, Verdict(task, verdict_commitment(task, operator, bad, root or self.roots[task])))
+
+    def reveal(self, operator: bytes, task: bytes, root: bytes | None = None, bad: int = NO_BAD_POSITION) -> list[str]:
+        return self.work(operator, Reveal(task, root or self.roots[task], bad))
+
+    def root(self, task: bytes, tokens) -> bytes:
+        """What an honest trace of this answer would hash to."""
+        self.roots[task] = keccak(b"trace" + task + tokens_root(tokens))
+        return self.roots[task]
+
+    def task(self, task: bytes) -> TaskView:
+        view = task_view(self.ctx, task)
+        assert view is not None
+        return view
+
+    def status(self, task: bytes) -> Status:
+        return Status(self.task(task).status)
+
+    def duties(self, operator: bytes) -> list[Duty]:
+        return open_tasks(self.ctx, operator)
+
+    def events(self, event=None, since: int = 0) -> list[dict]:
+        logs, self.ctx.logs = self.ctx.logs, self.ctx.logs[since:]
+        found = self.ctx.events(event)
+        self.ctx.logs = logs
+        return found
+
+    def misses(self, task: bytes) -> list[tuple[bytes, int, str]]:
+        return [(e["operator"], e["role"], e["reason"]) for e in self.of(abi.TASK_MISSED, task)]
+
+    def of(self, event, task: bytes) -> list[dict]:
+        return [found for found in self.events(event) if found["task"] == task]
+
+    def refused(self, **changes) -> tuple[str, str]:
+        """Code and text with which a post is refused; nothing of it stays."""
+        storage, balances = dict(self.ctx.storage), dict(self.ctx.balances)
+        try:
+            self.post(**changes)
+        except Refused as refusal:
+            assert (self.ctx.storage, self.ctx.balances) == (storage, balances)
+            return refusal.code, refusal.text
+        raise AssertionError(f"a post with {changes} was accepted")
