@@ -82,8 +82,6 @@ SYNCED_BLOCKS_MAX = 64
 COMMIT_RESEND_SECONDS = 1.0
 """A peer is sent the commit of one height at most this often."""
 CHECKS_AT_ONCE = 2
-FIRST_BLOCK = 1
-"""Nothing is pruned: every block but genesis can be served."""
 
 log = structlog.get_logger("consensus")
 
@@ -233,7 +231,7 @@ class Consensus:
 
     async def _resume(self) -> None:
         """Go on where the log left off, or begin the height after the head."""
-        self._network.set_head(self.ledger.head.number, FIRST_BLOCK)
+        self._tell_head()
         if self._recovered.height == 0:
             self._begin_after(0.0)
             return
@@ -328,6 +326,11 @@ class Consensus:
         else:
             self._nursery.start_soon(self._begin_later, height, delay_seconds)
 
+    def _tell_head(self) -> None:
+        """Peers may ask for every block but genesis: nothing is pruned."""
+        head = self.ledger.head.number
+        self._network.set_head(head, min(1, head))
+
     async def _begin_later(self, height: int, delay_seconds: float) -> None:
         await trio.sleep(delay_seconds)
         self._inbox.put(BeginHeight(height))
@@ -376,7 +379,7 @@ class Consensus:
         self._arrivals_ms.clear()
         self._synced.pop(height, None)
         self._sent_commits = {key: at for key, at in self._sent_commits.items() if key[1] >= height - 1}
-        self._network.set_head(height, FIRST_BLOCK)
+        self._tell_head()
         level = log.info if figures.blocks_committed % 10 == 1 else log.debug
         level(
             "block committed", height=height, hash=block.hash, round=decide.certificate.round,

@@ -44,7 +44,7 @@ class NodeHost:
         return self._decoder.identity(payload)
 
     def on_peer_connected(self, peer: str) -> None:
-        log.info("peer connected", peer=peer[:16])
+        """The network says so in the log; the core's next Status tells the peer where this node stands."""
 
     def get_body(self, block_hash: bytes) -> bytes | None:
         return self._ledger.body_by_hash(block_hash)

@@ -35,6 +35,21 @@ def set_up(level: str, form: str) -> None:
         cache_logger_on_first_use=True,
     )
 
+    # The network package speaks through the standard library's logging.
+    library = logging.getLogger("labora")
+    library.handlers = [_Forward()]
+    library.setLevel(_LEVELS[level])
+    library.propagate = False
+
+
+class _Forward(logging.Handler):
+    """Records of the standard library's loggers, as events of this log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger = structlog.get_logger(record.name)
+        exc_info = {"exc_info": record.exc_info} if record.exc_info else {}
+        logger.log(record.levelno, record.getMessage(), **exc_info)
+
 
 def _hex(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Hashes and addresses are bytes in this program and hex in its log."""
