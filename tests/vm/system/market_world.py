@@ -1,8 +1,8 @@
-"""A small chain without an EVM for the Market's tests: real genesis storage, real prologue, real methods, dictionaries."""
+"""A small chain without an EVM for the Market's tests: real genesis, prologue and methods, over dictionaries."""
 
 from memory_context import MemoryContext
 
-from consensus.work.fees import escrow_of, Terms
+from consensus.work.fees import Terms, escrow_of
 from primitives.address import LEDGER, MARKET, STAKING
 from primitives.genesis import GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
@@ -19,7 +19,7 @@ from primitives.task import (
     execution_commitment,
     verdict_commitment,
 )
-from vm.system import abi, ledger, market, market_gas, market_state, prologue
+from vm.system import abi, ledger, market, market_gas, market_state, models, prologue
 from vm.system.context import Refused
 from vm.system.genesis import genesis_balances, genesis_storage
 from vm.system.market_views import Duty, TaskView, open_tasks, task_view
@@ -175,6 +175,49 @@ class World:
 
     def duties(self, operator: bytes) -> list[Duty]:
         return open_tasks(self.ctx, operator)
+
+    def verdict_raw(self, operator: bytes, task: bytes, commitment: bytes) -> list[str]:
+        return self.work(operator, Verdict(task, commitment))
+
+    def finish(self, task: bytes, limit: int = 60) -> None:
+        """Everyone honest does what it owes until the task is done."""
+        for _ in range(limit):
+            if self.task(task).done_block:
+                return
+            self.block()
+            self.everyone_works()
+        raise AssertionError(f"the task is still {self.status(task).name}")
+
+    def everyone_works(self) -> None:
+        for validator in self.spec.validators:
+            operator = validator.operator
+            for duty in self.duties(operator):
+                if not duty.first_block <= self.height:
+                    continue
+                if duty.role == abi.ROLE_EXECUTE:
+                    assert self.submit(operator, duty.task) == []
+                elif duty.role == abi.ROLE_AUDIT:
+                    assert self.verdict(operator, duty.task) == []
+                elif self.status(duty.task) == Status.REVEALING:
+                    assert self.reveal(operator, duty.task) == []
+
+    def serving(self, operator: bytes) -> models.Serving:
+        record = models.serving(self.ctx, operator, MODEL)
+        assert record is not None
+        return record
+
+    def in_flight(self, operator: bytes) -> int:
+        return market_state.IN_FLIGHT.get(self.ctx, operator)
+
+    def credit(self, operator: bytes) -> tuple[int, int]:
+        """Executed and audited work of this epoch so far, in multiply-adds."""
+        standing = ledger.standing(self.ctx, operator)
+        return standing.executed, standing.audited
+
+    @staticmethod
+    def text(address: bytes) -> str:
+        """As decoded logs name an address."""
+        return "0x" + address.hex()
 
     def events(self, event=None, since: int = 0) -> list[dict]:
         logs, self.ctx.logs = self.ctx.logs, self.ctx.logs[since:]

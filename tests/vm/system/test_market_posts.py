@@ -1,0 +1,321 @@
+"""What a post must satisfy, what it locks, who is dealt it, and canaries."""
+
+import pytest
+from market_world import COST, FUND, MODEL, POSTER, STOP, UNLISTED, World, hot_of, operator_of, payout_of
+
+from primitives.address import MARKET
+from primitives.hashing import keccak
+from primitives.merkle import tokens_root
+from primitives.task import Status, sampling_seed, task_id
+from vm.system import abi, market, market_gas, market_state, prologue
+from vm.system.context import Refused
+from vm.system.market_deal import canary_prompt
+
+
+@pytest.fixture
+def world() -> World:
+    world = World(canaries_per_validator=0)
+    world.block()
+    return world
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "text"),
+    [
+        ({"kind": 1}, "not_active", "kind 1: not active on this chain"),
+        ({"value_at_risk": 5}, "not_active", "valueAtRisk 5: not active"),
+        ({"tip": 7}, "not_active", "tipPerCwu 7: not active"),
+        ({"callback_gas": 100_000}, "not_active", "callbackGas 100000: not active"),
+        ({"assurance": 3}, "not_active", "assurance 3: more than 2 is not active"),
+        ({"model": UNLISTED}, "unknown_model", UNLISTED.hex()),
+        ({"tokens": ()}, "prompt_empty", "at least 1 token"),
+        ({"tokens": b"\x00\x00\x01"}, "malformed", "3 bytes"),
+        ({"tokens": (2, 255, 256, 3)}, "token", "token 2 is 256; the model's vocabulary ends at 255"),
+        ({"tokens": (2,) * 8193}, "prompt_too_long", "32772 bytes; at most 32768"),
+        ({"max_tokens": 0}, "max_tokens", "maxTokens is 0"),
+        ({"max_tokens": 505}, "context", "a prompt of 8 and 505 new tokens; the model's context holds 512"),
+        ({"deadline": 11}, "deadline", "must be 12 to 612"),
+        ({"deadline": 613}, "deadline", "must be 12 to 612"),
+        ({"value": 0}, "fee_too_low", "fee too low: this task needs"),
+    ],
+)
+def test_a_post_that_breaks_a_rule_is_refused_with_its_reason(world, changes, code, text):
+    found = world.refused(**changes)
+    assert found[0] == code
+    assert text in found[1]
+
+
+def test_one_wei_less_than_the_escrow_is_too_little_and_the_reason_names_it(world):
+    needed = world.escrow()
+    assert str(needed) in world.refused(value=needed - 1)[1]
+    world.post(value=needed)
+
+
+def test_what_was_sent_beyond_the_escrow_returns_at_once(world):
+    before = world.ctx.balance(POSTER)
+    task = world.post(value=world.escrow() + 12_345)
+    assert before - world.ctx.balance(POSTER) == world.escrow() == world.task(task).escrow
+
+
+@pytest.mark.parametrize(("validators", "most"), [(1, 0), (2, 1), (3, 2)])
+def test_more_assurance_than_others_can_give_is_refused_with_advice(validators, most):
+    world = World(validators=validators, canaries_per_validator=0)
+    world.block()
+    for assurance in range(most + 1):
+        world.post(assurance=assurance)
+    if most < 2:
+        code, text = world.refused(assurance=most + 1)
+        assert code == "assurance"
+        assert f"post with assurance {most}" in text
+
+
+def test_a_post_is_refused_while_the_market_is_more_than_four_blocks_behind(world):
+    market_state.DRAWS.push(world.ctx, world.height + 1, keccak(b"an entry"))
+    world.ctx.next_block()
+    for behind in range(7):
+        assert market_state.DRAWS.behind(world.ctx, world.height) == behind
+        if behind > 4:
+            assert world.refused()[0] == "backlog"
+        else:
+            world.post()
+        world.ctx.next_block()  # no prologue: nothing is worked off
+
+
+def test_post_charges_what_it_can_cause(world):
+    before = world.ctx.gas_used
+    world.post(deadline=30)
+    caused = market_gas.caused_by_post(world.params, 4, 30)
+    assert world.ctx.gas_used - before > caused
+    assert caused > market_gas.deal(4) + market_gas.draw(4) + market_gas.SETTLE + market_gas.CLOSE
+
+
+def test_a_quote_is_what_a_post_then_needs(world):
+    escrow, least, most = world.ctx.call(market.HANDLERS, abi.QUOTE, MODEL, 8, 8, 0, sender=POSTER)
+    assert (escrow, least, most) == (world.escrow(), 12, 612)
+    with pytest.raises(Refused, match="context"):
+        world.ctx.call(market.HANDLERS, abi.QUOTE, MODEL, 500, 13, 0, sender=POSTER)
+
+
+def test_ids_hashes_and_seed_are_the_written_ones(world):
+    first, second = world.post(), world.post()
+    assert (first, second) == (task_id(31337, 0), task_id(31337, 1))
+    assert world.task(first).prompt_hash == tokens_root(range(10, 18))
+    world.block()
+    assert world.task(first).seed == sampling_seed(world.ctx.mix, first)
+
+
+def test_only_the_poster_cancels_and_only_before_the_deal(world):
+    task = world.post()
+    with pytest.raises(Refused, match="only its poster"):
+        world.cancel(task, sender=operator_of(1))
+    before = world.ctx.balance(POSTER)
+    world.cancel(task)
+    assert world.ctx.balance(POSTER) - before == world.escrow()
+    assert world.status(task) == Status.REFUNDED
+    with pytest.raises(Refused, match="refunded"):
+        world.cancel(task)
+    task = world.post()
+    world.block()
+    with pytest.raises(Refused, match="dealt"):
+        world.cancel(task)
+
+
+def test_one_busy_validator_is_passed_over_and_a_task_without_room_waits():
+    # two validators of which each can hold one task of 15.4M at 1M a block and a step of 10
+    world = World(validators=2, rate=10**6, canaries_per_validator=0)
+    world.block()
+    tasks = [world.post() for _ in range(3)]
+    world.block()
+    executors = [world.task(task).slots[:1] for task in tasks]
+    assert {executors[0], executors[1]} == {(operator_of(0),), (operator_of(1),)}
+    assert world.status(tasks[2]) == Status.POSTED
+    waits = [e["againBlock"] - world.height for e in world.of(abi.DEAL_DELAYED, tasks[2])]
+    assert waits == [1]
+
+
+def test_retries_come_after_1_2_4_8_blocks_until_the_deadline_from_the_post():
+    world = World(validators=2, serving=0, canaries_per_validator=0)
+    world.block()
+    task = world.post(deadline=30)
+    posted, before = world.height, world.ctx.balance(POSTER)
+    world.block(30)
+    tried = [e["againBlock"] - posted for e in world.of(abi.DEAL_DELAYED, task)]
+    assert tried == [2, 4, 8, 16, 32]
+    assert world.status(task) == Status.POSTED
+    world.block()
+    assert world.status(task) == Status.REFUNDED
+    escrow = world.escrow()
+    assert world.ctx.balance(POSTER) - before == escrow - escrow // 100
+
+
+def test_a_block_retries_at_most_eight():
+    world = World(validators=2, serving=0, canaries_per_validator=0)
+    world.block()
+    tasks = [world.post() for _ in range(12)]
+    world.block()
+    world.block()
+    tries = [len(world.of(abi.DEAL_DELAYED, task)) for task in tasks]
+    assert tries == [2] * 8 + [1] * 4
+    world.block()
+    tries = [len(world.of(abi.DEAL_DELAYED, task)) for task in tasks]
+    assert tries == [2] * 12
+
+
+def test_a_prologue_short_of_gas_carries_over_in_order(world):
+    tasks = [world.post() for _ in range(3)]
+    world.ctx.next_block()
+    world.ctx.gas_limit = market_gas.deal(4) * 2 + 5_000
+    prologue.run(world.ctx, bytes(32), b"")
+    assert [world.status(task) for task in tasks] == [Status.DEALT, Status.DEALT, Status.POSTED]
+    world.ctx.gas_limit, world.ctx.gas_used = 10**9, 0
+    world.block()
+    assert world.status(tasks[2]) == Status.DEALT
+    assert world.task(tasks[2]).dealt_block == world.height
+    assert world.task(tasks[2]).seed == sampling_seed(world.ctx.mix, tasks[2])  # of the block that dealt it
+
+
+def test_an_item_that_fails_is_logged_refunded_and_never_tried_again(world, monkeypatch):
+    task, other = world.post(), world.post()
+    from vm.system import market_deal
+
+    real = market_deal.sampling_seed
+
+    def failing(mix: bytes, identity: bytes) -> bytes:
+        if identity == task:
+            raise Refused("broken", "this one cannot be dealt")
+        return real(mix, identity)
+
+    monkeypatch.setattr(market_deal, "sampling_seed", failing)
+    before = world.ctx.balance(POSTER)
+    world.block()
+    assert world.status(task) == Status.REFUNDED
+    assert world.ctx.balance(POSTER) - before == world.escrow()
+    assert [e["code"] for e in world.of(abi.ITEM_FAILED, task)] == ["broken"]
+    assert world.status(other) == Status.DEALT
+    world.block(5)
+    assert len(world.events(abi.ITEM_FAILED)) == 1
+
+
+def test_a_batch_reverts_whole_only_for_a_stranger_or_bad_rlp(world):
+    with pytest.raises(Refused, match="no operator's hot account"):
+        world.ctx.call(market.HANDLERS, abi.WORK, b"\xc0", sender=POSTER)
+    with pytest.raises(Refused, match="malformed work batch"):
+        world.ctx.call(market.HANDLERS, abi.WORK, b"\xff", sender=hot_of(operator_of(0)))
+    with pytest.raises(Refused, match="1 to 64 items"):
+        world.ctx.call(market.HANDLERS, abi.WORK, b"\xc0", sender=hot_of(operator_of(0)))
+    from primitives import rlp
+
+    task = world.post()
+    world.block()
+    items = [[b"\x04", task, b"\x01" * 32, b"\x02" * 32], [b"\x01", task], [b"\x02", b"\x05" * 32, b"\x06" * 32]]
+    before = len(world.ctx.logs)
+    world.ctx.call(market.HANDLERS, abi.WORK, rlp.encode(items), sender=hot_of(operator_of(0)))
+    refused = world.events(abi.WORK_REFUSED, before)
+    assert [(e["kind"], e["code"]) for e in refused] == [(4, "malformed"), (0, "malformed"), (2, "unknown_task")]
+
+
+def test_anyone_fills_the_fund(world):
+    world.ctx.call(market.HANDLERS, abi.FILL_FUND, sender=POSTER, value=77)
+    assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER) == (FUND + 77, 0)
+    world.check()
+
+
+def test_the_money_of_a_settled_task(world):
+    price, params = world.params.base_price_start, world.params
+    balances = {v.operator: world.ctx.balance(payout_of(v.operator)) for v in world.spec.validators}
+    before = world.ctx.balance(POSTER)
+    task = world.post()
+    world.block()
+    slots = world.task(task).slots
+    world.block()
+    assert world.submit(slots[0], task, (2, 3, STOP)) == []
+    world.finish(task)
+    fee = -(-COST.execution(8, 3) * price // 10**9)
+    audit = -(-COST.audit(8, 3) * price // 10**9)
+    burn, pool = fee * params.fee_burn_percent // 100, fee * params.fee_pool_percent // 100
+    receipt = world.of(abi.RECEIPT, task)[0]
+    earned = {operator: world.ctx.balance(payout_of(operator)) - balances[operator] for operator in balances}
+    assert earned[slots[0]] == fee - burn - pool
+    for operator in earned:
+        if world.text(operator) in receipt["verifiers"]:
+            assert earned[operator] == audit + pool // 2
+    gas = market_gas.WORK_PAID
+    work = (gas.submission(3) + 2 * gas.verdict + gas.reveal) * 2 * world.ctx.base_fee
+    assert before - world.ctx.balance(POSTER) == fee + 2 * audit + work
+    assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)[0] == FUND + burn // 2
+    assert receipt["fee"] == fee
+
+
+def test_an_epochs_canaries_are_spread_over_it_and_paid_from_the_fund():
+    world = World(canaries_per_validator=4)
+    seen = {}
+    while world.height < 32:
+        world.block()
+        for event in world.events(abi.TASK_POSTED)[len(seen) :]:
+            seen[event["task"]] = world.height
+    posted = world.events(abi.TASK_POSTED)
+    assert len(posted) == 16
+    assert all(e["canary"] and e["escrow"] == 0 for e in posted)
+    assert list(seen.values()) == list(range(1, 33, 2))
+
+
+def test_a_canary_is_worked_agreed_credited_and_mints_nothing():
+    world = World(canaries_per_validator=1)
+    world.block()
+    task = world.events(abi.TASK_POSTED)[0]["task"]
+    world.finish(task)
+    assert world.status(task) == Status.SETTLED
+    receipt = world.of(abi.RECEIPT, task)[0]
+    assert (receipt["class"], receipt["fee"]) == (abi.CLASS_CANARY, 0)
+    executor = bytes.fromhex(receipt["executor"][2:])
+    assert world.credit(executor)[0] > 0
+    spent = sum(e["amount"] for e in world.of(abi.PAID, task))
+    fund, _ = world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)
+    assert fund == FUND - spent < FUND
+    hot = {world.text(hot_of(validator.operator)) for validator in world.spec.validators}
+    assert {e["to"] for e in world.of(abi.PAID, task)} <= hot
+
+
+def test_canary_prompts_are_drawn_from_the_mix_without_stop_ids():
+    stops = list(range(200))
+    prompt = canary_prompt(keccak(b"mix"), 7, 16, 256, stops)
+    assert len(prompt) == 16
+    assert not set(prompt) & set(stops)
+    assert prompt == canary_prompt(keccak(b"mix"), 7, 16, 256, stops)
+    assert prompt != canary_prompt(keccak(b"mix"), 8, 16, 256, stops)
+
+
+def test_without_a_served_model_there_are_no_canaries():
+    world = World(serving=0)
+    world.block(8)
+    assert not world.events(abi.TASK_POSTED)
+
+
+def test_same_inputs_same_storage_logs_and_balances():
+    def run() -> World:
+        world = World(seed=5)
+        world.block()
+        for _ in range(40):
+            if world.height % 3 == 0:
+                world.post()
+            world.everyone_works()
+            world.block()
+        return world
+
+    first, second = run(), run()
+    assert first.ctx.storage == second.ctx.storage
+    assert first.ctx.logs == second.ctx.logs
+    assert first.ctx.balances == second.ctx.balances
+
+
+def test_a_finished_task_leaves_only_its_end(world):
+    task = world.post()
+    before = dict(world.ctx.storage)
+    world.finish(task)
+    assert market_state.TASKS.get(world.ctx, task) is None
+    world.block(40)  # the queues pass its stale entries
+    left = [key for key in world.ctx.storage.keys() - before.keys() if key[0] == MARKET]
+    assert len(left) == 2, left  # its status and receipt
+    assert world.ctx.call(market.HANDLERS, abi.GET_TASK, task, sender=POSTER)[1] == Status.SETTLED
+    with pytest.raises(Refused, match="there is no task"):
+        world.ctx.call(market.HANDLERS, abi.GET_TASK, b"\x01" * 32, sender=POSTER)
