@@ -309,7 +309,7 @@ def _execute(
     if gas < least:
         raise InvalidTransaction(f"intrinsic gas too low: have {gas}, want {least}")
     with missing_data_named():
-        state = _open(db, root, env, base_fee, should_stop, seen)
+        state = _open(db, root, env, should_stop, seen)
         _override(state, overrides)
         balance, cost = state.get_balance(request.sender), gas * request.max_fee_per_gas + request.value
         if balance < cost:
@@ -324,14 +324,14 @@ def _open(
     db: Mapping[bytes, bytes],
     root: bytes,
     env: BlockEnv,
-    base_fee: int,
     should_stop: Callable[[], bool],
     seen: dict[bytes, set[int]] | None,
 ) -> State:
+    # BASEFEE shows the block's fee even to a call that pays none (geth: zero): the Market's prices depend on it.
     state = open_state(
         _call_state_class(env.params, env.genesis_hash), Overlay(db), root,
         params=env.params, number=env.number, timestamp=env.timestamp, coinbase=env.coinbase,
-        mix_hash=env.mix_hash, base_fee_per_gas=base_fee,
+        mix_hash=env.mix_hash, base_fee_per_gas=env.base_fee_per_gas,
     )  # fmt: skip
     state.should_stop = should_stop
     state.seen = seen
