@@ -58,6 +58,8 @@ class InferenceService:
         self._journal = Journal(journal_folder)
         self._operator: bytes | None = None
         self._duties: list[Duty] = []
+        self._duties_head = -1
+        """The head at which they were read; those of an older head must not be acted upon."""
         self._results: dict[ResultKey, Result] = {}
         self._refused: set[tuple[bytes, int]] = set()
         self._failures: dict[tuple[bytes, bytes], int] = {}
@@ -107,7 +109,10 @@ class InferenceService:
     async def _plan(self, nursery: trio.Nursery) -> None:
         """Read what is owed at the head, wake the workers, send what is ready."""
         head = self._ledger.head.number
+        if self._consensus.next_unknown_height > head + 1:
+            return  # decided blocks wait to be committed: what the state says is owed is not owed any more
         self._duties = await trio.to_thread.run_sync(self._read_duties)
+        self._duties_head = head
         now = trio.current_time()
         keys = {(duty.task, duty.role) for duty in self._duties}
         self._seen_at = {key: self._seen_at.get(key, now) for key in keys}
@@ -153,7 +158,9 @@ class InferenceService:
         elif event is abi.WORK_REFUSED and self._operator is not None and entry.topics[2][12:] == self._operator:
             values = event.decode(entry.topics, entry.data)
             self._refused.add((entry.topics[1], values["kind"]))
-            log.warning("work refused", task=entry.topics[1], code=values["code"], reason=values["text"])
+            # "stage": others were faster, for example when a reveal of theirs opened this node's commitment too.
+            tell = log.info if values["code"] == "stage" else log.warning
+            tell("work refused", task=entry.topics[1], code=values["code"], reason=values["text"])
 
     # ------------------------------------------------------------------ running models
 
@@ -236,7 +243,7 @@ class InferenceService:
 
     def _send(self) -> None:
         """One work transaction at the head's nonce; made again with everything pending when it missed two blocks."""
-        if self._operator is None or self._hot_key is None:
+        if self._operator is None or self._hot_key is None or self._duties_head != self._ledger.head.number:
             return
         height = self._ledger.head.number + 1
         nonce = self._ledger.reader().nonce(address_of(self._hot_key))

@@ -21,6 +21,7 @@ POLL_SECONDS = 0.25
 WAIT_SECONDS_MAX = 600.0
 TIP_WEI_PER_GAS = 10**9
 GAS_MARGIN_PERCENT = 125
+QUOTE_GAS = 1_000_000
 ESCROW_MARGIN_PERCENT = 150
 """The base fee may rise before the post is in a block; what is not needed returns at once."""
 TEMPERATURE_MAX = 16.0
@@ -66,14 +67,36 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     if assurance is None:
         (operators,) = abi.OPERATORS.decode_result(client.read_contract(STAKING, abi.OPERATORS.encode_call()))
         assurance = 1 if len(operators) > 1 else 0
+    base_fee = int(client.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
+    # Without a price the EVM sees a base fee of 0, and the quote would leave out what the validators' gas costs.
+    priced = {
+        "from": to_hex(address_of(key)),
+        "to": to_hex(MARKET),
+        "maxFeePerGas": hex(2 * base_fee + TIP_WEI_PER_GAS),
+        "maxPriorityFeePerGas": hex(TIP_WEI_PER_GAS),
+    }
     quote = abi.QUOTE.encode_call(model, len(tokens), request.max_tokens, assurance)
-    escrow, least, most = abi.QUOTE.decode_result(client.read_contract(MARKET, quote))
-    deadline = min(max(30, least), most)
     temperature = round(request.temperature * TEMPERATURE_ONE_Q16)
-    call = abi.POST.encode_call(
-        0, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0, 0, deadline, 0
-    )
-    return _send(client, key, call, escrow * ESCROW_MARGIN_PERCENT // 100)
+    try:
+        answer = client.call("eth_call", {**priced, "data": to_hex(quote), "gas": hex(QUOTE_GAS)}, "latest")
+        escrow, least, most = abi.QUOTE.decode_result(from_hex(answer))
+        deadline = min(max(30, least), most)
+        call = abi.POST.encode_call(
+            0, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0, 0, deadline, 0
+        )
+        sending = {**priced, "data": to_hex(call), "value": hex(escrow * ESCROW_MARGIN_PERCENT // 100)}
+        transaction = _send(client, key, sending)
+    except RpcFailure as failure:
+        hint = "; --assurance 0 accepts an answer that nobody checks" if "assurance" in failure.message else ""
+        raise Fatal(RUNTIME, f"the task was refused: {failure.message}{hint}") from failure
+    receipt = _receipt(client, transaction)
+    block = int(receipt["blockNumber"], 16)
+    if int(receipt["status"], 16) != 1:
+        raise Fatal(RUNTIME, f"the post was reverted in block {block} (transaction {transaction})")
+    for log in receipt["logs"]:
+        if from_hex(log["topics"][0]) == abi.TASK_POSTED.topic:
+            return from_hex(log["topics"][1]), block
+    raise Fatal(RUNTIME, f"transaction {transaction} posted no task")
 
 
 def wait_for(client: Client, task: bytes, posted_block: int, wait: Wait, on_line: Callable[[str], None]) -> Story:
@@ -105,30 +128,16 @@ def first_model(client: Client) -> bytes:
     return bytes(models[0])
 
 
-def _send(client: Client, key: bytes, data: bytes, value: int) -> tuple[bytes, int]:
-    sender = address_of(key)
-    chain_id = client.number("eth_chainId")
-    call = {"from": to_hex(sender), "to": to_hex(MARKET), "data": to_hex(data), "value": hex(value)}
-    try:
-        gas = client.number("eth_estimateGas", call) * GAS_MARGIN_PERCENT // 100
-        base_fee = int(client.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
-        raw = sign_transaction(
-            key, chain_id=chain_id, nonce=client.number("eth_getTransactionCount", to_hex(sender), "pending"), gas=gas,
-            to=MARKET, max_fee_per_gas=2 * base_fee + TIP_WEI_PER_GAS, max_priority_fee_per_gas=TIP_WEI_PER_GAS,
-            value=value, data=data,
-        ).raw  # fmt: skip
-        transaction = client.call("eth_sendRawTransaction", to_hex(raw))
-    except RpcFailure as failure:
-        hint = "; --assurance 0 accepts an answer that nobody checks" if "assurance" in failure.message else ""
-        raise Fatal(RUNTIME, f"the task was refused: {failure.message}{hint}") from failure
-    receipt = _receipt(client, transaction)
-    block = int(receipt["blockNumber"], 16)
-    if int(receipt["status"], 16) != 1:
-        raise Fatal(RUNTIME, f"the post was reverted in block {block} (transaction {transaction})")
-    for log in receipt["logs"]:
-        if from_hex(log["topics"][0]) == abi.TASK_POSTED.topic:
-            return from_hex(log["topics"][1]), block
-    raise Fatal(RUNTIME, f"transaction {transaction} posted no task")
+def _send(client: Client, key: bytes, call: dict[str, str]) -> str:
+    """Estimate, sign, send; the transaction's hash."""
+    gas = client.number("eth_estimateGas", call) * GAS_MARGIN_PERCENT // 100
+    nonce = client.number("eth_getTransactionCount", call["from"], "pending")
+    signed = sign_transaction(
+        key, chain_id=client.number("eth_chainId"), nonce=nonce, gas=gas, to=from_hex(call["to"]),
+        max_fee_per_gas=int(call["maxFeePerGas"], 16), max_priority_fee_per_gas=TIP_WEI_PER_GAS,
+        value=int(call["value"], 16), data=from_hex(call["data"]),
+    )  # fmt: skip
+    return str(client.call("eth_sendRawTransaction", to_hex(signed.raw)))
 
 
 def _receipt(client: Client, transaction: str) -> dict[str, Any]:

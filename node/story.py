@@ -12,7 +12,6 @@ from node.client import Client, from_hex, to_hex
 from node.exits import RUNTIME, Fatal
 from primitives.address import LEDGER, MARKET
 from primitives.merkle import unpack_tokens
-from primitives.params import COIN
 from primitives.task import NO_BAD_POSITION, Status
 from vm.system import abi
 
@@ -159,7 +158,7 @@ def _apply(story: Story, event: abi.Event, v: dict[str, Any], block: int) -> Ite
         yield f"paid {coins(v['amount'])} to {short(v['to'])} {roles.get(v['role'], 'back')}"
     elif event is abi.TASK_SETTLED:
         story.settled_block, story.receipt = block, v["receipt"]
-        story.status = Status(v["status"])
+        story.status = Status.UNVERIFIED if v["status"] == Status.UNVERIFIED else Status.SETTLED
         story.fee_wei, story.macs = v["fee"], v["macs"]
         story.executor = from_hex(v["executor"])
         yield (
@@ -199,9 +198,9 @@ def short(address: str) -> str:
 
 
 def coins(wei: int) -> str:
-    """An amount in whole units, six digits after the point."""
-    micro = wei * 10**6 // COIN
-    return f"{micro // 10**6}.{micro % 10**6:06d}"
+    """An amount in whole units, exact to 10^-12."""
+    micro = wei // 10**6
+    return f"{micro // 10**12}.{micro % 10**12:012d}".rstrip("0").rstrip(".")
 
 
 def cwu_text(macs: int) -> str:

@@ -53,7 +53,7 @@ class Sync:
             log.info("catching up", head=self.starting_height, claimed=self.highest_claimed)
             async with self._network.sync_blocks(first) as stream:
                 await self._feed(stream, first)
-            log.info("caught up as far as peers give", head=self._ledger.head.number)
+            await self._wait_until_used()
             if self._ledger.head.number == self.starting_height:
                 await trio.sleep(RETRY_SECONDS)
 
@@ -75,12 +75,22 @@ class Sync:
     async def _wait_for_room(self, expected: int) -> bool:
         """Until the core has worked off enough; False when it refuses what it was given."""
         while expected > self._ledger.head.number + AHEAD_BLOCKS_MAX:
-            with trio.move_on_after(PATIENCE_SECONDS) as patience:
-                self._committed = trio.Event()
-                await self._committed.wait()
-            if patience.cancelled_caught:
+            if not await self._next_commit():
                 return False
         return True
+
+    async def _wait_until_used(self) -> None:
+        """Until everything that was handed over is committed, or refused."""
+        while self._consensus.next_unknown_height > self._ledger.head.number + 1 and await self._next_commit():
+            pass
+        log.info("caught up as far as peers gave", head=self._ledger.head.number)
+
+    async def _next_commit(self) -> bool:
+        """False when none comes within the patience."""
+        with trio.move_on_after(PATIENCE_SECONDS) as patience:
+            self._committed = trio.Event()
+            await self._committed.wait()
+        return not patience.cancelled_caught
 
     def _on_commit(self, _committed: Committed) -> None:
         self._committed.set()
