@@ -138,7 +138,10 @@ class NumpyExecutor:
             score[:, future] = _MASKED
         below = score.max(axis=2, keepdims=True) - score
         e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> np.minimum(below >> 16, 31)
-        v_bits_max = np.maximum.accumulate(kv.v_bits, axis=2)[:, 0, start:].repeat(shared, axis=1)[:, :, None]
+        if rows > 1:
+            v_bits_max = np.maximum.accumulate(kv.v_bits, axis=2)[:, 0, start:].repeat(shared, axis=1)[:, :, None]
+        else:
+            v_bits_max = kv.v_bits.max(axis=2, keepdims=True)
         weight = (e * kv.v_top) >> np.minimum(np.maximum(v_bits_max - kv.v_bits, 0), 63)
         weight_shift = np.maximum(bit_length(weight.max(axis=2, keepdims=True)) - 15, 0)
         weight >>= weight_shift

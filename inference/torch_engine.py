@@ -179,6 +179,8 @@ class TorchExecutor:
         k, v, k_top, k_bits, v_top, v_bits = cache.read(layer, length)
 
         def fold(z: torch.Tensor) -> torch.Tensor:
+            if rows == 1:
+                return z.reshape(s.kv_heads, shared, -1)
             return z.reshape(rows, s.kv_heads, shared, -1).transpose(0, 1).reshape(s.kv_heads, rows * shared, -1)
 
         dot = torch.bmm(fold(q), k.transpose(1, 2)).long()
@@ -191,7 +193,10 @@ class TorchExecutor:
             score.masked_fill_(future, -(1 << 62))
         below = score.amax(2, keepdim=True) - score
         e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> (below >> 16).clamp_(max=31)
-        highest = torch.cummax(v_bits, 2).values[:, 0, start:].repeat_interleave(shared, 1).unsqueeze(2)
+        if rows > 1:
+            highest = torch.cummax(v_bits, 2).values[:, 0, start:].repeat_interleave(shared, 1).unsqueeze(2)
+        else:
+            highest = v_bits.amax(2, keepdim=True)
         weight = (e * v_top) >> (highest - v_bits).clamp_(0, 63)
         narrow = (_bit_length(weight.amax(2, keepdim=True)) - 15).clamp_(min=0)
         weight >>= narrow
@@ -205,6 +210,8 @@ class TorchExecutor:
         reciprocal = (1 << 43) // (mass >> (mass_bits - cip.WINDOW_BITS))
         shift = (52 - cip.ATTENTION_BITS + mass_bits - narrow - highest).clamp_(0, 63)
         wide = total.mul_(reciprocal) >> shift
+        if rows == 1:
+            return wide.view(1, -1)
         return wide.view(s.kv_heads, rows, shared, -1).transpose(0, 1).reshape(rows, -1)
 
     def _mlp(self, x: torch.Tensor, layer: int) -> torch.Tensor:

@@ -49,7 +49,7 @@ def models(draw: Any) -> Model:
     return random_model(shape, seed, bound=bound, spread=draw(st.sampled_from([-6, 0, 0, 0, 8, 14, 20, 30])))
 
 
-MANY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def run(executor: Any, chunks: list[list[int]]) -> tuple[np.ndarray, list[bytes]]:
