@@ -175,7 +175,10 @@ class Flood(ConsensusInbox):
     def broadcast(self, payload: bytes) -> None:
         """Our own message: to every peer, each time."""
         key = self._host.consensus_key(payload) or payload
-        self._send(self._seen.get(key) or self._remember(key, payload), except_for=set())
+        seen = self._seen.get(key)
+        if seen is None or seen.payload != payload:
+            seen = self._remember(key, payload)
+        self._send(seen, except_for=set())
 
     def _send(self, seen: _Seen, except_for: set[str]) -> None:
         seen.flooded_at = trio.current_time()
@@ -185,15 +188,18 @@ class Flood(ConsensusInbox):
                 peer.send_encoded(framing.CONSENSUS, data)
 
     def _remember(self, key: bytes, payload: bytes) -> _Seen:
-        seen = _Seen(payload, trio.current_time())
-        self._seen[key] = seen
+        self._forget(self._seen.pop(key, None))
+        seen = self._seen[key] = _Seen(payload, trio.current_time())
         self._seen_by_payload[payload] = seen
         self._seen_bytes += len(payload)
         while len(self._seen) > SEEN_MESSAGES_MAX or self._seen_bytes > SEEN_BYTES_MAX:
-            _, old = self._seen.popitem(last=False)
-            self._seen_by_payload.pop(old.payload, None)
-            self._seen_bytes -= len(old.payload)
+            self._forget(self._seen.popitem(last=False)[1])
         return seen
+
+    def _forget(self, seen: _Seen | None) -> None:
+        if seen is not None:
+            del self._seen_by_payload[seen.payload]
+            self._seen_bytes -= len(seen.payload)
 
 
 @dataclass(slots=True)
@@ -210,6 +216,14 @@ class _Fetch:
     without: set[Peer] = field(default_factory=set)
 
 
+@dataclass(slots=True)
+class _Announced:
+    """Who said that they have a block, and its height as the first of them said."""
+
+    height: int
+    by: dict[str, None] = field(default_factory=dict)
+
+
 class BlockExchange:
     """Whole bodies by hash: keeps a few to serve, fetches those that are missing."""
 
@@ -217,7 +231,7 @@ class BlockExchange:
         self._pool, self._host = pool, host
         self._bodies: OrderedDict[bytes, bytes] = OrderedDict()
         self._bodies_bytes = 0
-        self._announced: OrderedDict[bytes, dict[str, None]] = OrderedDict()
+        self._announced: OrderedDict[bytes, _Announced] = OrderedDict()
         self._fetches: dict[bytes, _Fetch] = {}
         self._asks = trio.Semaphore(ASKS_MAX)
         self._nursery: trio.Nursery | None = None
@@ -229,6 +243,14 @@ class BlockExchange:
             await trio.sleep_forever()
 
     def announce(self, block_hash: bytes, height: int, body: bytes) -> None:
+        self._keep(block_hash, body)
+        announced = self._announced.get(block_hash)
+        message = messages.BlockAnnounce(block_hash, height, len(body))
+        for peer in list(self._pool.peers.values()):
+            if announced is None or peer.id not in announced.by:
+                peer.send(message)
+
+    def _keep(self, block_hash: bytes, body: bytes) -> None:
         if block_hash not in self._bodies:
             self._bodies[block_hash] = body
             self._bodies_bytes += len(body)
@@ -236,11 +258,6 @@ class BlockExchange:
         while len(self._bodies) > BODIES_MAX or self._bodies_bytes > BODIES_BYTES_MAX:
             _, old = self._bodies.popitem(last=False)
             self._bodies_bytes -= len(old)
-        has = self._announced.get(block_hash, {})
-        message = messages.BlockAnnounce(block_hash, height, len(body))
-        for peer in list(self._pool.peers.values()):
-            if peer.id not in has:
-                peer.send(message)
 
     async def fetch(self, block_hash: bytes) -> bytes:
         body = self._bodies.get(block_hash)
@@ -275,6 +292,7 @@ class BlockExchange:
                         fetch.body = body
                         del self._fetches[fetch.block_hash]
                         fetch.done.set()
+                        self._pass_on(fetch.block_hash, body)
                         return
                 peer = self._next_peer(fetch.block_hash, asked)
                 if peer is None:
@@ -295,9 +313,18 @@ class BlockExchange:
                         while not (fetch.offered or peer in fetch.without or peer.closing):
                             await fetch.changed.wait()
 
+    def _pass_on(self, block_hash: bytes, body: bytes) -> None:
+        """Peers that do not know the one we have it from can pull it here."""
+        announced = self._announced.get(block_hash)
+        if announced is None:
+            self._keep(block_hash, body)  # nobody said its height: it is only served
+        else:
+            self.announce(block_hash, announced.height, body)
+
     def _next_peer(self, block_hash: bytes, asked: set[Peer]) -> Peer | None:
         """Announcers first, then the rest as they connected; never one that was asked in this turn."""
-        for peer_id in self._announced.get(block_hash, ()):
+        announced = self._announced.get(block_hash)
+        for peer_id in () if announced is None else announced.by:
             peer = self._pool.peers.get(peer_id)
             if peer is not None and peer not in asked and _can_be_asked(peer):
                 return peer
@@ -317,9 +344,9 @@ class BlockExchange:
     # -- from peers
 
     def on_announce(self, peer: Peer, message: messages.BlockAnnounce) -> None:
-        announcers = self._announced.setdefault(message.block_hash, {})
-        if len(announcers) < ANNOUNCERS_MAX:
-            announcers[peer.id] = None
+        announced = self._announced.setdefault(message.block_hash, _Announced(message.height))
+        if len(announced.by) < ANNOUNCERS_MAX:
+            announced.by[peer.id] = None
         if len(self._announced) > ANNOUNCED_MAX:
             self._announced.popitem(last=False)
         if message.block_hash in self._fetches:

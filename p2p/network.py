@@ -72,12 +72,13 @@ class Network:
     async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
         """Live until cancelled; reports the port it listens on through `task_status`. Raises OSError when the port
         cannot be bound (in use, or no such address)."""
+        listeners = await self._pool.listen()
         async with trio.open_nursery() as nursery:
             await nursery.start(self._blocks.run)
             await nursery.start(self._sync.run)
             nursery.start_soon(self._transactions.run)
-            port = await nursery.start(self._pool.run)
-            task_status.started(port)
+            await nursery.start(self._pool.run, listeners)
+            task_status.started(self._pool.listen_port)
 
     @property
     def id(self) -> str:
@@ -234,6 +235,8 @@ class Network:
                 peer.send(messages.Pong(nonce))
             case messages.Pong(nonce):
                 peer.ponged(nonce)
+            case messages.Goodbye(messages.GOODBYE_DUPLICATE):
+                peer.retire()
             case messages.Goodbye(code):
                 peer.close(None, f"they said: {messages.GOODBYE_REASONS.get(code, f'code {code}')}")
 

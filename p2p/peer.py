@@ -27,6 +27,7 @@ log = logging.getLogger("labora.p2p")
 PING_S = 10.0
 DEAD_S = 25.0
 FAREWELL_S = 0.5
+RETIRE_S = 2.0
 READ_BYTES = 64 * KIB
 BATCH_BYTES = 16 * KIB  # small records that leave in one call; more would be written ahead of a later vote
 
@@ -84,7 +85,7 @@ class BoundedSet:
 
 @dataclass(slots=True)
 class RangeSlot:
-    """One range that was asked for: `reply` is set before `done`, or stays None when the peer is gone."""
+    """One range that was asked for; `reply` stays None when the peer is gone or answered nonsense."""
 
     count: int
     max_bytes: int
@@ -118,6 +119,7 @@ class Peer:
         self.rtt_ms: float | None = None
         self.closing = False
         self.misbehaved = False
+        self._retiring = False
         # What we asked and await: nothing of these kinds is accepted unasked.
         self.bodies_asked: set[bytes] = set()
         self.ranges_asked: dict[int, RangeSlot] = {}
@@ -139,6 +141,7 @@ class Peer:
         self._wake = Signal()
         self._sync_room = Signal()
         self._writing = False
+        self._said_all = False
         self._scope = trio.CancelScope()
         self._goodbye: int | None = None
         self._heard_at = trio.current_time()
@@ -155,7 +158,7 @@ class Peer:
 
     def send_encoded(self, channel: int, data: bytes, droppable: bool = False) -> bool:
         """As `send`, for an envelope encoded once and sent to many. droppable: may be thrown away while it waits."""
-        if self.closing:
+        if self.closing or self._said_all:
             return False
         if self._queued_bytes[channel] + len(data) > QUEUE_BYTES_MAX[channel]:
             if channel == TRANSACTIONS:
@@ -201,6 +204,16 @@ class Peer:
         self._goodbye = code
         log.info("%r ends: %s", self, reason)
         self._scope.cancel()
+
+    def retire(self) -> None:
+        """Another connection takes over: say what is queued, hear what is under way, then end. So no vote is lost when
+        of two connections one is given up."""
+        if self.closing or self._retiring:
+            return
+        self._retiring = True
+        log.info("%r ends: %s", self, messages.GOODBYE_REASONS[messages.GOODBYE_DUPLICATE])
+        self._scope.deadline = min(self._scope.deadline, trio.current_time() + RETIRE_S)
+        self._wake.notify()
 
     # -- life
 
@@ -271,6 +284,12 @@ class Peer:
         try:
             while True:
                 batch = self._next_batch()
+                if not batch and self._retiring:
+                    self._said_all = True
+                    goodbye = messages.encode(messages.Goodbye(messages.GOODBYE_DUPLICATE))
+                    await self._stream.send_all(self._writer.record(CONTROL, goodbye, 0)[0])
+                    await self._stream.send_eof()
+                    return  # the reader goes on until the other side has said all, too
                 if not batch:
                     await self._wake.wait()
                     continue

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import random
 import socket
+import sys
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
@@ -28,6 +29,7 @@ log = logging.getLogger("labora.p2p")
 HANDSHAKE_S = 5.0
 LINGER_S = 1.0
 RECONNECT_MIN_S, RECONNECT_MAX_S = 0.2, 20.0
+YIELD_S = 0.3  # the larger id lets the smaller dial first, whose connection would stay anyway
 STABLE_S = 10.0  # a connection that lasted this long starts the reconnection delay afresh
 INBOUND_MAX = 40
 OUTBOUND_MAX = 10
@@ -35,7 +37,8 @@ PER_ADDRESS_MAX = 5
 HANDSHAKES_MAX = 40  # inbound ones in progress
 ACCEPTS_PER_S, ACCEPTS_BURST = 20, 60  # before any cryptography
 NOTSENT_LOWAT_BYTES = 128 * KIB
-TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)  # Linux; Python names it from 3.12 on
+# Linux's number, for a Python that does not name it. Elsewhere the kernel's buffer is as it is.
+TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 SCORES_MAX = 4_096
 SCORE_MISBEHAVED = -20
 
@@ -55,6 +58,21 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class Backoff:
+    """How long to wait before each next dial: doubling from RECONNECT_MIN_S to RECONNECT_MAX_S, with jitter, so that
+    two nodes that lost each other do not dial in step."""
+
+    def __init__(self) -> None:
+        self._delay = RECONNECT_MIN_S
+
+    def restart(self) -> None:
+        self._delay = RECONNECT_MIN_S
+
+    def next_s(self) -> float:
+        delay, self._delay = self._delay, min(RECONNECT_MAX_S, self._delay * 2)
+        return max(RECONNECT_MIN_S, delay * random.uniform(0.5, 1.0))
 
 
 class Pool:
@@ -82,17 +100,23 @@ class Pool:
         self._handshakes = 0
         self._nursery: trio.Nursery | None = None
 
-    async def run(self, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED) -> None:
-        """Listen and dial until cancelled. OSError when the port cannot be bound."""
+    async def listen(self) -> list[trio.SocketListener]:
+        """Bind the port. Raises OSError."""
         listeners = await trio.open_tcp_listeners(self._config.listen_port, host=self._config.listen_host)
         self.listen_port = listeners[0].socket.getsockname()[1]
+        return listeners
+
+    async def run(
+        self, listeners: list[trio.SocketListener], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Accept and dial until cancelled."""
         self._accepts = TokenBucket(ACCEPTS_PER_S, ACCEPTS_BURST)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(trio.serve_listeners, self._accept, listeners)
             for address in self._persistent.values():
                 nursery.start_soon(self._keep_dialling, address)
-            task_status.started(self.listen_port)
+            task_status.started()
 
     async def dial(self, address: PeerAddress) -> None:
         """One attempt; returns once connected. Raises OSError, HandshakeError (limits too) or trio.TooSlowError."""
@@ -123,7 +147,7 @@ class Pool:
             log.info("refused %s:%s: too many connections at once", ip, port)
             await trio.aclose_forcefully(stream)
             return
-        exempt = ipaddress.ip_address(ip).is_loopback or any(a.host == ip for a in self._persistent.values())
+        exempt = is_exempt_address(ip) or any(a.host == ip for a in self._persistent.values())
         refuse = handshake.VERDICT_OK
         if not exempt and self._inbound_by_ip.get(ip, 0) >= PER_ADDRESS_MAX:
             refuse = handshake.REFUSED_ADDRESS
@@ -133,7 +157,7 @@ class Pool:
             session = None
             try:
                 session = await self._shake(stream, initiator=False, refuse=refuse)
-            except (HandshakeError, trio.TooSlowError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except (HandshakeError, trio.TooSlowError) as error:
                 log.info("no connection with %s:%s: %s", ip, port, _text(error))
             finally:
                 self._handshakes -= 1
@@ -148,26 +172,23 @@ class Pool:
 
     async def _keep_dialling(self, address: PeerAddress) -> None:
         """Stay connected to one persistent peer, for ever."""
-        delay = RECONNECT_MIN_S
+        backoff = Backoff()
         while True:
             while address.id in self.peers:
                 await self.changed.wait()
+            if self.own_id > address.id:
+                with trio.move_on_after(YIELD_S):
+                    while address.id not in self.peers:
+                        await self.changed.wait()
+                    continue
             began = trio.current_time()
             try:
                 await self._dial_once(address)
-            except (
-                HandshakeError,
-                trio.TooSlowError,
-                trio.BrokenResourceError,
-                trio.ClosedResourceError,
-                OSError,
-            ) as error:
+            except (HandshakeError, trio.TooSlowError, OSError) as error:
                 log.debug("no connection to %s: %s", address, _text(error))
             if trio.current_time() - began >= STABLE_S:
-                delay = RECONNECT_MIN_S
-            # Full jitter upward from half: two nodes that lost each other do not dial in step.
-            await trio.sleep(max(RECONNECT_MIN_S, delay * random.uniform(0.5, 1.0)))
-            delay = min(RECONNECT_MAX_S, delay * 2)
+                backoff.restart()
+            await trio.sleep(backoff.next_s())
 
     async def _dial_once(
         self, address: PeerAddress, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -191,12 +212,13 @@ class Pool:
         refuse: int = handshake.VERDICT_OK,
     ) -> Session:
         """The handshake over a stream, which is closed unless this returns."""
-        stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        stream.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
         shake = Handshake(
             self._config.node_key, self._hello, initiator=initiator, expected_id=expected_id, refuse=refuse
         )
         try:
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if TCP_NOTSENT_LOWAT is not None:
+                stream.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_LOWAT_BYTES)
             with trio.fail_after(HANDSHAKE_S):
                 await stream.send_all(shake.start())
                 while shake.session is None:
@@ -210,6 +232,9 @@ class Pool:
         except HandshakeError as error:
             await _refuse(stream, error.farewell)
             raise
+        except (trio.BrokenResourceError, OSError) as error:
+            await trio.aclose_forcefully(stream)
+            raise HandshakeError(f"connection lost during the handshake: {error}")
         except BaseException:  # closed whatever happens, cancellation included, and passed on
             await trio.aclose_forcefully(stream)
             raise
@@ -223,8 +248,7 @@ class Pool:
             return
         old = self.peers.get(peer.id)
         if old is not None:
-            old.close(messages.GOODBYE_DUPLICATE, "replaced by another connection")
-            self._lost(old)
+            old.retire()
         self.peers[peer.id] = peer
         log.info("%r connected", peer)
         try:
@@ -237,8 +261,8 @@ class Pool:
                 self.penalise(peer.id)
             if self.peers.get(peer.id) is peer:
                 del self.peers[peer.id]
-                self._lost(peer)
-                self.changed.notify()
+            self._lost(peer)
+            self.changed.notify()
 
     def _refusal(self, peer: Peer) -> int | None:
         """The Goodbye code for a connection that may not stay, None if it may."""
@@ -254,6 +278,12 @@ class Pool:
             return None
         inbound = sum(p.inbound and p.id not in self._persistent for p in self.peers.values())
         return messages.GOODBYE_FULL if inbound >= INBOUND_MAX else None
+
+
+def is_exempt_address(ip: str) -> bool:
+    """Whether any number of connections may come from here: every node of a devnet is on loopback."""
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 async def _refuse(stream: trio.SocketStream, farewell: bytes) -> None:

@@ -212,6 +212,7 @@ class BlockSync:
         slot = peer.ranges_asked.pop(message.request_id, None)
         if slot is None:
             raise MisbehavedPeer(peer.id, f"range reply {message.request_id}, which we did not ask for")
+        slot.done.set()  # whoever waits runs after this function: by then the reply is there, or stays None
         size = sum(len(body) + len(certificate) for body, certificate in message.blocks)
         if len(message.blocks) > slot.count or (len(message.blocks) > 1 and size > slot.max_bytes):
             raise MisbehavedPeer(
@@ -219,7 +220,6 @@ class BlockSync:
                 f"{len(message.blocks)} blocks of {size} bytes where {slot.count} of {slot.max_bytes} were asked for",
             )
         slot.reply = message.blocks
-        slot.done.set()
 
     def on_request(self, peer: Peer, message: messages.RangeRequest) -> None:
         if len(peer.range_requests) >= RANGE_REQUESTS_MAX:
@@ -236,4 +236,15 @@ class BlockSync:
             blocks = await self._host.get_range(request.from_height, request.count, request.max_bytes)
             assert len(blocks) <= request.count, (len(blocks), request)
             peer.range_requests.popleft()
-            await peer.send_waiting(messages.RangeReply(request.request_id, tuple((b, c) for b, c in blocks)))
+            await peer.send_waiting(messages.RangeReply(request.request_id, _within(blocks, request.max_bytes)))
+
+
+def _within(blocks: Sequence[tuple[bytes, bytes]], max_bytes: int) -> tuple[tuple[bytes, bytes], ...]:
+    """As many of the first blocks as fit, at least one: the other side drops who sends it more."""
+    size, fitting = 0, []
+    for body, certificate in blocks:
+        size += len(body) + len(certificate)
+        if fitting and size > max_bytes:
+            break
+        fitting.append((body, certificate))
+    return tuple(fitting)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+import os
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -82,6 +83,15 @@ class MemoryHost:
             await self.changed.wait()
 
 
+OPENED: list[trio.SocketStream] = []  # by a test, closed behind it
+
+
+async def raw(port: int) -> trio.SocketStream:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    OPENED.append(stream)
+    return stream
+
+
 class Stranger:
     """One authenticated connection driven by the test."""
 
@@ -96,13 +106,14 @@ class Stranger:
 
     @classmethod
     async def dial(cls, port: int, seed: int = 99, **handshake: object) -> Stranger:
-        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        stream = await raw(port)
         return await cls.shake(stream, seed, initiator=True, **handshake)
 
     @classmethod
     async def shake(
         cls, stream: trio.SocketStream, seed: int, *, initiator: bool, hello: bytes = HELLO, **more: object
     ) -> Stranger:
+        OPENED.append(stream)
         handshake = Handshake(key(seed), hello, initiator=initiator, **more)  # type: ignore[arg-type]
         await stream.send_all(handshake.start())
         while handshake.session is None:
@@ -184,8 +195,8 @@ async def mesh(count: int, hosts: Sequence[MemoryHost] | None = None) -> AsyncIt
 
 
 @pytest.fixture
-def lab() -> SimpleNamespace:
-    return SimpleNamespace(
+def lab() -> Iterator[SimpleNamespace]:
+    yield SimpleNamespace(
         GENESIS=GENESIS,
         HELLO=HELLO,
         CHAIN_ID=CHAIN_ID,
@@ -196,5 +207,11 @@ def lab() -> SimpleNamespace:
         key=key,
         mesh=mesh,
         node_id=node_id,
+        raw=raw,
         running=running,
     )
+    for stream in OPENED:
+        fd = stream.socket.detach()
+        if fd >= 0:
+            os.close(fd)
+    OPENED.clear()
