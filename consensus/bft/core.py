@@ -591,7 +591,9 @@ class Core:
                 return None
             if state.locked_round > valid_round and state.locked_hash != block_hash:
                 return Proposed(block_hash, valid_round, False)
-            return Proposed(block_hash, valid_round, True) if self._is_valid(block_hash) else None
+            if not self._is_valid(block_hash):
+                return None
+            return Proposed(block_hash, valid_round, self._describes_body(signed.proposal))
         if state.locked_round != NIL_ROUND and state.locked_hash != block_hash:
             return Proposed(block_hash, valid_round, False)
         result = self._blocks[block_hash].result
@@ -599,7 +601,14 @@ class Core:
             return None
         author = self.validator_set.validators[self._proposers[state.round]].operator
         timely = self.timing.is_timely(result.time_ms, received_ms, state.round)
-        return Proposed(block_hash, valid_round, result.valid and result.proposer == author and timely)
+        own = result.valid and result.proposer == author and self._describes_body(signed.proposal)
+        return Proposed(block_hash, valid_round, own and timely)
+
+    def _describes_body(self, proposal: Proposal) -> bool:
+        """Whether size and parts root of the proposal are those of the body that its hash names."""
+        result = self._blocks[proposal.block_hash].result
+        assert result is not None
+        return (result.body_size, result.parts_root) == (proposal.body_size, proposal.parts_root)
 
     def _earlier_polka(self) -> PolkaValue | None:
         """The latest polka before this round that is news to the valid value, if its block is valid."""

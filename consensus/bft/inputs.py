@@ -91,6 +91,8 @@ class BlockChecked:
 
     time_ms and proposer (operator address) are the sidecar's; body_size and parts_root are those of the body found,
     so that a block known by its certificate alone can be proposed again. Of an invalid block they are not read.
+    Bytes whose parts are not those that the hash commits to are not the body, and no answer: fetching goes on. (An
+    invalid block behind which a quorum stands halts the node.)
     """
 
     height: int

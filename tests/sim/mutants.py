@@ -8,7 +8,7 @@ from unittest.mock import patch
 from consensus.bft import core as core_module
 from consensus.bft import round as round_module
 from consensus.bft.core import Core
-from consensus.bft.round import Effect, Event, PolkaAny, Proposed, RoundState
+from consensus.bft.round import Effect, Event, PolkaAny, RoundState
 from consensus.bft.timing import TimeoutKind, Timing
 from consensus.bft.votes import Outcome, Tally
 from primitives.validators import ValidatorSet
@@ -40,14 +40,6 @@ def _with_apply(changed: Callable[[RoundState, Event], tuple[RoundState, tuple[E
 def _never_locks(state: RoundState, event: Event) -> tuple[RoundState, tuple[Effect, ...]]:
     state, effects = _apply(state, event)
     return replace(state, locked_round=NIL_ROUND, locked_hash=None), effects
-
-
-def _locks_on_nothing(state: RoundState, event: Event) -> tuple[RoundState, tuple[Effect, ...]]:
-    """Any proposal is prevoted, locked or not."""
-    if isinstance(event, Proposed):
-        unlocked, effects = _apply(replace(state, locked_round=NIL_ROUND), event)
-        return replace(unlocked, locked_round=state.locked_round), effects
-    return _apply(state, event)
 
 
 def _no_prevote_timer(state: RoundState, event: Event) -> tuple[RoundState, tuple[Effect, ...]]:
@@ -111,7 +103,6 @@ MUTATIONS: dict[str, Mutation] = {
     "quorum one member short": quorum_one_member_short,
     "quorum is a majority": quorum_is_a_majority,
     "never locks": _with_apply(_never_locks),
-    "prevotes against its lock": _with_apply(_locks_on_nothing),
     "no prevote timer": _with_apply(_no_prevote_timer),
     "valid value forgotten": valid_value_is_forgotten,
     "duplicates count": duplicates_count,

@@ -159,6 +159,24 @@ CASES = [
         in_round(0, Step.PREVOTE),
     ),
     Case(
+        "22: the proposal gives another size than the body has: nil",
+        [ProposalReceived(SignedProposal(Proposal(1, 0, A, -1, 101, ROOT), bytes(65)), ADDRESSES[0], NOW)],
+        checked(A),
+        [cast(PREVOTE, None)],
+        in_round(0, Step.PREVOTE),
+    ),
+    Case(
+        "28: or another parts root",
+        [
+            *to_round(1),
+            CertificateReceived(polka(A)),
+            ProposalReceived(SignedProposal(Proposal(1, 1, A, 0, 100, A), bytes(65)), ADDRESSES[1], NOW),
+        ],
+        checked(A),
+        [cast(PREVOTE, None, 1)],
+        RoundState(1, Step.PREVOTE, -1, None, 0, A),
+    ),
+    Case(
         "22: 501 ms before its time: nil",
         [proposal(A)],
         checked(A, time_ms=NOW + 501),
