@@ -2,8 +2,10 @@
 
 import hashlib
 import random
+from pathlib import Path
 from typing import Any
 
+import eth._utils as eth_utils_package
 import pytest
 from eth.exceptions import OutOfGas, VMError
 from eth.vm.forks.prague.computation import PragueComputation
@@ -11,7 +13,7 @@ from eth.vm.gas_meter import GasMeter
 from py_arkworks_bls12381 import G1Point, G2Point, Scalar
 from py_ecc.optimized_bn128 import G1, G2, curve_order, field_modulus, multiply, neg, normalize
 
-from vm.precompiles import native_precompiles
+from vm.precompiles import KZG_TAU_G2, native_precompiles
 
 BLS_FIELD = 0x1A0111EA397FE69A4B1BA7B6434BACD764774B84F38512BF6730D2A0F6B0F6241EABFFFEB153FFFFB9FEFFFFFFFFAAAB
 GAS = 10**7
@@ -158,6 +160,30 @@ def test_bls_refuses_points_outside_the_subgroup() -> None:
     assert native(0x0B, outside + bytes(128))[0] == outside, "addition asks for the curve alone"
     assert native(0x0C, outside + words(1)) == (None, GAS)
     assert native(0x0F, outside + bls_point(G2Point())) == (None, GAS)
+
+
+def kzg_opening(constant: int, z: int) -> bytes:
+    """Input that proves the constant polynomial's value; its proof is infinity whatever tau is."""
+    commitment = bytes((G1Point() * Scalar(constant)).to_compressed_bytes())
+    infinity = bytes(G1Point.identity().to_compressed_bytes())
+    return b"\x01" + hashlib.sha256(commitment).digest()[1:] + words(z, constant) + commitment + infinity
+
+
+def test_point_evaluation_uses_the_ceremonys_point() -> None:
+    path = Path(eth_utils_package.__file__).parent / "kzg_trusted_setup.txt"
+    lines = path.read_text().split()
+    assert lines[2 + int(lines[0]) + 1].removeprefix("0x") == KZG_TAU_G2.hex()
+
+
+def test_point_evaluation_of_constants_and_bad_input() -> None:
+    good = kzg_opening(77, 5)
+    answer = words(4096, int(Scalar(0) - Scalar(1)) + 1)
+    assert native(0x0A, good) == (answer, 50_000)
+    other_value = good[:64] + words(78) + good[96:]
+    other_hash = b"\x02" + good[1:]
+    above = good[:32] + words(int.from_bytes(answer[32:], "big")) + good[64:]
+    for bad in (other_value, other_hash, above, good[:-1], good + b"\0", good[:144] + b"\xff" * 48):
+        assert native(0x0A, bad) == (None, GAS)
 
 
 def modexp_input(base: bytes, exponent: bytes, modulus: bytes) -> bytes:
