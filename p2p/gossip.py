@@ -290,27 +290,28 @@ class BlockExchange:
                     peer, body = fetch.offered.popleft()
                     if await self._verified(peer, fetch.block_hash, body):
                         fetch.body = body
-                        del self._fetches[fetch.block_hash]
                         fetch.done.set()
+                        if self._fetches.get(fetch.block_hash) is fetch:  # or nobody waits any more
+                            del self._fetches[fetch.block_hash]
                         self._pass_on(fetch.block_hash, body)
                         return
-                peer = self._next_peer(fetch.block_hash, asked)
-                if peer is None:
+                candidate = self._next_peer(fetch.block_hash, asked)
+                if candidate is None:
                     with trio.move_on_after(ASK_AGAIN_S):
                         await fetch.changed.wait()
                     asked.clear()
                     continue
-                asked.add(peer)
-                fetch.without.discard(peer)
+                asked.add(candidate)
+                fetch.without.discard(candidate)
                 async with self._asks:
-                    if peer.closing or fetch.offered:
+                    if candidate.closing or fetch.offered:
                         continue
                     # A peer that still owes an answer is not asked twice, only waited for.
-                    if fetch.block_hash not in peer.bodies_asked:
-                        peer.bodies_asked.add(fetch.block_hash)
-                        peer.send(messages.BlockRequest(fetch.block_hash))
+                    if fetch.block_hash not in candidate.bodies_asked:
+                        candidate.bodies_asked.add(fetch.block_hash)
+                        candidate.send(messages.BlockRequest(fetch.block_hash))
                     with trio.move_on_after(ASK_S):
-                        while not (fetch.offered or peer in fetch.without or peer.closing):
+                        while not (fetch.offered or candidate in fetch.without or candidate.closing):
                             await fetch.changed.wait()
 
     def _pass_on(self, block_hash: bytes, body: bytes) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from p2p import framing
 from p2p.errors import MessageError, shown
@@ -177,7 +177,8 @@ def decode(channel: int, data: bytes) -> Message:
         raise MessageError(f"{name} on channel {channel}, not {expected_channel}")
     if fields != len(schema) + 1:
         raise MessageError(f"{name} with {fields - 1} fields, not {len(schema)}")
-    message: Message = cls(*(read(reader, name) for read in schema))
+    build: Callable[..., Message] = cls  # the schema yields what its fields take
+    message = build(*(read(reader, name) for read in schema))
     reader.end(name)
     return message
 
@@ -201,7 +202,8 @@ class _Reader:
         self._length = len(data)
 
     def array(self, what: str, count_min: int, count_max: int) -> int:
-        count: int = self._next(self._unpacker.read_array_header, what)
+        count = self._next(self._unpacker.read_array_header, what)
+        assert type(count) is int
         if not count_min <= count <= count_max:
             raise MessageError(f"{what}: {count} items, not {count_min} to {count_max}")
         return count

@@ -241,7 +241,8 @@ class BlockSync:
 
 def _within(blocks: Sequence[tuple[bytes, bytes]], max_bytes: int) -> tuple[tuple[bytes, bytes], ...]:
     """As many of the first blocks as fit, at least one: the other side drops who sends it more."""
-    size, fitting = 0, []
+    size = 0
+    fitting: list[tuple[bytes, bytes]] = []
     for body, certificate in blocks:
         size += len(body) + len(certificate)
         if fitting and size > max_bytes:

@@ -285,8 +285,13 @@ def test_of_simultaneous_dials_the_smaller_ids_stays(
     run(main)
 
 
-def test_nodes_that_all_dial_each_other_end_with_one_connection_a_pair(lab: SimpleNamespace) -> None:
-    """As in a devnet: every node lists all (itself too) and all start at once."""
+@pytest.mark.parametrize("yield_s", [0.0, pool.YIELD_S], ids=["truly at once", "the larger id yields"])
+def test_nodes_that_all_dial_each_other_end_with_one_connection_a_pair(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, yield_s: float
+) -> None:
+    """As in a devnet: every node lists all (itself too) and all start at once. No vote is lost while of two
+    connections one is given up."""
+    monkeypatch.setattr(pool, "YIELD_S", yield_s)
 
     async def main() -> None:
         ports = [free_port() for _ in range(4)]

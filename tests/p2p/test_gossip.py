@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -353,6 +354,44 @@ def test_a_fetch_waits_for_whoever_comes_and_ends_when_cancelled(lab: SimpleName
 
             nursery.start_soon(late)
             assert await net.fetch_block(sha(body)) == body
+
+    run(main)
+
+
+def test_giving_up_while_a_body_is_being_verified_disturbs_nobody(lab: SimpleNamespace) -> None:
+    async def main() -> None:
+        host = lab.MemoryHost()
+        verifying, go_on = threading.Event(), threading.Event()
+
+        def slowly(body: bytes) -> bytes:
+            verifying.set()
+            assert go_on.wait(LIMIT_S)
+            return sha(body)
+
+        host.body_hash = slowly
+        net = Network(lab.config(0), host)
+        async with lab.running(net) as nursery:
+            stranger = await lab.Stranger.dial(net.listen_port)
+            scope = trio.CancelScope()
+
+            async def fetch() -> None:
+                with scope:
+                    await net.fetch_block(sha(b"body"))
+
+            nursery.start_soon(fetch)
+            await stranger.receive(BlockRequest)
+            await stranger.send(BlockBody(sha(b"body"), b"body"))
+            await trio.to_thread.run_sync(verifying.wait)
+            scope.cancel()
+            await trio.testing.wait_all_tasks_blocked(0.001)
+            go_on.set()
+
+            async def answer() -> None:
+                await stranger.receive(BlockRequest)
+                await stranger.send(BlockBody(sha(b"body"), b"body"))
+
+            nursery.start_soon(answer)
+            assert await net.fetch_block(sha(b"body")) == b"body"
 
     run(main)
 
