@@ -339,6 +339,8 @@ class Core:
             self._drop("certificate of another height", certificate.height, certificate.round, b"")
             return
         if isinstance(certificate, CommitCertificate):
+            if self._commit is not None and self._commit.block_hash == certificate.block_hash:
+                self._drop("duplicate certificate", certificate.height, certificate.round, b"")
             self._add_commit(certificate)
             return
         if certificate.round > self.state.round + ROUNDS_SKIPPED_MAX:
@@ -349,15 +351,20 @@ class Core:
                 self._drop("duplicate certificate", certificate.height, certificate.round, b"")
                 return
             self._add_polka(certificate)
-        if certificate.round < self.state.round - ROUNDS_KEPT:
+        elif certificate.round < self.state.round - ROUNDS_KEPT:
+            self._drop("round is long past", certificate.height, certificate.round, b"")
             return
+        news = isinstance(certificate, PolkaCertificate)
         if certificate.round > self.state.round:
             # Line 55: it holds votes of more than a third.
+            news = True
             self._apply(RoundSkip(certificate.round))
             if isinstance(certificate, RoundCertificate):
                 self._round_certificate = certificate
         for index, signed in votes_of(self.validator_set, certificate):
-            self._add_vote(index, signed, certified=True)
+            news = self._add_vote(index, signed, certified=True) or news
+        if not news:
+            self._drop("duplicate certificate", certificate.height, certificate.round, b"")
 
     def _on_status(self, event: StatusReceived) -> None:
         height = event.status.height
@@ -406,17 +413,18 @@ class Core:
 
     # ------------------------------------------------------------------ what is known of the height
 
-    def _add_vote(self, index: int, signed: SignedVote, *, certified: bool) -> None:
+    def _add_vote(self, index: int, signed: SignedVote, *, certified: bool) -> bool:
+        """Count or keep a member's vote; whether it was news. Old news in a certificate goes quietly."""
         vote = signed.vote
         round_, value = vote.round, vote.block_hash
         if round_ > self.state.round:
-            self._add_future_vote(index, signed, certified=certified)
-            return
+            return self._add_future_vote(index, signed, certified=certified)
         votes = self._rounds.get(round_)
         if votes is None:
             if round_ < self.state.round - ROUNDS_KEPT:
-                self._drop("round is long past", vote.height, round_, self._address(index))
-                return
+                if not certified:
+                    self._drop("round is long past", vote.height, round_, self._address(index))
+                return False
             votes = self._rounds[round_] = RoundVotes()
         prevote = vote.type is VoteType.PREVOTE
         tally = votes.prevotes if prevote else votes.precommits
@@ -426,35 +434,38 @@ class Core:
         if outcome is Outcome.DUPLICATE:
             if not certified:
                 self._drop("duplicate vote", vote.height, round_, self._address(index))
-            return
+            return False
         if outcome is not Outcome.COUNTED:
             self._note_equivocation(index, tally, signed)
             if outcome is Outcome.EQUIVOCATION_DROPPED:
                 self._drop("further vote for an unknown value", vote.height, round_, self._address(index))
-                return
+                return False
         if value is None or tally.weights[value] < self._quorum:
-            return
+            return True
         if prevote and round_ not in self._polkas:
             signatures = tally.signatures(value)
             self._add_polka(polka_certificate(self.validator_set, self.height, round_, value, signatures))
         elif not prevote and self._commit is None:
             signatures = tally.signatures(value)
             self._add_commit(commit_certificate(self.validator_set, self.height, round_, value, signatures))
+        return True
 
-    def _add_future_vote(self, index: int, signed: SignedVote, *, certified: bool) -> None:
+    def _add_future_vote(self, index: int, signed: SignedVote, *, certified: bool) -> bool:
         vote = signed.vote
         if vote.round > self.state.round + ROUNDS_SKIPPED_MAX:
             self._drop("round too far ahead", vote.height, vote.round, self._address(index))
-            return
+            return False
         future = self._futures.setdefault(index, FutureMessages())
         before = future.votes_round
         reason = future.add_vote(signed)
         if reason:
             if not certified:
                 self._drop(reason, vote.height, vote.round, self._address(index))
-        elif before != vote.round:
+            return False
+        if before != vote.round:
             over_third = self.validator_set.over_third_power
             self._skip_to = highest_round_of_third(self._futures, self._powers, over_third)
+        return True
 
     def _add_proposal(self, index: int, signed: SignedProposal, received_ms: int) -> None:
         proposal = signed.proposal

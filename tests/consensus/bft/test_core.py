@@ -608,6 +608,20 @@ CASES = [
         LOCK_A,
     ),
     Case(
+        "a certificate that holds nothing new is dropped",
+        [*to_round(1), CertificateReceived(round_certificate(1, 0, [(0, signed_vote(PRECOMMIT, 0, None))]))],
+        CertificateReceived(round_certificate(1, 0, [(0, signed_vote(PRECOMMIT, 0, None))])),
+        [Dropped("duplicate certificate", 1, 0, b"")],
+        in_round(1),
+    ),
+    Case(
+        "a polka known already is dropped",
+        votes(PREVOTE, "012", A),
+        CertificateReceived(polka(A, 0, "123")),
+        [Dropped("duplicate certificate", 1, 0, b"")],
+        in_round(0),
+    ),
+    Case(
         "two commits of one height: halt",
         [CertificateReceived(commit(A))],
         CertificateReceived(commit(B)),
