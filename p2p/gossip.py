@@ -41,7 +41,7 @@ ASK_AGAIN_S = 0.5
 # Transactions.
 WANTED_MAX = 16_384
 SOURCES_MAX = 4
-TODO_MAX = 4_096
+PULLS_WAITING_MAX = 4_096
 TX_ASKS_MAX = 2
 TX_BATCH = 64
 TX_REPLY_S = 10.0
@@ -422,7 +422,7 @@ class TxExchange:
             if want is not None:
                 if len(want.sources) < SOURCES_MAX and peer.id not in want.sources:
                     want.sources.append(peer.id)
-            elif len(self._wanted) < WANTED_MAX and len(peer.tx_todo) < TODO_MAX:
+            elif len(self._wanted) < WANTED_MAX and len(peer.tx_todo) < PULLS_WAITING_MAX:
                 self._wanted[tx_hash] = _Want()
                 peer.tx_todo.append(tx_hash)
         self._ask(peer)
@@ -496,7 +496,7 @@ class TxExchange:
                 continue
             while want.sources:
                 other = self._pool.peers.get(want.sources.popleft())
-                if other is not None and not other.closing and len(other.tx_todo) < TODO_MAX:
+                if other is not None and not other.closing and len(other.tx_todo) < PULLS_WAITING_MAX:
                     other.tx_todo.append(tx_hash)
                     touched.add(other)
                     break
