@@ -9,7 +9,7 @@ import threading
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import plyvel
 
@@ -69,7 +69,7 @@ class LevelKV:
         self._claim()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._db = plyvel.DB(
+            self._db: Any = plyvel.DB(
                 str(self.path),
                 create_if_missing=True,
                 paranoid_checks=True,
@@ -108,7 +108,9 @@ class LevelKV:
             raise self._translated(error) from error
 
     def close(self) -> None:
+        # Let go of LevelDB now: a cache somewhere may keep this object until the interpreter is half gone.
         self._db.close()
+        self._db = _Closed()
         self._release()
 
     def _claim(self) -> None:
@@ -133,6 +135,18 @@ class LevelKV:
         if isinstance(error, RuntimeError):
             return KVError(f"the database at {self.path} is closed")
         return KVError(f"the database at {self.path} cannot be used: {text}")
+
+
+class _Closed:
+    """Stands where LevelDB was."""
+
+    def get(self, *_: object, **__: object) -> None:
+        raise RuntimeError("closed")
+
+    write_batch = iterator = get
+
+    def close(self) -> None:
+        """Closing twice is no mistake."""
 
 
 class MemoryKV:

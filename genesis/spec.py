@@ -40,6 +40,10 @@ WEI_MAX = 2**128 - 1
 DECIMAL = re.compile(r"0|[1-9][0-9]{0,38}")
 HEX = re.compile(r"0x(?:[0-9a-fA-F]{2})*")
 FOLDER_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+DEPTH_MAX = 8
+"""Checked before json sees the text: it recurses in C, and py-evm raises the recursion limit to where that crashes."""
+STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+BRACKETS = re.compile(rb"[\[\]{}]")
 DEVNET_TEMPLATE = "devnet.json"
 DEVNET_VALIDATORS_MAX = 16
 
@@ -64,9 +68,14 @@ def parse_json(data: bytes, name: str) -> dict[str, Any]:
     """The object in a specification file: integers only, no name twice. Raises InvalidSpec."""
     if len(data) > SPEC_BYTES_MAX:
         raise InvalidSpec(f"{name} has {len(data)} bytes; a specification has at most {SPEC_BYTES_MAX}")
+    depth = 0
+    for bracket in BRACKETS.findall(STRINGS.sub(b"", data)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEPTH_MAX:
+            raise InvalidSpec(f"{name} nests deeper than {DEPTH_MAX}")
     try:
         value = json.loads(data, object_pairs_hook=_once, parse_float=_no_float, parse_constant=_no_float)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InvalidSpec(f"{name} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidSpec(f"{name} holds a {type(value).__name__}; a specification is an object")

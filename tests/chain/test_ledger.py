@@ -235,7 +235,10 @@ def test_logs_are_found_by_address_and_topic_and_nothing_else_is(devnet):
     assert [(found.log.address, found.transaction_hash) for found in by_parity] == places[::2]
     assert all(found.transaction_index == 1 for found in by_parity)
     assert {found.block_hash for found in by_parity} == {ledger.block(number).hash for number in (1, 3, 5)}
-    assert [found.block_number for found in ledger.logs(2, 4, [], [])] == [2, 3, 4]
+    contracts = [address for address, _ in places]
+    assert [found.block_number for found in ledger.logs(2, 4, contracts, [])] == [2, 3, 4]
+    everything = ledger.logs(0, 5, [], [])
+    assert [found for found in everything if found.log.address in contracts] == ledger.logs(0, 5, contracts, [])
     assert [found.block_number for found in ledger.logs(0, 5, [], [None, [word(2), word(5)]])] == [2, 5]
     assert [found.block_number for found in ledger.logs(0, 5, [places[3][0], places[0][0]], [])] == [1, 4]
     assert ledger.logs(0, 5, [ACCOUNT_ADDRESSES[0]], []) == []
