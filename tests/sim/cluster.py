@@ -17,7 +17,7 @@ import heapq
 import random
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 
 from consensus.bft import certificate as certificates
@@ -123,19 +123,18 @@ class Block:
 
 @dataclass(slots=True)
 class Signer:
-    """Double-sign protection with the last two messages kept, as the real one's two slots."""
+    """Double-sign protection: it remembers the last message, gives the same again, refuses what lies behind it."""
 
-    last: tuple[int, int, int] = (0, 0, -1)
-    slots: list[Proposal | Vote] = field(default_factory=list)
+    place: tuple[int, int, int] = (0, 0, -1)
+    message: Proposal | Vote | None = None
 
     def allows(self, message: Proposal | Vote) -> bool:
         """Persist and allow; or allow the same again; or refuse."""
         place = (message.height, message.round, step_of(message))
-        if place > self.last:
-            self.last = place
-            self.slots = [*self.slots[-1:], message]
+        if place > self.place:
+            self.place, self.message = place, message
             return True
-        return message in self.slots
+        return message == self.message
 
 
 class Node:
