@@ -31,7 +31,7 @@ class NodeHost:
     def __init__(self, ledger: Ledger, mempool: Mempool, decoder: Decoder) -> None:
         self.announce: Callable[[list[bytes]], None] = _nobody
         """Tells peers that these transactions can be pulled here; set once the network exists."""
-        self.on_pending: Callable[[Transaction], None] | None = None
+        self.on_pending: list[Callable[[Transaction], None]] = []
         """Told of each transaction that is new here."""
         self._ledger = ledger
         self._mempool = mempool
@@ -95,9 +95,9 @@ class NodeHost:
     def _tell(self, transactions: list[Transaction]) -> None:
         if transactions:
             self.announce([transaction.hash for transaction in transactions])
-        if self.on_pending is not None:
-            for transaction in transactions:
-                self.on_pending(transaction)
+        for transaction in transactions:
+            for told in self.on_pending:
+                told(transaction)
 
     def _add_all(self, raws: list[bytes]) -> tuple[list[Transaction], list[tuple[bytes, str]]]:
         accepted: list[Transaction] = []

@@ -118,12 +118,12 @@ class Node:
         inference = InferenceService(ledger, consensus, host.submit, hot_key, config, self.folder.journal)
         version = program_version()
         backend = NodeBackend(version, ledger, self.mempool, host, self.network, consensus, sync, inference)
-        hub = Hub()
+        hub, filters = Hub(), Filters()
         consensus.on_commit.append(hub.committed)
         host.announce = self.network.announce_transactions
-        host.on_pending = hub.pending
+        host.on_pending += [hub.pending, filters.pending]
         methods = registry()
-        context = Context(backend, Filters(), methods.namespaces)
+        context = Context(backend, filters, methods.namespaces)
         server = ServerConfig(config.rpc_host, config.rpc_port, config.rpc_cors, config.rpc_vhosts)
         try:
             async with trio.open_nursery() as nursery:
@@ -196,7 +196,7 @@ def open_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> Node:
     except (AddressError, ValueError) as error:
         raise Fatal(CONFIGURATION, f"p2p: {error}") from error
     signer = None if keys is None else _open_signer(folder, ledger, keys.consensus, new_signer)
-    parts = _recover(folder, ledger, signer)
+    parts = (*recover_log(folder.wal, ledger, signer), signer)
     return Node(folder, config, kv, ledger, mempool, network, host, parts, keys)
 
 
@@ -211,25 +211,24 @@ def _open_signer(folder: DataFolder, ledger: Ledger, key: bytes, new_signer: boo
         raise Fatal(SIGNER, str(error)) from error
 
 
-def _recover(
-    folder: DataFolder, ledger: Ledger, signer: FileSigner | None
-) -> tuple[WriteAheadLog, Core, Recovered, FileSigner | None]:
+def recover_log(
+    folder: Path, ledger: Ledger, signer: FileSigner | None
+) -> tuple[WriteAheadLog, Core, Recovered]:
     """The log, and a core that remembers what the log knows; a lost log costs the height at which the signer stands."""
     timing = timing_of(ledger.params)
     own_address = None if signer is None else signer.address
     known = 0 if signer is None else signer.state.log_sequence
     try:
-        wal, records = open_log(folder.wal, known)
+        wal, records = open_log(folder, known)
         core = Core(own_address, timing)
-        recovered = recover(core, records, ledger.head.number)
+        return wal, core, recover(core, records, ledger.head.number)
     except LostLog as error:
         if signer is not None:
             signer.abandon_height()
-        aside = set_aside(folder.wal)
+        aside = set_aside(folder)
         height = 0 if signer is None else signer.state.height
         log.error("write-ahead log lost", reason=str(error), kept_as=str(aside), silent_through=height)
-        wal, core, recovered = begin_log(folder.wal, known + 1), Core(own_address, timing), Recovered()
-    return wal, core, recovered, signer
+        return begin_log(folder, known + 1), Core(own_address, timing), Recovered()
 
 
 async def _serve(
