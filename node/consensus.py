@@ -18,7 +18,7 @@ from chain.builder import BuildRequest
 from chain.kv import KVFull
 from chain.ledger import Committed, Ledger
 from chain.mempool import Mempool
-from chain.validation import InvalidBlock
+from chain.validation import InvalidBlock, is_whole
 from consensus.bft.core import Core
 from consensus.bft.inputs import (
     BlockBuilt,
@@ -586,4 +586,9 @@ def decode_decided(body: bytes, certificate: bytes) -> tuple[Block, CommitCertif
         raise BadMessage(str(error)) from error
     if not isinstance(message, CommitCertificate):
         raise BadMessage("a range carries commit certificates")
+    if block.hash != message.block_hash:
+        raise BadMessage(f"block 0x{block.hash.hex()} with the certificate of 0x{message.block_hash.hex()}")
+    # A forged body under a decided header would look like a decided block that is invalid, and halt the node.
+    if not is_whole(block):
+        raise BadMessage(f"the contents are not those of the header of block 0x{block.hash.hex()}")
     return block, message
