@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from primitives.hashing import keccak
 
 FORMAT = "labora-cip-1"
@@ -271,13 +273,22 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
+def parse_json(data: bytes) -> Any:
+    """JSON from outside. Raises ValueError.
+
+    Not the json module: it recurses as deep as the recursion limit allows, which py-evm raises beyond what the C stack
+    holds, so that 100,000 brackets would kill the process; orjson stops at 1,024.
+    """
+    return orjson.loads(data)
+
+
 def decode_manifest(data: bytes) -> Manifest:
     """The manifest of these bytes. Raises ProgramError unless they are canonical, complete and within bounds."""
     if len(data) > MANIFEST_BYTES_MAX:
         raise ProgramError(f"manifest of {len(data)} bytes exceeds {MANIFEST_BYTES_MAX}")
     try:
-        value = json.loads(data, parse_float=_refuse_number, parse_constant=_refuse_number)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(data)
+    except ValueError as error:
         raise ProgramError(f"manifest is not canonical JSON: {error}") from error
     fields = _object(value, "manifest", {
         "format", "name", "architecture", "tokenizer", "stop", "linears", "embeddingExponent", "tensors",
@@ -301,10 +312,6 @@ def decode_manifest(data: bytes) -> Manifest:
     if manifest.encode() != data:
         raise ProgramError("manifest bytes are not in canonical form (sorted keys, no spaces, ASCII)")
     return manifest
-
-
-def _refuse_number(text: str) -> Any:
-    raise ValueError(f"{text} is not an integer")
 
 
 def _to_json(m: Manifest) -> dict[str, Any]:
