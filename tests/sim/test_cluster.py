@@ -101,13 +101,13 @@ def killed_by(name: str, first: int, count: int, seeds: list[int]) -> int | None
     return None
 
 
-@pytest.mark.parametrize("name", [name for name in MUTATIONS if "lock" not in name])
+@pytest.mark.parametrize("name", [name for name in MUTATIONS if "locks" not in name])
 def test_mutant_is_caught(name: str, seeds: list[int]) -> None:
     assert killed_by(name, 0, 100, seeds) is not None, f"{name}: survived 100 seeds"
 
 
 @pytest.mark.demand
-@pytest.mark.parametrize("name", [name for name in MUTATIONS if "lock" in name])
+@pytest.mark.parametrize("name", [name for name in MUTATIONS if "locks" in name])
 def test_mutant_of_the_lock_is_caught(name: str, seeds: list[int]) -> None:
     """Rare: it takes some node that decided alone and a liar that proposes next (the first lies near seed 900)."""
     assert killed_by(name, 0, 10_000, seeds) is not None, f"{name}: survived 10,000 seeds"
