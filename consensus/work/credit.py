@@ -56,8 +56,13 @@ def scaled_by_room(credit: int, bond_with_room: int, bond_serving: int) -> int:
     return credit * bond_with_room // bond_serving if bond_serving else 0
 
 
-def canary_credit(params: ChainParams, costs: Iterable[ModelCost]) -> int:
-    """The least credit that one canary brings, over the listed models; a C below it counts as 0. 1 without a model."""
-    tokens = params.canary_tokens
-    credits = [execution_credit(cost.prefill(tokens), cost.decode(tokens, tokens)) for cost in costs]
+def canary_credit(params: ChainParams, models: Iterable[tuple[ModelCost, int]]) -> int:
+    """The least credit that one whole canary brings, over the listed models; a C below it counts as 0. At least 1.
+
+    models: (cost, context in tokens). A canary asks canary_tokens in and out, or what the context holds.
+    """
+    credits = []
+    for cost, context in models:
+        tokens = min(params.canary_tokens, context // 2)
+        credits.append(execution_credit(cost.prefill(tokens), cost.decode(tokens, tokens)))
     return max(1, min(credits, default=1))

@@ -85,7 +85,7 @@ class Function:
 
     def encode_call(self, *values: Any) -> bytes:
         """Calldata: selector and arguments."""
-        return self.selector + eth_abi.encode([param.canonical for param in self.inputs], values)
+        return self.selector + bytes(eth_abi.encode([param.canonical for param in self.inputs], values))
 
     def decode_arguments(self, data: bytes) -> tuple[Any, ...]:
         """Arguments of calldata without its selector. Raises AbiError."""

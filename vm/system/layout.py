@@ -6,8 +6,8 @@ are far apart by keccak, so things never overlap. All of it shows in eth_getProo
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import Field, dataclass, field, fields
-from typing import Any, Generic, TypeVar, cast
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, TypeVar
 
 from primitives.hashing import keccak
 from vm.system.context import ReadContext, Refused, SystemContext
@@ -52,7 +52,7 @@ def _places(record: type) -> tuple[list[_Place], int]:
     """Where each field lies: packed in order from the low bits up; only fields above 32 bytes straddle words."""
     places: list[_Place] = []
     word, shift = 0, 0
-    for item in cast(tuple[Field[Any], ...], fields(record)):
+    for item in fields(record):
         bits, size = item.metadata["bits"], item.metadata["bytes"]
         if shift and shift + bits > WORD_BITS:
             word, shift = word + 1, 0

@@ -20,7 +20,7 @@ def run(ctx: SystemContext) -> None:
     assert ctx.params.is_epoch_end(ctx.height)
     stakes = _credit_everyone(ctx, epoch)
     old = ledger.powers(ctx, epoch + 1)
-    turned = power_turn(ctx.params, epoch, stakes, old, ledger.rho(ctx), canary_credit(ctx.params, _listed_costs(ctx)))
+    turned = power_turn(ctx.params, epoch, stakes, old, ledger.rho(ctx), canary_credit(ctx.params, _listed(ctx)))
     ledger.put_rho(ctx, turned.rho)
     by_operator = {stake.operator: stake for stake in stakes}
     members: list[ledger.Member] = []
@@ -86,9 +86,9 @@ def _credit_everyone(ctx: SystemContext, epoch: int) -> list[Stake]:
     return stakes
 
 
-def _listed_costs(ctx: ReadContext) -> list[ModelCost]:
-    found = [models.model(ctx, model_id) for model_id in models.listed_ids(ctx)]
-    return [record.cost for record in found if record is not None]
+def _listed(ctx: ReadContext) -> list[tuple[ModelCost, int]]:
+    found = [models.require(ctx, model_id) for model_id in models.listed_ids(ctx)]
+    return [(record.cost, record.context) for record in found]
 
 
 def _gas(params: ChainParams, operators: int, before: int) -> int:

@@ -73,5 +73,6 @@ def test_a_canary_counts_the_least_over_the_listed_models():
     small, large = ModelCost(10, 1, 1, 1, 4), ModelCost(1_000, 1, 1, 1, 4)
     tokens = PARAMS.canary_tokens
     least = execution_credit(small.prefill(tokens), small.decode(tokens, tokens))
-    assert canary_credit(PARAMS, [large, small]) == least
+    assert canary_credit(PARAMS, [(large, 512), (small, 512)]) == least
+    assert canary_credit(PARAMS, [(small, 8)]) == execution_credit(small.prefill(4), small.decode(4, 4))
     assert canary_credit(PARAMS, []) == 1
