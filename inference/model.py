@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,7 @@ def _width(tensor: Tensor) -> int:
     return np.dtype(tensor.dtype).itemsize
 
 
-def _header(data: bytes, path: Path) -> dict[str, dict]:
+def _header(data: bytes, path: Path) -> dict[str, dict[str, Any]]:
     try:
         header = json.loads(data)
     except (ValueError, RecursionError) as error:

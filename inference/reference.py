@@ -7,6 +7,7 @@ and no clock.
 """
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -49,7 +50,7 @@ class NumpyExecutor:
         x = self._embed(np.array(tokens))
         payloads = []
         for first in range(0, s.layers, s.layers_per_group):
-            tiles = []
+            tiles: list[np.ndarray] = []
             for layer in range(first, min(first + s.layers_per_group, s.layers)):
                 x = self._attention(x, layer, cache, start, tiles)
                 x = self._mlp(x, layer)
@@ -206,7 +207,7 @@ class View(NamedTuple):
 class _Product:
     """One linear: rotate the wide input, quantise it, multiply exactly, rescale to Q16."""
 
-    def __init__(self, linear: cip.Linear, tensors: "dict[str, np.ndarray]") -> None:
+    def __init__(self, linear: cip.Linear, tensors: Mapping[str, np.ndarray]) -> None:
         self.inputs, self.bound, self.exponent = linear.inputs, linear.bound, linear.exponent
         self.tile = tile_width(linear.bound)
         self._weight = tensors[f"{linear.name}.weight"].astype(np.float32)
@@ -219,9 +220,9 @@ class _Product:
             rotated = wide.astype(np.float64).reshape(-1, block) @ self._rotation
             wide = rotated.reshape(wide.shape).astype(np.int64)
         if len(wide) == 1:
-            q, top, bits = quantise_row(wide)
-            shift = min(max(fraction_bits + self.exponent - 1 - bits, 0), 63)
-            return saturate((exact_product(q, self._weight, self.tile) * (top * self._scale)) >> shift)
+            row, row_top, row_bits = quantise_row(wide)
+            right = min(max(fraction_bits + self.exponent - 1 - row_bits, 0), 63)
+            return saturate((exact_product(row, self._weight, self.tile) * (row_top * self._scale)) >> right)
         q, top, bits = quantise(wide)
         scaled = exact_product(q, self._weight, self.tile) * (top * self._scale)
         shift = (fraction_bits + self.exponent - 1) - bits

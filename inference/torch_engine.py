@@ -11,15 +11,18 @@ import numpy as np
 import torch
 
 from inference import program as cip
+from inference.engine import EngineUnavailable
 from inference.model import Model
 
 
 class TorchExecutor:
-    """Runs one model on one device. Sets torch's thread count for the process."""
+    """Runs one model on one device. Sets torch's thread count for the process. Raises EngineUnavailable."""
 
     name = "torch"
 
     def __init__(self, model: Model, threads: int = 1, device: str = "cpu") -> None:
+        if device != "cpu" and not torch.cuda.is_available():
+            raise EngineUnavailable(f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA device")
         torch.set_num_threads(threads)
         torch.set_float32_matmul_precision("highest")
         self.model, self.shape = model, model.manifest.shape
@@ -32,7 +35,9 @@ class TorchExecutor:
         self._cos, self._sin = self._wide("table.cos"), self._wide("table.sin")
         self._gains = {name: self._wide(name) for name in model.tensors if name.endswith(".gain")}
         self._linears = {linear.name: linear for linear in model.manifest.linears}
-        self._weights, self._scales, self._rotations = {}, {}, {}
+        self._weights: dict[str, list[torch.Tensor]] = {}
+        self._scales: dict[str, torch.Tensor] = {}
+        self._rotations: dict[int, torch.Tensor] = {}
         for name, linear in self._linears.items():
             weight = torch.from_numpy(model.tensors[f"{name}.weight"].astype(np.float32)).to(self._device)
             tile = self._tile(linear)
@@ -56,7 +61,8 @@ class TorchExecutor:
         ids = torch.tensor(tokens, device=self._device)
         x = self._embedding[ids] * self._embedding_scale[ids].unsqueeze(1)
         x = (x << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
-        payloads, tiles = [], []
+        payloads: list[np.ndarray] = []
+        tiles: list[np.ndarray] = []
         for layer in range(s.layers):
             x = self._attention(x, layer, cache, start, tiles)
             x = self._mlp(x, layer)

@@ -11,6 +11,7 @@ Owns the pipe; knows no chain.
 
 import argparse
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the node ends us by closing stdin
     requests, replies = _claim_stdio()
     # BLAS reads these once, when numpy is first imported below.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -111,12 +113,12 @@ def _fields(request: Any) -> dict[str, Any]:
     """Typed fields of a request. Raises RequestError naming the field."""
     from inference.engine import RequestError
 
-    kinds = {"temperature_q16": int, "top_k": int, "seed": bytes, "trace_key": bytes, "prompt": list}
+    kinds: dict[str, type] = {"temperature_q16": int, "top_k": int, "seed": bytes, "trace_key": bytes, "prompt": list}
     if not isinstance(request, dict) or request.get("op") not in ("generate", "verify"):
         raise RequestError(f"request must be a map with op 'generate' or 'verify', is {str(request)[:80]}")
     kinds |= {"max_tokens": int} if request["op"] == "generate" else {"output": list}
     for field, kind in kinds.items():
-        value = request.get(field)
+        value: Any = request.get(field)
         if type(value) is not kind or (kind is list and any(type(item) is not int for item in value)):
             raise RequestError(f"request.{field} must be {kind.__name__}{' of int' * (kind is list)}")
     return request

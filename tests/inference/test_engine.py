@@ -1,6 +1,7 @@
 """What an engine promises its caller: limits, stops, cancelling, no work on a machine that computes otherwise."""
 
 import dataclasses
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,16 @@ def test_known_answers_that_lie_are_refused(small: Model) -> None:
 def test_an_unknown_engine_is_refused_by_name(small: Model) -> None:
     with pytest.raises(EngineUnavailable, match="'tpu'"):
         engines.make_executor("tpu", small)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
+def test_a_device_that_is_not_there_is_refused_by_name(small: Model) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(EngineUnavailable, match="device 'cuda'"):
+        engines.make_executor("torch", small, device="cuda")
 
 
 def test_a_random_model_is_its_seed_alone() -> None:

@@ -85,3 +85,8 @@ def test_the_tokenizer_turns_back_what_it_made() -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
     assert tokenizer.decode([84, 256, 104]) == "Th"
     assert tokenizer.decode([0xFF]) == "\ufffd"
+
+
+def test_a_model_that_is_not_shipped_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match="'giant'"):
+        folder("giant")

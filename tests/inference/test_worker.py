@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -111,6 +112,14 @@ def test_a_bad_request_is_answered_and_the_next_one_served(child: Child) -> None
     child.send([1, 2])
     assert child.receive()["ok"] is False
     assert child.ask(id=2, op="generate", prompt=[1], max_tokens=1, **HOW)["ok"] is True
+
+
+def test_ctrl_c_in_the_terminal_is_the_nodes_business(child: Child) -> None:
+    """The signal reaches the whole group; the worker goes on until its stdin closes."""
+    child.receive()
+    child.process.send_signal(signal.SIGINT)
+    assert child.ask(id=1, op="generate", prompt=[1], max_tokens=2, **HOW)["ok"] is True
+    assert child.end() == 0
 
 
 @pytest.mark.parametrize(
