@@ -1,0 +1,182 @@
+"""The whole thing as a user meets it: four processes, web3.py, a contract, tasks, kill -9."""
+
+import asyncio
+import json
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from devnet_process import Devnet, start_devnet, wait_until
+from eth_account import Account
+from web3 import AsyncWeb3, Web3, WebSocketProvider
+from web3.contract import Contract
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMPTS = ("The sea", "It was a dark", "The whale")
+
+
+def wallet(devnet: Devnet, index: int) -> tuple[Web3, Any]:
+    w3 = Web3(Web3.HTTPProvider(devnet.info["rpc"][index]))
+    return w3, Account.from_key(devnet.info["accounts"][index]["privateKey"])
+
+
+def send(w3: Web3, account: Any, transaction: dict[str, Any]) -> Any:
+    signed = account.sign_transaction(transaction)
+    receipt = w3.eth.wait_for_transaction_receipt(w3.eth.send_raw_transaction(signed.raw_transaction), timeout=120)
+    assert receipt["status"] == 1
+    return receipt
+
+
+def check_transactions(devnet: Devnet) -> None:
+    """Legacy, 2930 and 1559."""
+    w3, account = wallet(devnet, 0)
+    to = Account.create().address
+    base = {"to": to, "value": 10**15, "gas": 60_000, "chainId": 31337}
+    gas_price = w3.eth.gas_price * 2
+    for fields in (
+        {"gasPrice": gas_price},
+        {"gasPrice": gas_price, "type": 1, "accessList": [{"address": to, "storageKeys": []}]},
+        {"maxFeePerGas": gas_price, "maxPriorityFeePerGas": 10**9, "type": 2},
+    ):
+        nonce = w3.eth.get_transaction_count(account.address, "pending")
+        send(w3, account, {**base, **fields, "nonce": nonce})
+    assert w3.eth.get_balance(to) == 3 * 10**15
+
+
+def check_contract(devnet: Devnet) -> None:
+    """Deploy, call, and read the event by filter and by subscription (at another node)."""
+    w3, account = wallet(devnet, 1)
+    artifact = json.loads((ROOT / "tests/clients/Counter.json").read_text())
+    factory = w3.eth.contract(abi=artifact["abi"], bytecode=artifact["bytecode"])
+    defaults = {"from": account.address, "chainId": 31337}
+
+    def transact(call: Any) -> Any:
+        nonce = w3.eth.get_transaction_count(account.address, "pending")
+        return send(w3, account, call.build_transaction({**defaults, "nonce": nonce}))
+
+    address = transact(factory.constructor())["contractAddress"]
+    counter: Contract = w3.eth.contract(address=address, abi=artifact["abi"])
+    installed = counter.events.Incremented.create_filter(from_block="latest")
+    received = asyncio.run(_increment_and_listen(devnet, counter, lambda: transact(counter.functions.increment(7))))
+    assert received == 7
+    assert counter.functions.count().call() == 7
+    by_filter = wait_until("the event by filter", lambda: installed.get_new_entries() or None)
+    assert by_filter[0]["args"]["amount"] == 7
+
+
+async def _increment_and_listen(devnet: Devnet, counter: Contract, increment: Any) -> int:
+    async with AsyncWeb3(WebSocketProvider(devnet.info["ws"][2])) as w3:
+        await w3.eth.subscribe("logs", {"address": counter.address})
+        loop = asyncio.get_running_loop()
+        sent = loop.run_in_executor(None, increment)
+        async with asyncio.timeout(120):
+            async for message in w3.socket.process_subscriptions():
+                log = message["result"]
+                await sent
+                return int(counter.events.Incremented().process_log(log)["args"]["amount"])
+    raise AssertionError("the subscription ended")
+
+
+def post_tasks(devnet: Devnet) -> list[dict[str, Any]]:
+    """Three questions through the command line; each settles with agreement."""
+    stories = []
+    for prompt in PROMPTS:
+        done = devnet.labora("task", "post", prompt, "--max-tokens", "12", "--json")
+        assert done.returncode == 0, done.stderr
+        stories.append(json.loads(done.stdout))
+    return stories
+
+
+def engines_of(devnet: Devnet, story: dict[str, Any]) -> set[str]:
+    by_address = {validator["address"]: validator["engine"] for validator in devnet.info["validators"]}
+    return {by_address[address] for address in (story["executor"], *story["verifiers"])}
+
+
+def test_a_users_first_hour(devnet: Devnet) -> None:
+    check_transactions(devnet)
+    check_contract(devnet)
+    stories = post_tasks(devnet)
+    fields = {
+        "taskId", "model", "output", "status", "executor", "verifiers", "postedBlock", "agreedBlock", "settledBlock",
+        "feeWei", "cwu", "receiptId",
+    }  # fmt: skip
+    for story in stories:
+        assert set(story) == fields
+        assert story["status"] == "settled" and story["output"].strip()
+        assert len(story["verifiers"]) == 2 and story["executor"] not in story["verifiers"]
+        assert story["postedBlock"] < story["agreedBlock"] < story["settledBlock"]
+    engines = {engine for validator in devnet.info["validators"] for engine in [validator["engine"]]}
+    if engines == {"torch", "numpy"}:
+        assert any(engines_of(devnet, story) == engines for story in stories), "both engines agreed on a task"
+    explained = devnet.labora("task", "explain", stories[0]["taskId"])
+    assert explained.returncode == 0 and "agreed, bit for bit" in explained.stdout
+
+    # kill -9 of one node: the others go on; started again it catches up and votes.
+    before = devnet.height(0)
+    devnet.kill(2)
+    devnet.wait_height(0, before + 4)
+    devnet.revive(2)
+    devnet.wait_height(2, devnet.height(0) + 2)
+    height = min(devnet.height(index) for index in range(4))
+    blocks = [devnet.block(index, height) for index in range(4)]
+    assert len({block["hash"] for block in blocks}) == 1
+    assert len({block["stateRoot"] for block in blocks}) == 1
+    for index in range(4):
+        health = devnet.health(index)
+        assert health is not None and health["evidence"] == 0, "nobody signed twice"
+    assert "Traceback" not in devnet.logs()
+
+
+def test_a_chain_killed_whole_goes_on_from_the_last_block(tmp_path: Path) -> None:
+    devnet = start_devnet(tmp_path, "--engine", "numpy")
+    try:
+        devnet.wait_height(0, 4)
+        for index in range(4):
+            devnet.kill(index)
+        assert devnet.process.wait(60) == 1, "the launcher ends when no node is left, and says so"
+    finally:
+        devnet.stop()
+    text = (tmp_path / "launcher.log").read_text()
+    assert "was killed by signal 9" in text and f"labora run --data-dir {tmp_path}" in text
+    again = start_devnet(tmp_path, "--engine", "numpy")
+    try:
+        again.wait_height(0, 8)
+        hashes = {again.block(index, 4)["hash"] for index in range(4) if again.height(index) >= 4}
+        assert len(hashes) == 1
+    finally:
+        again.stop()
+
+
+def test_ctrl_c_ends_every_process_and_says_130(tmp_path: Path) -> None:
+    devnet = start_devnet(tmp_path, "--validators", "1", "--engine", "numpy")
+    pid = devnet.info["validators"][0]["pid"]
+    devnet.process.send_signal(signal.SIGINT)
+    assert devnet.process.wait(30) == 130
+    assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_single_validator_answers_with_assurance_0(tmp_path: Path) -> None:
+    devnet = start_devnet(tmp_path, "--validators", "1", "--engine", "numpy", "--block-ms", "500")
+    try:
+        done = devnet.labora("task", "post", "The sea", "--max-tokens", "8", "--json")
+        assert done.returncode == 0, done.stderr
+        story = json.loads(done.stdout)
+        assert story["status"] == "unverified" and story["verifiers"] == [] and story["settledBlock"]
+        refused = devnet.labora("task", "post", "The sea", "--assurance", "1")
+        assert refused.returncode == 1 and "--assurance 0" in refused.stderr
+    finally:
+        devnet.stop()
+
+
+def test_starting_up_takes_seconds(tmp_path: Path) -> None:
+    """First block within 10 s of an empty folder on a free machine; a shared one gets three times that."""
+    began = time.monotonic()
+    devnet = start_devnet(tmp_path)
+    try:
+        assert time.monotonic() - began < 30
+    finally:
+        devnet.stop()
