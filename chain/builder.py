@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import Protocol
 
-from chain.validation import Context, block_env, epoch_sets, prologue_of
+from chain.validation import Context, block_env, prologue_of
 from primitives import bls
 from primitives.address import MARKET
 from primitives.block import EMPTY_EVIDENCE_ROOT, Block
@@ -226,12 +226,11 @@ def _assemble(
 ) -> Block:
     """The block around an execution; without one its size is right and its roots are not."""
     params = context.params
-    members, next_members = epoch_sets(context)
     sidecar = Sidecar(
         epoch=params.epoch(context.number),
         proposer=request.proposer,
-        validator_set_hash=members.hash,
-        next_validator_set_hash=next_members.hash,
+        validator_set_hash=context.sets[0].hash,
+        next_validator_set_hash=context.sets[1].hash,
         params_hash=params.hash,
         last_commit_hash=keccak(request.last_commit),
         evidence_root=EMPTY_EVIDENCE_ROOT,

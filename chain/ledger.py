@@ -38,6 +38,8 @@ REFUSALS_MAX = 64
 """Blocks of the next height that were found invalid: the answer is remembered, not the work."""
 BLOCKS_CACHED_MAX = 128
 """Decoded recent blocks, for queries."""
+SETS_CACHED_MAX = 64
+"""Validator sets by epoch; once fixed, a set never changes."""
 FEE_HISTORY_MAX = 1_024
 LOG_RANGE_MAX = 10_000
 """Blocks that one logs query may span."""
@@ -107,7 +109,7 @@ class Ledger:
         self._executions: OrderedDict[bytes, Execution] = OrderedDict()
         self._refusals: OrderedDict[bytes, InvalidBlock] = OrderedDict()
         self._blocks: OrderedDict[int, Block] = OrderedDict()
-        self._sets: dict[int, ValidatorSet] = {}
+        self._sets: OrderedDict[int, ValidatorSet] = OrderedDict()
 
     @classmethod
     def open(cls, kv: KV, spec: GenesisSpec) -> "Ledger":
@@ -172,8 +174,9 @@ class Ledger:
         with self._lock:
             self._executions.clear()
             self._refusals.clear()
-            self._sets.update(new_sets)
             self._head = block
+        for epoch, members in new_sets.items():
+            self._keep_set(epoch, members)
         committed = Committed(block, certificate, execution.receipts)
         for callback in self.on_commit:
             callback(committed)
@@ -198,8 +201,7 @@ class Ledger:
             if epoch > self.params.epoch(self._head.number + 1) + 1:
                 raise UnknownBlock(f"the validator set of height {height} is not fixed at head {self._head.number}")
             found = views.validator_set(self.reader(), epoch)
-        with self._lock:
-            self._sets[epoch] = found
+        self._keep_set(epoch, found)
         return found
 
     def proposer_seed(self, height: int) -> tuple[bytes, int]:
@@ -363,7 +365,15 @@ class Ledger:
 
     def _context(self) -> Context:
         head = self._head
-        return Context(self.params, self.genesis_hash, head, self._store.state, self.validator_set(head.number))
+        number, after = head.number + 1, head.number + 1 + self.params.epoch_blocks
+        return Context(
+            params=self.params,
+            genesis_hash=self.genesis_hash,
+            parent=head,
+            state=self._store.state,
+            parent_set=self.validator_set(head.number),
+            sets=(self.validator_set(number), self.validator_set(after)),
+        )
 
     def _checked(self, block: Block) -> Execution:
         """Its execution, from the cache or made now. Raises InvalidBlock.
@@ -404,6 +414,12 @@ class Ledger:
         epoch = self.params.epoch(block.number) + 2
         after = StateReader(ChainMap(execution.nodes, self._store.state), execution.state_root)  # type: ignore[arg-type]
         return {epoch: views.validator_set(after, epoch)}
+
+    def _keep_set(self, epoch: int, members: ValidatorSet) -> None:
+        with self._lock:
+            self._sets[epoch] = members
+            if len(self._sets) > SETS_CACHED_MAX:
+                self._sets.popitem(last=False)
 
     def _header(self, number: int) -> Header:
         header = self.header(number)

@@ -46,6 +46,8 @@ class Context:
     """Trie nodes and code by keccak; holds the whole state of the parent."""
     parent_set: ValidatorSet
     """Set of the parent's height, whose precommits decided it (of block 0: set(0))."""
+    sets: tuple[ValidatorSet, ValidatorSet]
+    """set(e) and set(e + 1) of the block's epoch e, as the parent state holds them."""
 
     @property
     def number(self) -> int:
@@ -63,12 +65,11 @@ def validate_block(context: Context, block: Block) -> Execution:
 
     CorruptState and MissingNode pass through: they are this node's fault, not the block's.
     """
-    sets = epoch_sets(context)
     check_header(context, block)
-    check_sidecar(context, block, sets)
-    check_author(context, block, sets[0])
+    check_sidecar(context, block)
+    check_author(context, block)
     check_last_commit(context, block)
-    check_beacon(context, block, sets[0])
+    check_beacon(context, block)
     check_transactions(context, block)
     return check_execution(context, block)
 
@@ -85,12 +86,6 @@ def is_whole(block: Block) -> bool:
     )
 
 
-def epoch_sets(context: Context) -> tuple[ValidatorSet, ValidatorSet]:
-    """set(e) and set(e + 1) of the block's epoch e, read from the parent state."""
-    epoch, reader = context.params.epoch(context.number), context.reader
-    return views.validator_set(reader, epoch), views.validator_set(reader, epoch + 1)
-
-
 def check_header(context: Context, block: Block) -> None:
     """The fields that follow from the parent alone (the constant ones are refused when a header is decoded)."""
     header, parent, params = block.header, context.parent.header, context.params
@@ -103,13 +98,13 @@ def check_header(context: Context, block: Block) -> None:
         raise InvalidBlock("size", f"at most {params.block_bytes_max} bytes", len(block.wire_body))
 
 
-def check_sidecar(context: Context, block: Block, sets: tuple[ValidatorSet, ValidatorSet]) -> None:
+def check_sidecar(context: Context, block: Block) -> None:
     """What consensus adds, and the two header fields made of it: extra_data and timestamp."""
     sidecar, params = block.sidecar, context.params
     _require("extra_data", sidecar.hash, block.header.extra_data)
     _require("epoch", params.epoch(context.number), sidecar.epoch)
-    _require("validator_set_hash", sets[0].hash, sidecar.validator_set_hash)
-    _require("next_validator_set_hash", sets[1].hash, sidecar.next_validator_set_hash)
+    _require("validator_set_hash", context.sets[0].hash, sidecar.validator_set_hash)
+    _require("next_validator_set_hash", context.sets[1].hash, sidecar.next_validator_set_hash)
     _require("params_hash", params.hash, sidecar.params_hash)
     # Evidence is an empty list until it is adjudicated on chain; decoding a body refuses any other.
     _require("evidence_root", EMPTY_EVIDENCE_ROOT, sidecar.evidence_root)
@@ -118,10 +113,10 @@ def check_sidecar(context: Context, block: Block, sets: tuple[ValidatorSet, Vali
     _require("timestamp", sidecar.time_ms // 1000, block.header.timestamp)
 
 
-def check_author(context: Context, block: Block, members: ValidatorSet) -> None:
+def check_author(context: Context, block: Block) -> None:
     """The author belongs to the set, and coinbase is where its fees go in the parent state."""
     proposer = block.sidecar.proposer
-    if members.by_operator(proposer) is None:
+    if context.sets[0].by_operator(proposer) is None:
         raise InvalidBlock("proposer", f"a member of set({block.sidecar.epoch})", proposer)
     _require("coinbase", views.payout(context.reader, proposer), block.header.coinbase)
 
@@ -146,9 +141,9 @@ def check_last_commit(context: Context, block: Block) -> None:
         raise InvalidBlock("last_commit", "precommits of over two thirds of the parent's set", str(error)) from error
 
 
-def check_beacon(context: Context, block: Block, members: ValidatorSet) -> None:
+def check_beacon(context: Context, block: Block) -> None:
     """The proof is the proposer's signature over (previous mix, height), and mix_hash follows from it."""
-    author = members.by_operator(block.sidecar.proposer)
+    author = context.sets[0].by_operator(block.sidecar.proposer)
     assert author is not None  # check_author
     previous, proof = context.parent.header.mix_hash, block.sidecar.beacon_proof
     _require("mix_hash", bls.next_mix(previous, proof), block.header.mix_hash)
