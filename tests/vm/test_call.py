@@ -101,7 +101,7 @@ def test_other_failures_are_named(world: World) -> None:
 def test_fees_are_charged_only_when_a_price_is_named(world: World) -> None:
     override = {b"\xaa" * 20: Override(code=BALANCE_OF_CALLER)}
     free = call(world.db, world.root, world.env(), CallRequest(ME, b"\xaa" * 20), override)
-    assert free.output == word(1_000 * 10**18) + word(0) + word(0)
+    assert free.output == word(1_000 * 10**18) + word(0) + word(GWEI), "BASEFEE is the block's, whoever pays"
     request = CallRequest(ME, b"\xaa" * 20, gas=100_000, max_fee_per_gas=3 * GWEI, max_priority_fee_per_gas=1)
     paid = call(world.db, world.root, world.env(), request, override)
     assert paid.output == word(1_000 * 10**18 - 100_000 * (GWEI + 1)) + word(GWEI + 1) + word(GWEI)

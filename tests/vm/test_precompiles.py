@@ -86,8 +86,9 @@ def test_bn254_pairing_answers_as_py_evm(rng: random.Random) -> None:
     a, b = rng.randrange(2, 2**64), rng.randrange(2, 2**64)
     true = bn_g1(a) + bn_g2(b) + bn_g1(curve_order - a * b % curve_order) + bn_g2(1)
     flipped = true[:-1] + bytes([true[-1] ^ 1])
-    for data in (b"", bytes(192), true, true[:192], true[:-1], flipped, words(1, 2, 1, 1, 1, 1)):
+    for data in (b"", bytes(192), true[:192], true[:-1], flipped, words(1, 2, 1, 1, 1, 1)):
         assert native(0x08, data) == oracle(0x08, data), data.hex()
+    assert native(0x08, true[:192]) == (bytes(32), 45_000 + 34_000)
     assert native(0x08, true) == ((1).to_bytes(32, "big"), 45_000 + 2 * 34_000)
 
 
@@ -146,9 +147,9 @@ def test_bls_pairing_answers_as_py_evm(rng: random.Random) -> None:
     a, b = rng.randrange(1, 2**64), rng.randrange(1, 2**64)
     true = bls_point(G1Point() * Scalar(a)) + bls_point(G2Point() * Scalar(b))
     true += bls_point(-(G1Point() * (Scalar(a) * Scalar(b)))) + bls_point(G2Point())
-    for data in (true, true[:384], bytes(384)):
-        assert native(0x0F, data) == oracle(0x0F, data), data.hex()
     assert native(0x0F, true) == ((1).to_bytes(32, "big"), 37_700 + 2 * 32_600)
+    assert native(0x0F, true[:384]) == oracle(0x0F, true[:384]) == (bytes(32), 37_700 + 32_600)
+    assert native(0x0F, bytes(384)) == ((1).to_bytes(32, "big"), 37_700 + 32_600), "infinities pair to one"
     for bad in (b"", true[:-1], true[:383] + bytes([true[383] ^ 1])):
         assert native(0x0F, bad) == (None, GAS)
 
