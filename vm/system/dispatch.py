@@ -1,8 +1,8 @@
 """From a message to a rule and back: what happens when anything calls 0a01-0a07.
 
 Owns selector dispatch, the rules on how a system account may be called, the gas of dispatch and the translation of our
-exceptions to the EVM's. Only VMErrors leave it, or our own bugs. No method runs code of another account (payments are balance
-moves), so nothing can call back into one that is writing.
+exceptions to the EVM's. Only VMErrors leave it, or our own bugs. No method runs code of another account (payments are
+balance moves), so nothing can call back into one that is writing.
 """
 
 from collections.abc import Callable, Mapping
