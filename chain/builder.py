@@ -106,6 +106,7 @@ class ByTipAndNonce:
 
 def build_block(context: Context, request: BuildRequest, source: TransactionSource) -> Built:
     """A valid block on context.parent. Never fails for lack of transactions, nor because of one."""
+    assert request.time_ms > context.parent.sidecar.time_ms
     waiting = dict(source.executable())
     filler = _Filler(context, request, source)
     batches = filler.add_work(waiting)

@@ -197,7 +197,8 @@ class Mempool:
 
     def executable(self) -> Mapping[bytes, Sequence[Transaction]]:
         """Sender -> transactions with nonces without a gap from the head state on."""
-        return self.content()[0]
+        with self._lock:
+            return {sender: account.executable() for sender, account in self._accounts.items() if account.pending}
 
     def drop(self, transaction_hash: bytes, reason: str) -> None:
         """Forget a transaction; later ones of its sender become queued."""

@@ -1,6 +1,11 @@
 """The ledger: blocks that validators decide one after the other, what is found of them, what survives a restart."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +20,7 @@ from primitives.block import decode_block
 from primitives.receipt import Log
 
 GWEI = 10**9
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def logging_code(*topics: int) -> bytes:
@@ -105,6 +111,37 @@ def test_the_chain_goes_on_where_it_was_after_a_restart(tmp_path, new_devnet):
     again.send(0)
     assert again.advance().block.number == 4
     assert again.ledger.reader().nonce(ACCOUNT_ADDRESSES[0]) == 4
+    again.kv.close()
+
+
+COMMITTER = """
+import sys
+sys.path.insert(0, "tests/chain")
+from conftest import make_devnet
+from chain.kv import LevelKV
+devnet = make_devnet(kv=LevelKV(sys.argv[1]))
+while True:
+    devnet.send(0)
+    print(devnet.advance().block.number, flush=True)
+"""
+
+
+def test_kill_minus_nine_loses_no_committed_block(tmp_path, new_devnet):
+    run = subprocess.Popen([sys.executable, "-c", COMMITTER, str(tmp_path / "db")], cwd=ROOT, stdout=subprocess.PIPE)
+    assert run.stdout is not None
+    confirmed = 0
+    for line in run.stdout:
+        confirmed = int(line)
+        if confirmed == 12:
+            os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    again = new_devnet(kv=LevelKV(tmp_path / "db"))
+    head = again.ledger.head.number
+    assert confirmed <= head <= confirmed + 1
+    assert again.ledger.reader().nonce(ACCOUNT_ADDRESSES[0]) == head
+    assert all(again.ledger.certificate(height) is not None for height in range(1, head + 1))
+    again.send(0)
+    assert again.advance().block.number == head + 1
     again.kv.close()
 
 
