@@ -111,27 +111,30 @@ class InferenceService:
         head = self._ledger.head.number
         if self._consensus.next_unknown_height > head + 1:
             return  # decided blocks wait to be committed: what the state says is owed is not owed any more
-        self._duties = await trio.to_thread.run_sync(self._read_duties)
+        self._duties, served = await trio.to_thread.run_sync(self._read_duties)
         self._duties_head = head
         now = trio.current_time()
         keys = {(duty.task, duty.role) for duty in self._duties}
         self._seen_at = {key: self._seen_at.get(key, now) for key in keys}
-        for model in {duty.model for duty in self._duties} - self._workers.keys() - self._not_served.keys():
+        for model in served - self._workers.keys() - self._not_served.keys():
             self._start_worker(model, nursery)
         self._wake_workers.set()
         self._send()
         if head % PRUNE_BLOCKS == 0 and self._results:
             await trio.to_thread.run_sync(self._prune)
 
-    def _read_duties(self) -> list[Duty]:
-        reader = self._ledger.reader()
+    def _read_duties(self) -> tuple[list[Duty], set[bytes]]:
+        """What is owed, and the models that this operator declared to serve."""
+        reader, params, height = self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1
         if self._operator is None:
             assert self._hot_key is not None
             self._operator = views.operator_by_hot(reader, address_of(self._hot_key))
             if self._operator is None:
-                return []
-        ctx = views.ViewContext(reader, self._ledger.params, self._ledger.head.number + 1)
-        return open_tasks(ctx, self._operator)
+                return [], set()
+        operator = views.operator(reader, self._operator, params, height)
+        duties = open_tasks(views.ViewContext(reader, params, height), self._operator)
+        declared = set() if operator is None else {model for model, _, _ in operator.serves}
+        return duties, declared | {duty.model for duty in duties}
 
     def _prune(self) -> None:
         ctx = views.ViewContext(self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1)
@@ -181,8 +184,19 @@ class InferenceService:
         self._not_served[model] = reason
         log.error("cannot serve a model; every block is still validated", model=model, reason=reason)
 
+    def _give_up(self, model: bytes, error: WorkerUnfit) -> None:
+        del self._workers[model]
+        self._not_serving(model, str(error))
+
     async def _work(self, model: bytes, worker: Worker) -> None:
-        """One model's jobs, one after the other, the first to close first."""
+        """One model's jobs, one after the other, the first to close first. The process starts at once."""
+        try:
+            await worker.start()
+        except WorkerFailed as error:
+            log.warning("a model's process did not start", model=model, reason=str(error))
+        except WorkerUnfit as error:
+            self._give_up(model, error)
+            return
         while True:
             self._wake_workers = trio.Event()
             duty = self._next_job(model)
@@ -192,8 +206,7 @@ class InferenceService:
             try:
                 result = await self._run_job(duty, worker)
             except WorkerUnfit as error:
-                del self._workers[model]
-                self._not_serving(model, str(error))
+                self._give_up(model, error)
                 return
             except WorkerFailed as error:
                 key = (duty.task, duty.trace_key)
