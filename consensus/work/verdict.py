@@ -3,7 +3,7 @@
 Pure: commitments are checked with hashes by the caller's reveal; here the outcome is read off who opened to what.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -64,22 +64,20 @@ def contradicts(task: bytes, executor: tuple[bytes, bytes], verdict: Opened) -> 
     return verdict.bad != NO_BAD_POSITION or execution_commitment(task, operator, verdict.root) != commitment
 
 
-def outcome(executor_opened: bool, given: Iterable[Opened | None], contradicted: bool, closed: bool) -> Outcome:
+def outcome(executor_opened: bool, opened: Sequence[bool], contradicted: bool, closed: bool) -> Outcome:
     """Where the reveals leave a task.
 
-    given: for each verdict in, what it opened to, None while nothing opened it. contradicted: one of them contradicts.
-    closed: the reveal window is over. A contradiction stands from its reveal on; agreement comes at once when
+    opened: for each verdict in, whether a reveal opened it. contradicted: one of them contradicts. closed: the reveal
+    window is over. A contradiction stands from its reveal on; agreement comes at once when
     everything has opened, else when the window closes; what nothing opened counts for nothing.
     """
-    verdicts = list(given)
     if contradicted:
         return Outcome.DISPUTED
-    all_open = executor_opened and bool(verdicts) and all(verdict is not None for verdict in verdicts)
-    if all_open:
+    if executor_opened and opened and all(opened):
         return Outcome.AGREED
     if not closed:
         return Outcome.OPEN
-    if any(verdict is not None for verdict in verdicts):
+    if any(opened):
         assert executor_opened, "a verdict that does not contradict opens the executor's root with it"
         return Outcome.AGREED
     return Outcome.UNVERIFIED if executor_opened else Outcome.UNOPENED

@@ -48,8 +48,8 @@ def deal_tasks(ctx: SystemContext) -> bool:
     return True
 
 
-def _undealt(task: Task, queue: Queue, due: int) -> bool:
-    return task.status == Status.POSTED
+def _undealt(status: int, awaits: int, due: int, queue: Queue, height: int) -> bool:
+    return status == Status.POSTED
 
 
 def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:

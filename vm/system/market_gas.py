@@ -1,36 +1,51 @@
-"""Gas of the Market: fixed amounts, on the scale of vm.system.gas, about 3 gas a microsecond.
+"""Gas of the Market: the most that each of its items may cost, in the reads, writes and logs of vm.system.gas.
 
-An amount is the most that an item may cost, charged before it begins. A write to a fresh slot is counted at 330 gas
-(its part of the state root is most of that), a member of the set that a draw looks at at 500.
+The amounts bound what one post can cause: `post` charges all of it. A task ends once, so the pruning and paying of its
+end is charged apart from the windows and draws that may lead to it.
 """
 
 from consensus.work.deal import EXECUTOR_SLOTS, RETRY_BLOCKS_MAX
 from consensus.work.fees import WorkGas
 from primitives.params import ChainParams
+from vm.system.gas import LOG, READ, WRITE
 
-POST = 15_000
+TASK = 20
+"""Words of a task's record."""
+QUEUED = 3
+"""Words that an entry of a queue takes: itself, its bucket's length, the count; the same when it is taken out."""
+DUTY = 3
+"""Words that an operator's duty takes, in and out."""
+SEAT = 2
+"""Words of a verifier's seat."""
+
+MEMBER = 8 * READ
+"""A member of the current set that a deal, a draw or a check of assurance looks at: its bond, its service."""
+POST = 20 * READ + 18 * WRITE + LOG
 POST_BYTE = 4
 """On top of POST: a byte of the prompt (hashed once, logged once)."""
-CANCEL = 12_000
-FILL_FUND = 2_000
-MEMBER = 500
-"""A member of the current set that a deal, a draw or a check of assurance looks at."""
+CANCEL = TASK * READ
+FILL_FUND = 2 * READ + 2 * WRITE + LOG
 
-WORK = 1_500
+WORK = 3 * READ
 """A batch, without its items."""
-SUBMIT = 9_000
+SUBMIT = (TASK + 12) * READ + (9 + QUEUED) * WRITE + LOG
 SUBMIT_TOKEN = 12
-VERDICT = 6_000
-REVEAL = 9_000
+VERDICT = (TASK + 2 * SEAT) * READ + (3 + QUEUED) * WRITE + 2 * LOG
+REVEAL = (TASK + 2 * SEAT) * READ + (6 + QUEUED) * WRITE + 2 * LOG
 
-LOOK = 600
-"""A queue's entry that turns out stale."""
-CLOSE = 12_000
-"""A window or deadline that ended: at most a refund, which prunes the task."""
-DRAW = 8_000
-SETTLE = 22_000
-DEAL = 9_000
-CANARY = 11_000
+LOOK = 3 * READ + 2 * WRITE
+"""An entry of a queue that turns out stale."""
+CLOSE = (TASK + 2 * SEAT) * READ + (4 + 2 * QUEUED) * WRITE + 2 * LOG
+"""A window that ended: misses, the next one's opening. What it may lead to (REFUND, DRAW) is apart."""
+DRAW = (TASK + 2 * SEAT) * READ + (2 + 2 * QUEUED + 2 * (SEAT + DUTY)) * WRITE + LOG
+TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG
+"""A deal that finds nobody, apart from the members it looks at."""
+DEAL = TRY + (9 + EXECUTOR_SLOTS * DUTY) * WRITE
+CANARY = 10 * READ + (8 + 2 * QUEUED) * WRITE + LOG
+PRUNE = (TASK + 2 * SEAT + (EXECUTOR_SLOTS + 2) * DUTY) * WRITE + 10 * READ
+"""A task's words, those of two seats and five duties, and what is left of it."""
+REFUND = PRUNE + 4 * (READ + WRITE) + LOG
+SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + 30 * READ + 24 * WRITE + 8 * LOG
 
 TASK_WORDS = 48
 """Words that a view of one task reads: its own and its seats'."""
@@ -60,13 +75,13 @@ def draw(members: int) -> int:
 def caused_by_post(params: ChainParams, members: int, deadline: int) -> int:
     """The fixed maximum gas of every item of later prologues that one post can cause.
 
-    Deals (the first, and retries after 1, 2, 4 .. 32 blocks until the deadline), draws (the first and the redraws), the
-    ends of its windows (posted, three slots, each draw's verdicts, the reveals), one settlement.
+    The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
+    of its windows (posted, three slots, each draw's verdicts, the reveals), and one end: SETTLE is more than REFUND.
     """
-    deals = 1 + RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
+    retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max
     ends = 1 + EXECUTOR_SLOTS + draws + 1
-    return deals * deal(members) + draws * draw(members) + ends * CLOSE + SETTLE
+    return deal(members) + retries * (TRY + MEMBER * members) + draws * draw(members) + ends * CLOSE + SETTLE
 
 
-assert WORK_PAID.submission(0) > WORK_PAID.verdict
+assert SETTLE > REFUND

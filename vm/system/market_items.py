@@ -10,12 +10,17 @@ from vm.system import market_gas as gas
 from vm.system.context import Refused, SystemContext
 from vm.system.layout import Queue
 from vm.system.market_refund import refund
-from vm.system.market_state import TASKS, Task, expected
+from vm.system.market_state import QUEUES, TASKS, Task
 
 Item = Callable[[SystemContext, bytes, Task], None]
 """(ctx, task id, task)."""
-Wanted = Callable[[Task, Queue, int], bool]
-"""(task, queue, height of the entry) -> whether the entry still means something."""
+Wanted = Callable[[int, int, int, Queue, int], bool]
+"""(task's status, queue that it awaits, due, queue, height of the entry) -> whether the entry still means something."""
+
+
+def expected(status: int, awaits: int, due: int, queue: Queue, height: int) -> bool:
+    """Whether an entry is the one that its task waits for."""
+    return bool(status) and QUEUES[awaits] is queue and due <= height
 
 
 def run_queue(
@@ -23,30 +28,33 @@ def run_queue(
 ) -> tuple[int, bool]:
     """Handle at most `most` entries due by this block. How many, and False when gas for the next did not remain.
 
-    An entry is taken out before it is handled, so that one that fails is never tried again; its task is refunded. Stale
-    entries cost a look and do not count.
+    An entry starts while its fixed gas remains and, beside it, that of the refund it may end in. It is taken out before
+    it is handled, so that one that fails is never tried again; its task is refunded. Stale entries cost a look and do
+    not count.
     """
     done = 0
     while done < most:
-        due = queue.peek(ctx, ctx.height)
-        if due is None:
+        entry = queue.peek(ctx, ctx.height)
+        if entry is None:
             break
-        if ctx.gas_left < gas_item:
+        if ctx.gas_left < gas_item + gas.REFUND:
             return done, False
-        task = TASKS.get(ctx, due.item)
-        if task is None or not wanted(task, queue, due.height):
+        status, awaits, due = TASKS.read(ctx, ("status", "awaits", "due"), entry.item)
+        if not wanted(status, awaits, due, queue, entry.height):
             ctx.charge(gas.LOOK, step)
             queue.pop(ctx)
             continue
+        task = TASKS.get(ctx, entry.item)
+        assert task is not None
         ctx.charge(gas_item, step)
         queue.pop(ctx)
         done += 1
         try:
             with ctx.frame():
-                item(ctx, due.item, task)
+                item(ctx, entry.item, task)
         except Refused as refusal:
-            abi.emit(ctx, abi.ITEM_FAILED, due.item, step, refusal.code, refusal.text)
-            task = TASKS.get(ctx, due.item)
+            abi.emit(ctx, abi.ITEM_FAILED, entry.item, step, refusal.code, refusal.text)
+            task = TASKS.get(ctx, entry.item)
             if task is not None:
-                refund(ctx, due.item, task, f"{step} failed: {refusal.text}")
+                refund(ctx, entry.item, task, f"{step} failed: {refusal.text}")
     return done, True

@@ -5,6 +5,7 @@ from primitives.address import MARKET
 from primitives.hashing import ZERO_HASH
 from primitives.task import Status
 from vm.system import abi, ledger
+from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.market_state import TASKS, Task, finish, unlock
 
@@ -12,8 +13,9 @@ from vm.system.market_state import TASKS, Task, finish, unlock
 def refund(ctx: SystemContext, task_id: bytes, task: Task, reason: str, charged: bool = False) -> None:
     """Return the escrow, less the charge that is burned if `charged`, and end the task; a dispute goes on without it.
 
-    Moves only what this account holds, and so cannot fail.
+    Moves only what this account holds: with gas for it, it cannot fail. The caller keeps gas.REFUND back.
     """
+    ctx.charge(gas.REFUND, "refund")
     escrow = unlock(ctx, task)
     burned = expiry_charge(escrow, ctx.params) if charged else 0
     ledger.burn(ctx, MARKET, burned, ledger.Burn.EXPIRY)

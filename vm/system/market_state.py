@@ -143,9 +143,7 @@ class Seat:
     verifier: bytes = raw(20)
     state: int = uint(8)
     round: int = uint(8)
-    bad: int = uint(32)
     commitment: bytes = raw(32)
-    root: bytes = raw(32)
 
 
 @dataclass
@@ -262,11 +260,6 @@ def schedule(ctx: SystemContext, queue: Queue, task_id: bytes, task: Task, due: 
     """Have the prologue of block `due` look at the task; what was scheduled is stale. The caller puts the task."""
     task.due, task.awaits = due, QUEUES.index(queue)
     queue.push(ctx, due, task_id)
-
-
-def expected(task: Task, queue: Queue, due: int) -> bool:
-    """Whether an entry of that queue and block is the one that the task waits for."""
-    return QUEUES[task.awaits] is queue and task.due <= due
 
 
 def lock(ctx: SystemContext, task: Task, wei: int) -> None:

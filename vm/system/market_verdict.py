@@ -12,12 +12,8 @@ from vm.system.market_state import MATURE, SEAT_GIVEN, SEAT_OPENED, TASKS, Seat,
 
 def outcome_of(task: Task, seats: Sequence[Seat], closed: bool) -> Outcome:
     """Where the reveals leave the task."""
-    given = [
-        Opened(seat.root, seat.bad) if seat.state == SEAT_OPENED else None
-        for seat in seats
-        if seat.state in (SEAT_GIVEN, SEAT_OPENED)
-    ]
-    return outcome(bool(task.executor_opened), given, bool(task.contradicted), closed)
+    opened = [seat.state == SEAT_OPENED for seat in seats if seat.state in (SEAT_GIVEN, SEAT_OPENED)]
+    return outcome(bool(task.executor_opened), opened, bool(task.contradicted), closed)
 
 
 def agree(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
@@ -30,14 +26,14 @@ def agree(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat])
     abi.emit(ctx, abi.TASK_AGREED, task_id, task.executor, task.root, opened, settles)
 
 
-def dispute(ctx: SystemContext, task_id: bytes, task: Task, seat: Seat) -> None:
+def dispute(ctx: SystemContext, task_id: bytes, task: Task, verifier: bytes, verdict: Opened) -> None:
     """A verdict contradicts the answer: fee and credit stay frozen, both roots on record, until a referee is active.
 
     Reveals go on to the end of their window, so that every root is known.
     """
     task.status, task.contradicted = Status.DISPUTED, 1
-    task.contradictor, task.other_root, task.other_bad = seat.verifier, seat.root, seat.bad
+    task.contradictor, task.other_root, task.other_bad = verifier, verdict.root, verdict.bad
     TASKS.put(ctx, task, task_id)
     abi.emit(
-        ctx, abi.TASK_DISPUTED, task_id, task.executor, seat.verifier, task.root, seat.root, NO_BAD_POSITION, seat.bad
+        ctx, abi.TASK_DISPUTED, task_id, task.executor, verifier, task.root, verdict.root, NO_BAD_POSITION, verdict.bad
     )

@@ -163,15 +163,16 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     if first:
         task.executor_opened, task.root, task.revealer = 1, item.root, operator
     for index in opened:
-        seats[index].state, seats[index].root, seats[index].bad = SEAT_OPENED, item.root, item.bad
+        seats[index].state = SEAT_OPENED
         put_seat(ctx, item.task, index, seats[index])
     TASKS.put(ctx, task, item.task)
     parties = ([task.executor] if first else []) + [seats[index].verifier for index in opened]
     abi.emit(ctx, abi.REVEALED, item.task, operator, item.root, item.bad, parties)
     if task.status == Status.DISPUTED:
         return
-    if opened and contradicts(item.task, party, Opened(item.root, item.bad)):
-        dispute(ctx, item.task, task, seats[opened[0]])
+    verdict = Opened(item.root, item.bad)
+    if opened and contradicts(item.task, party, verdict):
+        dispute(ctx, item.task, task, seats[opened[0]].verifier, verdict)
     elif outcome_of(task, seats, closed=False) is Outcome.AGREED:
         agree(ctx, item.task, task, seats)
 

@@ -51,23 +51,20 @@ def test_contradiction(verdict, expected):
     assert contradicts(TASK, EXECUTION, verdict) is expected
 
 
-YES = Opened(T, NO_BAD_POSITION)
-
-
 @pytest.mark.parametrize(
-    ("executor", "given", "contradicted", "closed", "expected"),
+    ("executor", "opened", "contradicted", "closed", "expected"),
     [
-        (True, [YES, YES], False, False, Outcome.AGREED),  # at once when everything has opened
-        (True, [YES, None], False, False, Outcome.OPEN),
-        (True, [YES, None], False, True, Outcome.AGREED),  # else when the window closes, with who opened
-        (True, [None, None], False, False, Outcome.OPEN),
-        (True, [None, None], False, True, Outcome.UNVERIFIED),
-        (False, [None, None], False, False, Outcome.OPEN),
-        (False, [None, None], False, True, Outcome.UNOPENED),
-        (True, [YES, Opened(OTHER, NO_BAD_POSITION)], True, False, Outcome.DISPUTED),
-        (False, [Opened(OTHER, NO_BAD_POSITION)], True, True, Outcome.DISPUTED),
-        (True, [YES, Opened(T, 4)], True, True, Outcome.DISPUTED),
+        (True, [True, True], False, False, Outcome.AGREED),  # at once when everything has opened
+        (True, [True, False], False, False, Outcome.OPEN),
+        (True, [True, False], False, True, Outcome.AGREED),  # else when the window closes, with who opened
+        (True, [False, False], False, False, Outcome.OPEN),
+        (True, [False, False], False, True, Outcome.UNVERIFIED),
+        (False, [False, False], False, False, Outcome.OPEN),
+        (False, [False, False], False, True, Outcome.UNOPENED),
+        (True, [True, True], True, False, Outcome.DISPUTED),
+        (False, [True], True, True, Outcome.DISPUTED),
+        (True, [False, True], True, True, Outcome.DISPUTED),
     ],
 )
-def test_outcomes(executor, given, contradicted, closed, expected):
-    assert outcome(executor, given, contradicted, closed) is expected
+def test_outcomes(executor, opened, contradicted, closed, expected):
+    assert outcome(executor, opened, contradicted, closed) is expected

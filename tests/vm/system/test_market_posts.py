@@ -7,7 +7,7 @@ from primitives.address import MARKET
 from primitives.hashing import keccak
 from primitives.merkle import tokens_root
 from primitives.task import Status, sampling_seed, task_id
-from vm.system import abi, market, market_gas, market_state, prologue
+from vm.system import abi, gas, market, market_gas, market_state, prologue
 from vm.system.context import Refused
 from vm.system.market_deal import canary_prompt
 
@@ -164,7 +164,7 @@ def test_a_block_retries_at_most_eight():
 def test_a_prologue_short_of_gas_carries_over_in_order(world):
     tasks = [world.post() for _ in range(3)]
     world.ctx.next_block()
-    world.ctx.gas_limit = market_gas.deal(4) * 2 + 5_000
+    world.ctx.gas_limit = gas.MIX + market_gas.deal(4) * 2 + market_gas.REFUND
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.DEALT, Status.POSTED]
     world.ctx.gas_limit, world.ctx.gas_used = 10**9, 0
@@ -239,8 +239,8 @@ def test_the_money_of_a_settled_task(world):
     for operator in earned:
         if world.text(operator) in receipt["verifiers"]:
             assert earned[operator] == audit + pool // 2
-    gas = market_gas.WORK_PAID
-    work = (gas.submission(3) + 2 * gas.verdict + gas.reveal) * 2 * world.ctx.base_fee
+    paid = market_gas.WORK_PAID
+    work = (paid.submission(3) + 2 * paid.verdict + paid.reveal) * 2 * world.ctx.base_fee
     assert before - world.ctx.balance(POSTER) == fee + 2 * audit + work
     assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)[0] == FUND + burn // 2
     assert receipt["fee"] == fee

@@ -1,0 +1,266 @@
+"""A chain in one process: real genesis, real EVM blocks, real signatures, real engines. No network, no agreement."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from inference import program
+from inference.build import random_model
+from inference.engine import Engine
+from inference.model import Model
+from inference.reference import NumpyExecutor
+from primitives.address import MARKET, SYSTEM_ACCOUNTS
+from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
+from primitives.hashing import keccak
+from primitives.keys import address_of
+from primitives.merkle import pack_tokens, unpack_tokens
+from primitives.params import COIN, ChainParams
+from primitives.receipt import Log, Receipt
+from primitives.task import (
+    ModelCost,
+    Reveal,
+    Submission,
+    Verdict,
+    WorkItem,
+    encode_batch,
+    execution_commitment,
+    verdict_commitment,
+)
+from primitives.transaction import Transaction, sign_transaction, system_transaction
+from vm.executor import BlockEnv, BlockExecutor, Execution
+from vm.genesis import build_state
+from vm.state import StateReader
+from vm.system import abi, market_gas, views
+from vm.system.market_views import Duty, TaskView
+from vm.system.prologue import prologue_data
+from vm.validity import next_base_fee
+
+STOP = 36
+SHAPE = program.Shape(
+    vocabulary=37, context=96, width=24, layers=3, heads=4, kv_heads=2, head_width=6, rotary=6, hidden=40,
+    norm_epsilon_q32=42950, layers_per_group=2,
+)  # fmt: skip
+
+
+def key_of(name: str) -> bytes:
+    return keccak(name.encode())
+
+
+@dataclass
+class Engines:
+    """The model, and the same model with its middle layer skipped (its outputs into the residual are zero)."""
+
+    honest: Engine
+    lazy: Engine
+
+    @classmethod
+    def make(cls) -> "Engines":
+        model = random_model(SHAPE, 5, stop=(STOP,))
+        out = "layers.1.out.weight", "layers.1.down.weight"
+        skipped = {**model.tensors, **{name: np.zeros_like(model.tensors[name]) for name in out}}
+        lazy = Model(model.manifest, model.model_id, skipped)
+        return cls(Engine(NumpyExecutor(model)), Engine(NumpyExecutor(lazy)))
+
+
+@dataclass
+class Operator:
+    """A validator's keys; its behaviour is the test's."""
+
+    name: str
+    operator: bytes = field(init=False)
+    hot_key: bytes = field(init=False)
+    hot: bytes = field(init=False)
+    payout: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.operator = address_of(key_of(self.name + " operator"))
+        self.hot_key = key_of(self.name + " hot")
+        self.hot = address_of(self.hot_key)
+        self.payout = address_of(key_of(self.name + " payout"))
+
+
+class CachedReader(StateReader):
+    """One state; slots that were read are remembered, for all operators look at the same tasks."""
+
+    def __init__(self, db: dict[bytes, bytes], root: bytes) -> None:
+        super().__init__(db, root)
+        self._slots: dict[tuple[bytes, int], int] = {}
+
+    def storage(self, address: bytes, slot: int) -> int:
+        key = address, slot
+        if key not in self._slots:
+            self._slots[key] = super().storage(address, slot)
+        return self._slots[key]
+
+
+class Chain:
+    """Blocks one by one over an in-memory state, with the invariant of coins checked after each."""
+
+    def __init__(self, engines: Engines, validators: int, **params: int) -> None:
+        self.model = engines.honest.model
+        self.operators = [Operator(f"validator {i}") for i in range(validators)]
+        self.poster_key = key_of("poster")
+        self.poster = address_of(self.poster_key)
+        shape = self.model.manifest.cost
+        cost = ModelCost(shape.a, shape.b, shape.c, 1, 4)
+        rate = cost.execution(48, 48)
+        self.params = replace(ChainParams(), **params).check()
+        self.spec = GenesisSpec(
+            params=self.params,
+            genesis_time_ms=0,
+            accounts=tuple(
+                GenesisAccount(address, 1_000 * COIN, 0, b"")
+                for address in (self.poster, *(operator.hot for operator in self.operators))
+            ),
+            validators=tuple(
+                GenesisValidator(
+                    operator.operator, address_of(key_of(operator.name + " consensus")),
+                    keccak(operator.operator) + bytes(16), keccak(operator.hot), operator.hot, operator.payout,
+                    bond=(i + 2) * 1_000 * COIN, serves=((self.model.model_id, rate),),
+                )
+                for i, operator in enumerate(self.operators)
+            ),
+            models=(GenesisModel(self.model.model_id, "random", cost, SHAPE.vocabulary, SHAPE.context, (STOP,), rate),),
+            fund=10 * COIN,
+            spec_hash=keccak(b"a spec"),
+        )  # fmt: skip
+        self._reader: CachedReader | None = None
+        self.db: dict[bytes, bytes] = {}
+        self.root, nodes = build_state(self.spec)
+        self.db.update(nodes)
+        self.height = 0
+        self.hash = keccak(b"genesis")
+        self.genesis_hash = self.hash
+        self.base_fee = self.params.base_fee_initial
+        self.roots = [self.root]
+        self.logs: list[tuple[int, Log]] = []
+        self.base_fees_burned = 0
+        known = {self.poster, *SYSTEM_ACCOUNTS}
+        known |= {address for operator in self.operators for address in (operator.hot, operator.payout)}
+        self.known = sorted(known)
+        self.start = self.sum_of_balances()
+
+    @property
+    def reader(self) -> "CachedReader":
+        """The state after the last block."""
+        if self._reader is None or self._reader.root != self.root:
+            self._reader = CachedReader(self.db, self.root)
+        return self._reader
+
+    def block(self, transactions: Iterable[Transaction]) -> Execution:
+        """Execute the next block. Every transaction must fit and be valid."""
+        height = self.height + 1
+        proposer = self.operators[height % len(self.operators)]
+        env = BlockEnv(
+            self.params, self.genesis_hash, height, height, proposer.payout, keccak(self.hash + b"mix"),
+            self.base_fee, self.hash,
+        )  # fmt: skip
+        executor = BlockExecutor(self.db, self.root, env)
+        prologue = executor.run_prologue(
+            system_transaction(
+                self.params.chain_id, height, self.params.block_gas_limit, prologue_data(self.hash, b"")
+            )
+        )
+        assert prologue.status == 1, f"the prologue of block {height} failed"
+        self.receipts: list[Receipt] = [executor.apply(transaction) for transaction in transactions]
+        execution = executor.finish()
+        self.db.update(execution.nodes)
+        self.root, self.height = execution.state_root, height
+        self.hash = keccak(self.hash + execution.state_root)
+        self.base_fees_burned += self.base_fee * (execution.gas_used - prologue.gas_used)
+        self.base_fee = next_base_fee(execution.gas_used, self.base_fee, self.params)
+        self.logs += [(height, log) for receipt in execution.receipts for log in receipt.logs]
+        self.roots.append(self.root)
+        self.check_coins()
+        return execution
+
+    def sum_of_balances(self) -> int:
+        reader = self.reader
+        return sum(reader.balance(address) for address in self.known)
+
+    def check_coins(self) -> None:
+        """The invariant of docs/formats.md."""
+        totals = views.totals(self.reader)
+        expected = self.start + totals.minted - totals.burned - self.base_fees_burned
+        assert self.sum_of_balances() == expected, f"coins at height {self.height}"
+
+    def transaction(self, key: bytes, nonce: int, gas: int, value: int, data: bytes) -> Transaction:
+        return sign_transaction(
+            key, chain_id=self.params.chain_id, nonce=nonce, gas=gas, to=MARKET, max_fee_per_gas=4 * self.base_fee,
+            max_priority_fee_per_gas=10**6, value=value, data=data,
+        )  # fmt: skip
+
+    def work(self, operator: Operator, items: list[WorkItem]) -> Transaction:
+        """One batch, signed by the hot account, with gas by the table."""
+        batch = encode_batch(items)
+        data = abi.WORK.encode_call(batch)
+        tokens = sum(len(item.tokens) for item in items if isinstance(item, Submission))
+        gas = 25_000 + 40 * len(data) + market_gas.WORK + len(items) * market_gas.SUBMIT
+        gas += tokens * market_gas.SUBMIT_TOKEN
+        return self.transaction(operator.hot_key, self.reader.nonce(operator.hot), gas, 0, data)
+
+    def post(self, nonce: int, prompt: tuple[int, ...], max_tokens: int, temperature_q16: int, **asked: int) -> Transaction:
+        data = abi.POST.encode_call(
+            0, self.model.model_id, pack_tokens(prompt), max_tokens, temperature_q16, asked.get("top_k", 0),
+            asked.get("assurance", 0), 0, 0, asked.get("deadline", 12), 0,
+        )  # fmt: skip
+        return self.transaction(self.poster_key, nonce, 800_000, COIN // 100, data)
+
+    def duties(self, operator: Operator) -> list[Duty]:
+        return views.open_tasks(self.reader, operator.operator, self.params, self.height + 1)
+
+    def task(self, task: bytes) -> TaskView:
+        view = views.task(self.reader, task)
+        assert view is not None
+        return view
+
+    def events(self, event: abi.Event, since: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(height, values) of an event's logs from a height on."""
+        for height, log in self.logs:
+            if height >= since and log.topics[0] == event.topic:
+                yield height, event.decode(log.topics, log.data)
+
+
+@dataclass
+class Story:
+    """What the chain's logs say of a task: prompt and answer."""
+
+    prompt: tuple[int, ...]
+    max_tokens: int
+    output: tuple[int, ...] = ()
+
+
+class Library:
+    """Prompts and answers by task, read from the logs alone, as a node reads them."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self._read = 0
+        self.stories: dict[bytes, Story] = {}
+        self.verdicts: dict[bytes, list[tuple[str, bytes]]] = {}
+        self.posted: list[bytes] = []
+
+    def update(self) -> None:
+        since, self._read = self._read, self._chain.height + 1
+        for _, event in self._chain.events(abi.TASK_POSTED, since):
+            self.stories[event["task"]] = Story(unpack_tokens(event["tokens"]), event["maxTokens"])
+            self.posted.append(event["task"])
+        for _, event in self._chain.events(abi.TASK_ANSWERED, since):
+            self.stories[event["task"]].output = unpack_tokens(event["tokens"])
+        for _, event in self._chain.events(abi.VERDICT_COMMITTED, since):
+            self.verdicts.setdefault(event["task"], []).append((event["verifier"], event["commitment"]))
+
+
+def answer(operator: Operator, duty: Duty, tokens: tuple[int, ...], root: bytes) -> Submission:
+    commitment = execution_commitment(duty.task, operator.operator, root)
+    return Submission(duty.task, tokens, commitment, 0, 1, 2, b"numpy")
+
+
+def verdict(operator: Operator, duty: Duty, root: bytes, bad: int) -> Verdict:
+    return Verdict(duty.task, verdict_commitment(duty.task, operator.operator, bad, root))
+
+
+def reveal(duty: Duty, root: bytes, bad: int) -> Reveal:
+    return Reveal(duty.task, root, bad)
