@@ -201,7 +201,9 @@ class Chain:
         gas += tokens * market_gas.SUBMIT_TOKEN
         return self.transaction(operator.hot_key, self.reader.nonce(operator.hot), gas, 0, data)
 
-    def post(self, nonce: int, prompt: tuple[int, ...], max_tokens: int, temperature_q16: int, **asked: int) -> Transaction:
+    def post(
+        self, nonce: int, prompt: tuple[int, ...], max_tokens: int, temperature_q16: int, **asked: int
+    ) -> Transaction:
         data = abi.POST.encode_call(
             0, self.model.model_id, pack_tokens(prompt), max_tokens, temperature_q16, asked.get("top_k", 0),
             asked.get("assurance", 0), 0, 0, asked.get("deadline", 12), 0,
