@@ -1,0 +1,146 @@
+"""What a validator runs and sends next, as tables over duties and results."""
+
+from dataclasses import replace
+
+import pytest
+
+from node.duties import (
+    Result,
+    is_stale,
+    items_to_send,
+    next_job,
+    result_for,
+    work_transaction,
+)
+from node.journal import Journal
+from primitives.keys import address_of
+from primitives.task import (
+    NO_BAD_POSITION,
+    Reveal,
+    Submission,
+    Verdict,
+    decode_batch,
+    execution_commitment,
+    verdict_commitment,
+)
+from primitives.transaction import decode
+from vm.system import abi
+from vm.system.market_views import Duty
+
+OPERATOR = b"\x0a" * 20
+HOT = b"\x44" * 32
+MODEL, OTHER_MODEL = b"\x01" * 32, b"\x02" * 32
+ROOT = b"\x77" * 32
+
+
+def duty(role: int, number: int = 1, first: int = 10, last: int = 19, model: bytes = MODEL) -> Duty:
+    task = number.to_bytes(32, "big")
+    return Duty(role, task, model, b"p" * 32, b"o" * 32, b"s" * 32, b"k" * 32, 16, 0, 0, 0, first, last, 5, 0)
+
+
+def answer(number: int = 1) -> Result:
+    return Result(number.to_bytes(32, "big"), b"k" * 32, ROOT, tokens=(1, 2, 3), total_ms=9, device="numpy/cpu")
+
+
+def check(number: int = 1, bad: int = NO_BAD_POSITION) -> Result:
+    return Result(number.to_bytes(32, "big"), b"k" * 32, ROOT, bad=bad)
+
+
+def by_key(*results: Result) -> dict:
+    return {result.key: result for result in results}
+
+
+EXECUTE, AUDIT, REVEAL = abi.ROLE_EXECUTE, abi.ROLE_AUDIT, abi.ROLE_REVEAL
+
+
+@pytest.mark.parametrize(
+    ("role", "results", "found"),
+    [
+        (EXECUTE, [], None),
+        (EXECUTE, [check()], None),
+        (EXECUTE, [answer()], answer()),
+        (AUDIT, [answer()], None),
+        (AUDIT, [check()], check()),
+        (REVEAL, [check()], check()),
+        (REVEAL, [answer()], answer()),
+        (REVEAL, [answer(2)], None),
+    ],
+)
+def test_the_result_that_fulfils_a_duty(role: int, results: list[Result], found: Result | None) -> None:
+    assert result_for(duty(role), by_key(*results)) == found
+
+
+def test_the_first_to_close_is_run_first_and_what_is_done_or_too_late_is_not() -> None:
+    duties = [duty(EXECUTE, 1, last=30), duty(AUDIT, 2, last=15), duty(AUDIT, 3, last=12), duty(AUDIT, 4, last=9)]
+    assert next_job(duties, {}, 10, MODEL) == duties[2]
+    assert next_job(duties, by_key(check(3)), 10, MODEL) == duties[1]
+    assert next_job(duties, by_key(check(3), check(2), answer(1)), 10, MODEL) is None
+    assert next_job([duty(EXECUTE, model=OTHER_MODEL)], {}, 10, MODEL) is None
+
+
+def test_a_backup_begins_when_its_own_slot_does() -> None:
+    backup = duty(EXECUTE, first=20, last=29)
+    assert next_job([backup], {}, 18, MODEL) is None
+    assert next_job([backup], {}, 19, MODEL) == backup
+
+
+def test_items_carry_commitments_in_the_operators_name() -> None:
+    duties = [duty(EXECUTE, 1), duty(AUDIT, 2), duty(REVEAL, 3)]
+    items = items_to_send(OPERATOR, duties, by_key(answer(1), check(2, bad=4), check(3)), set(), 10)
+    one, two, three = (number.to_bytes(32, "big") for number in (1, 2, 3))
+    assert items == [
+        Submission(one, (1, 2, 3), execution_commitment(one, OPERATOR, ROOT), 0, 0, 9, b"numpy/cpu"),
+        Verdict(two, verdict_commitment(two, OPERATOR, 4, ROOT)),
+        Reveal(three, ROOT, NO_BAD_POSITION),
+    ]
+
+
+@pytest.mark.parametrize("height", [9, 20])
+def test_nothing_is_sent_outside_its_window(height: int) -> None:
+    assert items_to_send(OPERATOR, [duty(AUDIT)], by_key(check()), set(), height) == []
+
+
+def test_what_the_chain_refused_is_not_sent_again() -> None:
+    duties = [duty(AUDIT, 1), duty(AUDIT, 2)]
+    refused = {(duties[0].task, 2), (duties[1].task, 3)}
+    items = items_to_send(OPERATOR, duties, by_key(check(1), check(2)), refused, 10)
+    assert [item.task for item in items] == [duties[1].task]
+
+
+def test_a_batch_has_at_most_64_items() -> None:
+    duties = [duty(AUDIT, number) for number in range(1, 101)]
+    results = by_key(*(check(number) for number in range(1, 101)))
+    assert len(items_to_send(OPERATOR, duties, results, set(), 10)) == 64
+
+
+def test_a_work_transaction_decodes_and_its_replacement_pays_an_eighth_more() -> None:
+    items = items_to_send(OPERATOR, [duty(EXECUTE)], by_key(answer()), set(), 10)
+    sent = work_transaction(HOT, 31337, 7, items, 10**9, 5_000_000, 10, None)
+    transaction = decode(sent.transaction.raw)
+    assert transaction.sender == address_of(HOT) and transaction.nonce == 7
+    assert transaction.max_fee_per_gas >= 2 * 10**9
+    assert transaction.gas >= max(transaction.intrinsic_gas, transaction.floor_gas)
+    (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
+    assert decode_batch(batch) == items
+    assert not is_stale(sent, 11) and is_stale(sent, 12)
+    again = work_transaction(HOT, 31337, 7, items, 10**9, 5_000_000, 12, sent).transaction
+    assert again.max_fee_per_gas * 8 >= transaction.max_fee_per_gas * 9
+    assert again.max_priority_fee_per_gas * 8 >= transaction.max_priority_fee_per_gas * 9
+
+
+def test_results_survive_in_the_journal(tmp_path) -> None:
+    journal = Journal(tmp_path)
+    kept = [answer(1), check(1, bad=3), check(2)]
+    for result in kept:
+        journal.add(result)
+    (tmp_path / "broken.json").write_text('{"task": 1')
+    (tmp_path / "odd.json").write_text("[]")
+    assert sorted(Journal(tmp_path).load(), key=repr) == sorted(kept, key=repr)
+    assert not (tmp_path / "broken.json").exists()
+    journal.remove(kept[0])
+    assert sorted(Journal(tmp_path).load(), key=repr) == sorted(kept[1:], key=repr)
+
+
+def test_another_attempt_is_another_result() -> None:
+    again = replace(duty(EXECUTE), trace_key=b"q" * 32)
+    assert result_for(again, by_key(answer())) is None
