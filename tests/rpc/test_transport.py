@@ -144,6 +144,14 @@ def test_a_port_in_use_is_named(host: Any) -> None:
     with_server(host, check)
 
 
+def answer_to(socket: websockets.sync.client.ClientConnection, identifier: int) -> dict[str, Any]:
+    """The answer, past any notifications that were under way."""
+    while True:
+        message = json.loads(socket.recv(10))
+        if message.get("id") == identifier:
+            return message
+
+
 def test_websocket_subscriptions_tell_heads_logs_and_pending(host: Any) -> None:
     def client(port: int, produce: Callable[[], None]) -> None:
         with websockets.sync.client.connect(f"ws://127.0.0.1:{port}") as socket:
@@ -161,9 +169,9 @@ def test_websocket_subscriptions_tell_heads_logs_and_pending(host: Any) -> None:
             assert seen["newHeads"][0]["number"] == "0x1"
             heads = next(identifier for identifier, kind in identifiers.items() if kind == "newHeads")
             socket.send(json.dumps({"id": 9, "method": "eth_unsubscribe", "params": [heads]}))
-            assert json.loads(socket.recv(10))["result"] is True
+            assert answer_to(socket, 9)["result"] is True
             socket.send(json.dumps({"id": 10, "method": "eth_subscribe", "params": ["nothing"]}))
-            assert json.loads(socket.recv(10))["error"]["code"] == -32602
+            assert answer_to(socket, 10)["error"]["code"] == -32602
 
     def act() -> None:
         host.send()
