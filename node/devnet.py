@@ -74,16 +74,7 @@ class Member:
 
 def run(options: Options) -> int:
     """Start everything and stay until Ctrl-C, SIGTERM, or until no node is left; the exit code."""
-    root = options.data_dir.absolute()
-    if options.reset and root.exists():
-        _reset(root)
-    spec = _prepare_root(root, options)
-    members = _members(root, options)
-    for member in members:
-        if not member.folder.genesis.exists():
-            shutil.rmtree(member.folder.root, ignore_errors=True)
-            _make_folder(member, spec)
-        _write_config(member, members)
+    members = make_folders(options)
     with ExitStack() as stack:
         stack.callback(_stop_all, members)
         signal.signal(signal.SIGTERM, _raise_interrupt)
@@ -94,6 +85,21 @@ def run(options: Options) -> int:
         except KeyboardInterrupt:
             print("\nstopping")
             return INTERRUPTED
+
+
+def make_folders(options: Options) -> list[Member]:
+    """Every node's folder, made or found; nothing is started. Raises Fatal (another shape, a port in use)."""
+    root = options.data_dir.absolute()
+    if options.reset and root.exists():
+        _reset(root)
+    spec = _prepare_root(root, options)
+    members = _members(root, options)
+    for member in members:
+        if not member.folder.genesis.exists():
+            shutil.rmtree(member.folder.root, ignore_errors=True)
+            _make_folder(member, spec)
+        _write_config(member, members)
+    return members
 
 
 def alternate_engines(engine: str, validators: int) -> list[str]:

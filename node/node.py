@@ -12,7 +12,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,7 +75,6 @@ def run_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> int:
             failure = Fatal(DISK, f"no space left for {folder.root}: free some; what was committed is intact")
             failure.__cause__ = error
     if failure is not None:
-        log.error("node stopped", reason=str(failure), code=failure.code)
         raise failure
     return INTERRUPTED if signal.SIGINT in stopped_by else OK
 
@@ -175,29 +174,39 @@ def open_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> Node:
         raise Fatal(LOCKED, str(error)) from error
     except (KVFull, KVCorrupt) as error:
         raise Fatal(DISK, str(error)) from error
-    try:
-        ledger = Ledger.open(kv, spec)
-    except WrongGenesis as error:
-        raise Fatal(WRONG_CHAIN, str(error)) from error
-    head = ledger.head
-    log.info("ledger open", genesis=ledger.genesis_hash, head=head.number, state_root=head.header.state_root)
-    is_validator = has_validator_keys(folder.keys)
-    passphrase = find_passphrase(
-        Path(config.passphrase_file) if config.passphrase_file else None, folder.keys, ask_passphrase
-    )
-    keys = read_node_keys(folder.keys, passphrase) if is_validator else None
-    node_key = keys.node if keys is not None else read_keystore(folder.keys / "node.json", passphrase)
-    mempool = Mempool(ledger)
-    host = NodeHost(ledger, mempool, Decoder(ledger.sign_context))
-    try:
+    with ExitStack() as undo:
+        undo.callback(kv.close)
+        try:
+            ledger = Ledger.open(kv, spec)
+        except WrongGenesis as error:
+            raise Fatal(WRONG_CHAIN, str(error)) from error
+        head = ledger.head
+        log.info("ledger open", genesis=ledger.genesis_hash, head=head.number, state_root=head.header.state_root)
+        keys, node_key = _read_keys(folder, config)
+        mempool = Mempool(ledger)
+        host = NodeHost(ledger, mempool, Decoder(ledger.sign_context))
         listen, peers = (config.p2p_host, config.p2p_port), config.p2p_peers
-        network_config = NetworkConfig(node_key, ledger.params.chain_id, ledger.genesis_hash, *listen, peers)
-        network = Network(network_config, host)
-    except (AddressError, ValueError) as error:
-        raise Fatal(CONFIGURATION, f"p2p: {error}") from error
-    signer = None if keys is None else _open_signer(folder, ledger, keys.consensus, new_signer)
-    parts = (*recover_log(folder.wal, ledger, signer), signer)
+        try:
+            chain = (ledger.params.chain_id, ledger.genesis_hash)
+            network = Network(NetworkConfig(node_key, *chain, *listen, peers), host)
+        except (AddressError, ValueError) as error:
+            raise Fatal(CONFIGURATION, f"p2p: {error}") from error
+        signer = None if keys is None else _open_signer(folder, ledger, keys.consensus, new_signer)
+        if signer is not None:
+            undo.callback(signer.close)
+        parts = (*recover_log(folder.wal, ledger, signer), signer)
+        undo.pop_all()
     return Node(folder, config, kv, ledger, mempool, network, host, parts, keys)
+
+
+def _read_keys(folder: DataFolder, config: NodeConfig) -> tuple[NodeKeys | None, bytes]:
+    """A validator's keys (None: this node only follows), and the key of the node's connections."""
+    file = Path(config.passphrase_file) if config.passphrase_file else None
+    passphrase = find_passphrase(file, folder.keys, ask_passphrase)
+    if not has_validator_keys(folder.keys):
+        return None, read_keystore(folder.keys / "node.json", passphrase)
+    keys = read_node_keys(folder.keys, passphrase)
+    return keys, keys.node
 
 
 def _open_signer(folder: DataFolder, ledger: Ledger, key: bytes, new_signer: bool) -> FileSigner:
