@@ -7,7 +7,7 @@ from consensus.work import audit, deal
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, task_id, trace_key
-from vm.system import abi, ledger, market_parties, models
+from vm.system import abi, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.layout import Queue
@@ -15,6 +15,7 @@ from vm.system.market_items import run_queue
 from vm.system.market_post import enter
 from vm.system.market_state import (
     CANARIES,
+    CREATED,
     DUTIES,
     FRESH,
     IN_FLIGHT,
@@ -96,20 +97,25 @@ def _later(ctx: SystemContext, identity: bytes, task: Task, served: bool) -> Non
 
 
 def create_canaries(ctx: SystemContext) -> bool:
-    """Step 5: canary j of 4n is created in block f + j * epoch_blocks // 4n. False: stopped for want of gas."""
+    """Step 5: canary j of 4n is created in block f + j * epoch_blocks // 4n, later in its epoch where gas was short.
+
+    False: stopped for want of gas.
+    """
     params = ctx.params
-    members = ledger.members(ctx, params.epoch(ctx.height))
-    count = params.canaries_per_validator * len(members)
-    position = ctx.height - params.first_height(params.epoch(ctx.height))
-    for j in range(count):
-        if j * params.epoch_blocks // count != position:
-            continue
-        gas_item = gas.CANARY + gas.MEMBER * len(members)
+    epoch = params.epoch(ctx.height)
+    members = market_parties.set_size(ctx)
+    count = params.canaries_per_validator * members
+    position = ctx.height - params.first_height(epoch)
+    counted_epoch, created = divmod(CREATED.get(ctx), 1 << 32)
+    for number in range(created if counted_epoch == epoch else 0, count):
+        if number * params.epoch_blocks // count > position:
+            break
+        gas_item = gas.CANARY + gas.MEMBER * members
         if ctx.gas_left < gas_item:
             return False
         ctx.charge(gas_item, "canary")
-        with ctx.frame():
-            _create_canary(ctx, j)
+        CREATED.set(ctx, epoch << 32 | number + 1)
+        _create_canary(ctx, number)
     return True
 
 

@@ -14,6 +14,7 @@ from vm.system.context import SystemContext
 from vm.system.ledger import Burn, ComputeReceipt
 from vm.system.market_items import run_queue
 from vm.system.market_state import (
+    CREDITED,
     FUND,
     MATURE,
     NOBODY,
@@ -24,6 +25,9 @@ from vm.system.market_state import (
     seats_of,
     unlock,
 )
+
+CREDIT_AGAIN_EPOCHS = 64
+"""Greedy work on the same model and prompt earns credit once in so many epochs: its answer is known."""
 
 
 def settle_mature(ctx: SystemContext) -> bool:
@@ -123,10 +127,22 @@ def _count(ctx: SystemContext, task: Task, cost: ModelCost, verifiers: list[Seat
     macs = cost.execution(task.prompt, task.output)
     shown = finalised_rate(macs, task.slot_window(task.slot).first, task.answered)
     models.note_rate(ctx, task.executor, task.model, shown)
-    if not task.serving_bond:
+    if not task.serving_bond or not _first_time(ctx, task):
         return
     executed = credit.execution_credit(cost.prefill(task.prompt), cost.decode(task.prompt, task.output))
     audited = cost.audit(task.prompt, task.output)
     ledger.add_work(ctx, task.executor, credit.scaled_by_room(executed, task.room_bond, task.serving_bond), 0)
     for seat in verifiers:
         ledger.add_work(ctx, seat.verifier, 0, credit.scaled_by_room(audited, task.room_bond, task.serving_bond))
+
+
+def _first_time(ctx: SystemContext, task: Task) -> bool:
+    """Whether work on this prompt may earn credit: not a greedy one that did so lately."""
+    if task.temperature_q16:
+        return True
+    now = ctx.params.epoch(ctx.height) + 1
+    last = CREDITED.get(ctx, task.model, task.prompt_hash)
+    if last and now - last < CREDIT_AGAIN_EPOCHS:
+        return False
+    CREDITED.set(ctx, now, task.model, task.prompt_hash)
+    return True

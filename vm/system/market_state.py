@@ -167,6 +167,10 @@ FUND = Scalar(MARKET, "fund")
 """Wei of the commissioned fund."""
 AUDIT_RESERVE = Scalar(MARKET, "audit_reserve")
 """Wei that pays verifiers of sampled tasks; 0 while every task is checked (p = 1)."""
+CREATED = Scalar(MARKET, "canaries_created")
+"""Canaries of the current epoch that were created or passed over: epoch << 32 | number."""
+CREDITED = Words(MARKET, "credited")
+"""Epoch + 1 in which greedy work on a (model, prompt hash) last earned credit."""
 IN_FLIGHT = Words(MARKET, "in_flight")
 """Multiply-adds that an operator is to execute now."""
 

@@ -166,8 +166,9 @@ def _reveals_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
             _unverified(ctx, task_id, task, "no verdict was opened")
         case Outcome.UNOPENED:
             reason = "nobody opened the executor's commitment"
-            _miss(ctx, task_id, task.executor, abi.ROLE_REVEAL, task.slot, reason)
-            refund(ctx, task_id, task, reason)
+            if task.assurance:
+                _miss(ctx, task_id, task.executor, abi.ROLE_REVEAL, task.slot, reason)
+            _unverified(ctx, task_id, task, reason)
         case _:
             raise AssertionError(f"reveals closed with {outcome}")
 

@@ -276,6 +276,33 @@ def test_a_canary_is_worked_agreed_credited_and_mints_nothing():
     assert {e["to"] for e in world.of(abi.PAID, task)} <= hot
 
 
+def test_a_canary_for_which_gas_was_short_is_created_later_in_its_epoch():
+    world = World(canaries_per_validator=1)
+    world.ctx.next_block()
+    world.ctx.gas_limit = gas.MIX + market_gas.CANARY
+    prologue.run(world.ctx, bytes(32), b"")
+    assert not world.events(abi.TASK_POSTED)
+    world.block()
+    assert len(world.events(abi.TASK_POSTED)) == 1
+    world.block_until(32)
+    assert len(world.events(abi.TASK_POSTED)) == 4
+
+
+def test_greedy_work_on_the_same_prompt_earns_credit_once():
+    world = World(canaries_per_validator=0, epoch_blocks=128)
+    world.block()
+
+    def earned(**asked) -> int:
+        before = {v.operator: world.credit(v.operator) for v in world.spec.validators}
+        world.finish(world.post(**asked))
+        return sum(world.credit(operator)[0] - before[operator][0] for operator in before)
+
+    assert earned() > 0
+    assert earned() == 0
+    assert earned(temperature_q16=65_536) > 0
+    assert earned(tokens=(3, 4, 5)) > 0
+
+
 def test_canary_prompts_are_drawn_from_the_mix_without_stop_ids():
     stops = list(range(200))
     prompt = canary_prompt(keccak(b"mix"), 7, 16, 256, stops)
@@ -315,7 +342,7 @@ def test_a_finished_task_leaves_only_its_end(world):
     assert market_state.TASKS.get(world.ctx, task) is None
     world.block(40)  # the queues pass its stale entries
     left = [key for key in world.ctx.storage.keys() - before.keys() if key[0] == MARKET]
-    assert len(left) == 2, left  # its status and receipt
+    assert len(left) == 3, left  # its status, its receipt, and that its prompt earned credit
     assert world.ctx.call(market.HANDLERS, abi.GET_TASK, task, sender=POSTER)[1] == Status.SETTLED
     with pytest.raises(Refused, match="there is no task"):
         world.ctx.call(market.HANDLERS, abi.GET_TASK, b"\x01" * 32, sender=POSTER)

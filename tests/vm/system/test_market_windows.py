@@ -243,7 +243,7 @@ def test_seats_are_redrawn_at_most_three_times():
         ("executor", 0, "too_early"),
         ("executor", 1, None),
         ("executor", 8, None),
-        ("executor", 9, "finished"),  # nobody opened anything: refunded
+        ("executor", 9, "stage"),  # nobody opened anything: unverified
         ("verifier", 1, "too_early"),
         ("verifier", 2, "too_early"),
         ("verifier", 3, None),
@@ -329,13 +329,22 @@ def test_a_bad_position_leaves_the_task_disputed(world):
     assert (view.status, view.bad, view.other_root) == (Status.DISPUTED, 3, view.executor_root)
 
 
-def test_when_nobody_opens_the_executors_commitment_the_asker_gets_everything_back(world):
-    task, executor, _ = revealing(world)
+@pytest.mark.parametrize("assurance", [0, 1])
+def test_when_nobody_opens_the_executors_commitment_nobody_vouches_for_the_answer(world, assurance):
+    task, executor, verifiers = revealing(world, assurance=assurance)
     escrow, before = world.task(task).escrow, world.ctx.balance(POSTER)
     world.block(9)
-    assert world.status(task) == Status.REFUNDED
-    assert world.ctx.balance(POSTER) - before == escrow
-    assert (world.text(executor), abi.ROLE_REVEAL, "nobody opened the executor's commitment") in world.misses(task)
+    missed = {operator for operator, _, _ in world.misses(task)}
+    if assurance:
+        assert world.status(task) == Status.REFUNDED
+        assert world.ctx.balance(POSTER) - before == escrow
+        assert missed == {world.text(operator) for operator in (executor, *verifiers)}
+    else:
+        assert world.status(task) == Status.UNVERIFIED
+        assert missed == {world.text(verifier) for verifier in verifiers}
+        world.block(world.params.maturity_blocks)
+        assert world.task(task).done_block
+        assert world.credit(executor) == (0, 0)
 
 
 def test_a_verifier_can_open_for_an_absent_executor(world):
