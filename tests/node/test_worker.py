@@ -1,0 +1,71 @@
+"""The model's child process: real answers, a crash that is survived, and an honest refusal to start."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import trio
+
+from inference import tokenizer
+from node.inference import find_models
+from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
+
+REQUEST = {
+    "op": "generate", "prompt": tokenizer.encode("The sea"), "max_tokens": 3, "temperature_q16": 0, "top_k": 0,
+    "seed": bytes(32), "trace_key": bytes(32),
+}  # fmt: skip
+
+
+def config(model_dir: Path) -> WorkerConfig:
+    return WorkerConfig(model_dir, "numpy", 1)
+
+
+def shipped() -> Path:
+    return next(iter(find_models("").values()))
+
+
+def test_models_are_found_by_the_hash_of_their_manifest(tmp_path: Path) -> None:
+    models = find_models("")
+    assert models and all(len(model) == 32 for model in models)
+    assert find_models(str(shipped())) == {model: path for model, path in models.items() if path == shipped()}
+    assert find_models(str(tmp_path)) == {} == find_models(str(tmp_path / "none"))
+
+
+def test_a_killed_child_is_started_again_and_gives_the_same_bits() -> None:
+    async def scenario() -> None:
+        worker = Worker(config(shipped()))
+        with trio.fail_after(60):
+            first = await worker.ask(REQUEST)
+            assert worker.engine == "numpy" and len(first["tokens"]) <= 3
+            assert worker._process is not None
+            os.kill(worker._process.pid, signal.SIGKILL)
+            with pytest.raises(WorkerFailed) as caught:
+                await worker.ask(REQUEST)
+            assert not caught.value.permanent
+            again = await worker.ask(REQUEST)
+            assert (again["tokens"], again["root"]) == (first["tokens"], first["root"])
+            assert worker.restarts == 1
+            with pytest.raises(WorkerFailed, match="prompt") as caught:
+                await worker.ask({**REQUEST, "prompt": []})
+            assert caught.value.permanent
+            await worker.stop()
+
+    trio.run(scenario)
+
+
+def test_a_damaged_model_is_said_once_and_not_tried_again(tmp_path: Path) -> None:
+    for path in shipped().iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    tensors = bytearray((tmp_path / "model.safetensors").read_bytes())
+    tensors[-1] ^= 1
+    (tmp_path / "model.safetensors").write_bytes(tensors)
+
+    async def scenario() -> None:
+        worker = Worker(config(tmp_path))
+        with trio.fail_after(60):
+            for _ in range(2):
+                with pytest.raises(WorkerUnfit, match="hashes to"):
+                    await worker.ask(REQUEST)
+
+    trio.run(scenario)
