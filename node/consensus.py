@@ -1,8 +1,9 @@
 """The consensus service: gives the agreement core its inputs and carries out its outputs. The shell, nothing more.
 
 One task owns the core and the write side of the ledger; everybody else puts things into its inbox. The order that
-safety rests on: append the input to the log, sync the log, let the signer sync its step, then send. Knows
-keys, disk, network and clock, so that the core need not. Decides nothing about blocks or votes.
+safety rests on: append the input to the log, sync the log, let the signer sync its step, then send. Only a signature
+needs the sync: whatever else follows from an input can be lost with it and is done again. Knows keys, disk, network
+and clock, so that the core need not. Decides nothing about blocks or votes.
 """
 
 import time
@@ -268,17 +269,23 @@ class Consensus:
 
     async def _step(self, event: Input) -> bool:
         """One input: the core, then the log, then what follows from it. False when it had no effect at all."""
-        if isinstance(event, ProposalReceived) and event.proposal.proposal.valid_round == NIL_ROUND:
-            self._arrivals_ms.setdefault(event.proposal.proposal.block_hash, event.received_ms)
         outputs = self.core.receive(event)
         if isinstance(event, StartHeight):
             self._wal.rotate()
         effective = not outputs or not all(isinstance(output, Dropped) for output in outputs)
         if effective:
             self._wal.append(RecordKind.INPUT, encode_input(event))
+            if isinstance(event, ProposalReceived):
+                self._note_arrival(event)
         for output in outputs:
             await self._carry_out(output)
         return effective
+
+    def _note_arrival(self, event: ProposalReceived) -> None:
+        """When a fresh proposal came, for the comparison of clocks; a later round's is older than its arrival."""
+        proposal = event.proposal.proposal
+        if proposal.valid_round == NIL_ROUND and len(self._arrivals_ms) < BLOCKS_MAX:
+            self._arrivals_ms.setdefault(proposal.block_hash, event.received_ms)
 
     async def _carry_out(self, output: Output) -> None:
         match output:

@@ -116,6 +116,9 @@ class InferenceService:
         now = trio.current_time()
         keys = {(duty.task, duty.role) for duty in self._duties}
         self._seen_at = {key: self._seen_at.get(key, now) for key in keys}
+        tasks = {duty.task for duty in self._duties}
+        self._refused = {key for key in self._refused if key[0] in tasks}
+        self._failures = {key: count for key, count in self._failures.items() if key[0] in tasks}
         for model in served - self._workers.keys() - self._not_served.keys():
             self._start_worker(model, nursery)
         self._wake_workers.set()

@@ -3,15 +3,25 @@
 import asyncio
 import json
 import signal
+import subprocess
+import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from devnet_process import Devnet, start_devnet, wait_until
+from devnet_process import Devnet, environment, start_devnet, wait_until
 from eth_account import Account
 from web3 import AsyncWeb3, Web3, WebSocketProvider
 from web3.contract import Contract
+
+from node.client import Client, to_hex
+from node.post import Request, post_task
+from node.story import Story, read_story
+from primitives.address import MARKET
+from primitives.task import Status
+from vm.system import abi
 
 pytestmark = pytest.mark.e2e
 
@@ -149,6 +159,80 @@ def test_a_chain_killed_whole_goes_on_from_the_last_block(tmp_path: Path) -> Non
         assert len(hashes) == 1
     finally:
         again.stop()
+
+
+def test_a_follower_made_by_init_syncs_and_serves_the_same_chain(tmp_path: Path) -> None:
+    devnet = start_devnet(tmp_path, "--validators", "1", "--engine", "numpy", "--block-ms", "300")
+    follower = tmp_path / "follower"
+    genesis = devnet.folder / "node0" / "genesis.json"
+    words = {**environment(), "LABORA_PASSPHRASE": "words"}
+
+    def labora(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "node", *arguments, "--data-dir", str(follower)]
+        return subprocess.run(command, env=words, capture_output=True, text=True, timeout=60, check=False)
+
+    try:
+        devnet.wait_height(0, 10)
+        made = labora("init", "--genesis", str(genesis))
+        assert made.returncode == 0, made.stderr
+        assert devnet.info["genesisHash"] in made.stdout
+        assert labora("init", "--genesis", str(genesis)).returncode == 78, "nothing is overwritten"
+        peer = json.loads((devnet.folder / "node0" / "endpoints.json").read_text())["p2p"]
+        command = [sys.executable, "-m", "node", "run", "--data-dir", str(follower), "--p2p-peer", peer]
+        with (tmp_path / "follower.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*command, "--p2p-port", "0", "--rpc-port", "0"], env=words, stdout=log, stderr=log
+            )
+        devnet.revived.append(process)
+        wait_until("the follower's endpoints", (follower / "endpoints.json").exists)
+        endpoints = json.loads((follower / "endpoints.json").read_text())
+        client = Client(endpoints["rpc"])
+        target = devnet.height(0) + 3
+        wait_until("the follower at the head", lambda: client.number("eth_blockNumber") >= target)
+        block = client.call("eth_getBlockByNumber", hex(target), False)
+        assert block["stateRoot"] == devnet.block(0, target)["stateRoot"]
+        status = devnet.labora("validator", "status")
+        assert status.returncode == 0 and devnet.info["validators"][0]["address"] in status.stdout
+    finally:
+        devnet.stop()
+
+
+@pytest.mark.slow
+def test_an_executor_that_dies_holding_a_task_is_replaced_by_its_backup(tmp_path: Path) -> None:
+    """Every executor's node is killed as soon as a task is dealt to it, until one of the tasks was really held."""
+    devnet = start_devnet(tmp_path, "--engine", "numpy", "--block-ms", "500")
+    try:
+        by_address = {v["address"].lower(): index for index, v in enumerate(devnet.info["validators"])}
+        client = devnet.client(0)
+        key = bytes.fromhex(devnet.info["accounts"][0]["privateKey"][2:])
+        for _ in range(6):
+            task, block = post_task(client, key, Request("The sea", max_tokens=160))
+            dealt = wait_until("the deal", partial(dealt_to, client, task, block))
+            index = by_address[dealt]
+            if index == 0:
+                continue  # the node that this test asks
+            devnet.kill(index)
+            story = wait_until("the end", partial(finished, client, task, block), 400)
+            devnet.revive(index)
+            if "0x" + (story.executor or b"").hex() == dealt:
+                continue  # it had answered before it died
+            assert story.status is Status.SETTLED, story.lines
+            assert any("missed" in line for line in story.lines)
+            return
+        raise AssertionError("no executor died in time")
+    finally:
+        devnet.stop()
+
+
+def dealt_to(client: Client, task: bytes, block: int) -> str | None:
+    query = {"fromBlock": hex(block), "address": to_hex(MARKET), "topics": [to_hex(abi.TASK_DEALT.topic), to_hex(task)]}
+    logs = client.call("eth_getLogs", query)
+    return "0x" + logs[0]["topics"][2][-40:] if logs else None
+
+
+def finished(client: Client, task: bytes, block: int) -> Story | None:
+    story = read_story(client, task, block)
+    return story if story.settled_block is not None or story.status is Status.REFUNDED else None
 
 
 def test_ctrl_c_ends_every_process_and_says_130(tmp_path: Path) -> None:
