@@ -37,7 +37,7 @@ ifeq ($(TORCH),1)
 	$(PIP) install -r requirements/torch.txt
 endif
 	$(PIP) install --no-deps --editable .
-	$(BIN)/python -m compileall -q $(VENV)/lib primitives consensus inference vm chain genesis p2p rpc node contracts
+	@$(BIN)/python -m compileall -q primitives consensus inference vm chain genesis p2p rpc node contracts
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(VENV)/.base-1
