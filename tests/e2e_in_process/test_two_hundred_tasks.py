@@ -14,6 +14,8 @@ from primitives.transaction import Transaction
 from vm.system import abi, ledger, views
 from vm.system.market_views import Duty
 
+pytestmark = pytest.mark.slow
+
 TASKS = 200
 POSTS_A_BLOCK = 3
 HONEST, WRONG_TOKEN, SKIPPED_LAYER, SILENT, COPIES = "honest", "wrong token", "skipped layer", "silent", "copies"
@@ -164,8 +166,8 @@ def user_tasks(chain: Chain) -> list[bytes]:
     return [event["task"] for _, event in chain.events(abi.TASK_POSTED) if not event["canary"]]
 
 
-def test_every_task_comes_to_its_end(chain, fleet, seeds):
-    seeds.append(0)
+def test_every_task_comes_to_its_end(ran, chain, seeds):
+    seeds.append(ran[0])
     tasks = user_tasks(chain)
     assert len(tasks) == TASKS
     ends = Counter(Status(chain.task(task).status) for task in tasks)

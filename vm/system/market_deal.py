@@ -28,8 +28,12 @@ from vm.system.market_state import (
     hold,
     schedule,
 )
+from vm.system.staking import bond_units
 
 RETRIES_A_BLOCK = 8
+DEADLINE_MAX = 2**32 - 1
+TRIES_COUNTED = 255
+"""Long after the pause between tries stopped growing."""
 CANARY_SHARE_PERCENT = 1
 """Of the declared capacity of an epoch, on a public chain, canaries take at most this much."""
 
@@ -71,8 +75,8 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     if not task.attempt:
         task.seed = sampling_seed(ctx.mix, identity)
     if models.counts(ctx, task.model):
-        task.serving_bond = sum(party.bond for party in serving)
-        task.room_bond = sum(party.bond for party in room)
+        task.serving_bond = sum(bond_units(party.bond) for party in serving)
+        task.room_bond = sum(bond_units(party.bond) for party in room)
     for operator in drawn:
         DUTIES.add(ctx, identity, operator)
     hold(ctx, task, cost)
@@ -87,7 +91,7 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
 
 def _later(ctx: SystemContext, identity: bytes, task: Task, served: bool) -> None:
     """Nobody can hold it: again after 1, 2, 4 .. 32 blocks. Its deadline from the post ends that."""
-    task.tries += 1
+    task.tries = min(task.tries + 1, TRIES_COUNTED)
     again = ctx.height + deal.retry_after(task.tries)
     RETRIES.push(ctx, again, identity)
     TASKS.put(ctx, task, identity)
@@ -135,8 +139,10 @@ def _create_canary(ctx: SystemContext, number: int) -> None:
     cost = record.cost.execution(tokens, tokens)
     if not ctx.params.devnet and (number + 1) * cost * 100 > CANARY_SHARE_PERCENT * _declared(ctx, model):
         return
-    prompt = canary_prompt(ctx.mix, sequence, tokens, record.vocabulary, models.stop_ids(ctx, model))
     least, _ = audit.deadline_bounds(cost, record.reference_macs_per_block)
+    if least > DEADLINE_MAX:
+        return
+    prompt = canary_prompt(ctx.mix, sequence, tokens, record.vocabulary, models.stop_ids(ctx, model))
     task = Task(
         status=Status.POSTED, kind=Kind.GENERATE, canary=1, deadline=max(ctx.params.deadline_default, least),
         prompt=tokens, max_tokens=tokens, temperature_q16=TEMPERATURE_ONE_Q16, poster=NOBODY, model=model,

@@ -92,7 +92,7 @@ class Task:
     """The part of serving_bond that had room."""
     contradictor: bytes = raw(20)
     held: int = uint(96)
-    """Multiply-adds that the task counts in flight for whose turn it is."""
+    """Multiply-adds that the task counts in flight for whose turn it is (its deadline bounds its cost below 2^95)."""
 
     model: bytes = raw(32)
     prompt_hash: bytes = raw(32)

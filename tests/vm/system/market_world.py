@@ -44,7 +44,9 @@ def payout_of(operator: bytes) -> bytes:
     return keccak(b"payout" + operator)[12:]
 
 
-def spec_of(validators: int = 4, rate: int = 10**9, serving: int | None = None, **params: int) -> GenesisSpec:
+def spec_of(
+    validators: int = 4, rate: int = 10**9, serving: int | None = None, bond: int = 10_000 * COIN, **params: int
+) -> GenesisSpec:
     """`serving` of the validators serve the model (all by default), each declaring `rate`."""
     operators = [operator_of(i) for i in range(validators)]
     serving = validators if serving is None else serving
@@ -60,7 +62,7 @@ def spec_of(validators: int = 4, rate: int = 10**9, serving: int | None = None, 
                 node_key=keccak(b"node" + operator),
                 hot=hot_of(operator),
                 payout=payout_of(operator),
-                bond=10_000 * COIN,
+                bond=bond,
                 serves=((MODEL, rate),) if i < serving else (),
             )
             for i, operator in enumerate(operators)

@@ -6,6 +6,7 @@ from market_world import COST, FUND, MODEL, POSTER, STOP, UNLISTED, World, hot_o
 from primitives.address import MARKET
 from primitives.hashing import keccak
 from primitives.merkle import tokens_root
+from primitives.params import STAKE_UNIT
 from primitives.task import Status, sampling_seed, task_id
 from vm.system import abi, gas, market, market_gas, market_state, prologue
 from vm.system.context import Refused
@@ -244,6 +245,25 @@ def test_the_money_of_a_settled_task(world):
     assert before - world.ctx.balance(POSTER) == fee + 2 * audit + work
     assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)[0] == FUND + burn // 2
     assert receipt["fee"] == fee
+
+
+def test_the_largest_bonds_there_can_be_fit_in_a_task():
+    world = World(bond=2**49 * STAKE_UNIT, canaries_per_validator=0)
+    world.block()
+    task = world.post()
+    world.finish(task)
+    assert world.status(task) == Status.SETTLED
+
+
+def test_a_task_that_waits_for_ages_goes_on_waiting():
+    world = World(serving=0, canaries_per_validator=0)
+    world.block()
+    task = world.post(deadline=600)
+    stored = market_state.TASKS.get(world.ctx, task)
+    stored.tries = 255
+    market_state.TASKS.put(world.ctx, stored, task)
+    world.block(40)
+    assert world.status(task) == Status.POSTED
 
 
 def test_an_epochs_canaries_are_spread_over_it_and_paid_from_the_fund():
