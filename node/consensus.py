@@ -68,6 +68,7 @@ from primitives.vote import (
     CommitCertificate,
     InvalidMessage,
     Proposal,
+    Signed,
     SignedProposal,
     Status,
     Vote,
@@ -557,7 +558,7 @@ class Consensus:
         if signer is None:
             return
 
-        def release() -> tuple[SignedProposal | object, bytes]:
+        def release() -> tuple[Signed, bytes]:
             self._wal.sync()
             signed = signer.sign(message, self._wal.last_sequence)
             return signed, encode_message(signed)

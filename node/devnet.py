@@ -22,7 +22,7 @@ from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS, MNEMONIC, ValidatorKey
 from genesis.spec import devnet_spec, write_spec
 from node.client import Client, RpcFailure, Unreachable
 from node.config import DataFolder, NodeConfig, to_toml
-from node.exits import CONFIGURATION, INTERRUPTED, PORT_IN_USE, RUNTIME, Fatal
+from node.exits import CONFIGURATION, INTERRUPTED, OK, PORT_IN_USE, RUNTIME, Fatal
 from node.init import write_keys
 from node.keys import PASSPHRASE_FILE, SCRYPT_N_DEVNET, write_private
 from primitives.address import checksum
@@ -77,7 +77,7 @@ def run(options: Options) -> int:
     members = make_folders(options)
     with ExitStack() as stack:
         stack.callback(_stop_all, members)
-        signal.signal(signal.SIGTERM, _raise_interrupt)
+        signal.signal(signal.SIGTERM, _end)
         for member in members:
             _start(member)
         try:
@@ -338,5 +338,5 @@ def _stop_all(members: list[Member]) -> None:
             process.wait()
 
 
-def _raise_interrupt(_number: int, _frame: object) -> None:
-    raise KeyboardInterrupt
+def _end(_number: int, _frame: object) -> None:
+    raise SystemExit(OK)

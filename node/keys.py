@@ -42,7 +42,7 @@ def new_secret() -> bytes:
 
 def write_keystore(path: Path, secret: bytes, passphrase: str, scrypt_n: int = SCRYPT_N) -> None:
     """Encrypt into a new file of mode 0600. Raises FileExistsError, OSError."""
-    from eth_keyfile import create_keyfile_json
+    from eth_keyfile.keyfile import create_keyfile_json
 
     content = create_keyfile_json(secret, passphrase.encode(), kdf="scrypt", iterations=scrypt_n)
     write_private(path, json.dumps(content, indent=1) + "\n")
@@ -50,7 +50,7 @@ def write_keystore(path: Path, secret: bytes, passphrase: str, scrypt_n: int = S
 
 def read_keystore(path: Path, passphrase: str) -> bytes:
     """The secret, 32 bytes. Raises Fatal (78) for a missing or damaged file or a wrong passphrase."""
-    from eth_keyfile import decode_keyfile_json
+    from eth_keyfile.keyfile import decode_keyfile_json
 
     try:
         if path.stat().st_size > KEYSTORE_BYTES_MAX:

@@ -61,8 +61,8 @@ class Decoder:
             return known
         try:
             message = decode_message(payload)
-            signed = isinstance(message, SignedProposal | SignedVote)
-            decoded = Decoded(message, signer_of(self._context, message) if signed else None)
+            signer = signer_of(self._context, message) if isinstance(message, SignedProposal | SignedVote) else None
+            decoded = Decoded(message, signer)
         except (InvalidMessage, InvalidSignature) as error:
             raise BadMessage(str(error)) from error
         if len(payload) <= CACHED_BYTES_MAX:

@@ -63,17 +63,10 @@ def run_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> int:
     with _locked(folder):
         try:
             trio.run(_run_until_signal, folder, config, new_signer, stopped_by)
-        except* Fatal as group:
-            failure = _first(group)
-        except* KVFull as group:
-            failure = Fatal(DISK, str(_first(group)))
-        except* KVError as group:
-            failure = Fatal(DISK, str(_first(group)))
-        except* OSError as group:
-            if (error := _first(group)).errno != errno.ENOSPC:
+        except* (Fatal, KVError, OSError) as group:
+            failure = _as_fatal(_first(group), folder)
+            if failure is None:
                 raise
-            failure = Fatal(DISK, f"no space left for {folder.root}: free some; what was committed is intact")
-            failure.__cause__ = error
     if failure is not None:
         raise failure
     return INTERRUPTED if signal.SIGINT in stopped_by else OK
@@ -290,6 +283,17 @@ def _locked(folder: DataFolder) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _as_fatal(error: BaseException, folder: DataFolder) -> Fatal | None:
+    """What ended the services, as one line and a code; None for what is no fault of the machine or its operator."""
+    if isinstance(error, Fatal):
+        return error
+    if isinstance(error, KVError):
+        return Fatal(DISK, str(error))
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return Fatal(DISK, f"no space left for {folder.root}: free some; what was committed is intact")
+    return None
 
 
 def _first(group: BaseExceptionGroup) -> BaseException:

@@ -80,6 +80,10 @@ class Signer(Protocol):
         """Sign, remembering it for good first. Raises RefusedToSign."""
         ...
 
+    def saw_own_key(self, height: int, validators: int) -> None:
+        """The key's signature stands in the certificate of `height`, of a set of so many."""
+        ...
+
 
 class FileSigner:
     """A signer whose state is a local file; create_or_open decides whether it may sign at once."""
