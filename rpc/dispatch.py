@@ -86,6 +86,9 @@ class Dispatcher:
         if not isinstance(request, dict):
             return _failure(None, RpcError(INVALID_REQUEST, "invalid request: not an object"))
         identifier = request.get("id")
+        if isinstance(identifier, dict | list):
+            # What is given back must be encodable, however deep it was nested.
+            return _failure(None, RpcError(INVALID_REQUEST, "invalid request: an id is a string, a number or null"))
         try:
             result = await self._call(request, context)
         except RpcError as error:

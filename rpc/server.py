@@ -92,8 +92,8 @@ async def _connection(
         return
     try:
         await _Http(config, dispatcher, hub, context, page, stream).run()
-    except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
-        pass  # the client went away, or reads too slowly
+    except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+        pass  # the client went away, or reads too slowly; a WebSocket's nursery says so in a group
     finally:
         limiter.release_on_behalf_of(stream)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -273,7 +273,7 @@ class _Http:
             if data:
                 try:
                     socket.receive_data(data)
-                except wsproto.utilities.RemoteProtocolError:
+                except wsproto.utilities.ProtocolError:
                     return
             for event in socket.events():
                 match event:
@@ -309,8 +309,13 @@ class _Writer:
         self.lock = trio.Lock()
 
     async def send(self, event: wsproto.events.Event) -> None:
+        """Raises trio.ClosedResourceError once either side has said that it closes."""
         async with self.lock:
-            await self.send_bytes(self.socket.send(event))
+            try:
+                data = self.socket.send(event)
+            except wsproto.utilities.LocalProtocolError as error:
+                raise trio.ClosedResourceError(str(error)) from error
+            await self.send_bytes(data)
 
 
 async def _forward(session: Session, writer: _Writer, scope: trio.CancelScope) -> None:

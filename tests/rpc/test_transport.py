@@ -1,11 +1,14 @@
 """HTTP and WebSocket on one port: keep-alive, pipelining, batches, limits, CORS, hosts, subscriptions, real clients."""
 
 import json
+import socket
+import struct
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
+import trio.testing
 import websockets.sync.client
 from web3 import Web3
 
@@ -179,6 +182,66 @@ def test_websocket_subscriptions_tell_heads_logs_and_pending(host: Any) -> None:
 
     async def check(port: int) -> None:
         await trio.to_thread.run_sync(client, port, lambda: trio.from_thread.run_sync(act))
+
+    with_server(host, check)
+
+
+async def open_websocket(port: int) -> trio.SocketStream:
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 101")
+    return stream
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """A masked frame, the mask being zero."""
+    size = bytes([0x80 | len(payload)]) if len(payload) < 126 else bytes([0xFE]) + len(payload).to_bytes(2, "big")
+    return bytes([0x80 | opcode]) + size + bytes(4) + payload
+
+
+SUBSCRIBE = json.dumps({"id": 1, "method": "eth_subscribe", "params": ["newHeads"]}).encode()
+
+
+def test_a_client_that_resets_its_websocket_harms_nobody_else(host: Any) -> None:
+    async def check(port: int) -> None:
+        for subscribed in (False, True):
+            stream = await open_websocket(port)
+            if subscribed:
+                await stream.send_all(frame(1, SUBSCRIBE))
+                await stream.receive_some(4096)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await stream.aclose()
+            assert (await exchange(port, request()))[0][0] == 200
+            host.produce()
+            assert (await exchange(port, request()))[0][0] == 200
+
+    with_server(host, check)
+
+
+def test_a_notification_after_the_clients_farewell_harms_nobody_else(host: Any) -> None:
+    async def check(port: int) -> None:
+        stream = await open_websocket(port)
+        await stream.send_all(frame(1, SUBSCRIBE) * 50)
+        told = b""
+        while told.count(b'"result"') < 50:
+            told += await stream.receive_some()
+        await stream.send_all(frame(8, b"\x03\xe8"))
+        host.produce()  # before the server has read the farewell
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (await exchange(port, request()))[0][0] == 200
+        await stream.aclose()
+
+    with_server(host, check)
+
+
+def test_an_id_that_could_not_be_given_back_is_refused(host: Any) -> None:
+    async def check(port: int) -> None:
+        nested = b'{"jsonrpc":"2.0","method":"eth_chainId","id":' + b"[" * 300 + b"]" * 300 + b"}"
+        ((status, _, answer),) = await exchange(port, request(nested))
+        assert status == 200 and json.loads(answer)["error"]["code"] == -32600
 
     with_server(host, check)
 
