@@ -91,6 +91,8 @@ def random_model(shape: cip.Shape, seed: int, *, bound: int = 127, stop: Sequenc
     for name, (_, extent) in cip.tensor_table(shape).items():
         if name.endswith(".gain"):
             tensors[name] = draws.between(-(1 << 13), 1 << 13, extent).astype(np.int32)
+        elif name.endswith(".bias"):
+            tensors[name] = draws.between(-(1 << 18), 1 << 18, extent).astype(np.int32)
     return build_model(f"random-{seed}", shape, tensors, linears, 22, stop=stop, licence="CC0-1.0")
 
 

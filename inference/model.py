@@ -55,7 +55,7 @@ def load(folder: Path) -> Model:
 
 def check_values(model: Model) -> None:
     """Refuse tensors whose values would break an overflow proof: weights past their bound, tables out of range."""
-    tensors, shape = model.tensors, model.manifest.shape
+    tensors = model.tensors
     for linear in model.manifest.linears:
         weight = tensors[f"{linear.name}.weight"]
         low, high = int(weight.min()), int(weight.max())
@@ -66,8 +66,9 @@ def check_values(model: Model) -> None:
         raise ProgramError(f"embedding.weight holds {embedding_low}, allowed -127..127")
     limits = {"table.exp2": (0, 1 << 30), "table.sigmoid": (0, 1 << 16), "table.cos": (-(1 << 14), 1 << 14)}
     limits["table.sin"] = limits["table.cos"]
-    gain_max = gain_limit(shape.width)
-    limits |= {name: (-gain_max, gain_max) for name in tensors if name.endswith(".gain")}
+    for name, tensor in tensors.items():
+        if name.endswith(".gain"):
+            limits[name] = (-gain_limit(len(tensor)), gain_limit(len(tensor)))
     for name, (low, high) in limits.items():
         if tensors[name].size and not (low <= int(tensors[name].min()) and int(tensors[name].max()) <= high):
             raise ProgramError(f"{name} spans {tensors[name].min()}..{tensors[name].max()}, allowed {low}..{high}")
@@ -76,8 +77,8 @@ def check_values(model: Model) -> None:
 
 
 def gain_limit(width: int) -> int:
-    """Largest norm gain (Q12) for which the rotated row stays below 2^52: a normalised row is at most
-    2 * sqrt(width) * 2^14, a rotation adds up to 64 of them."""
+    """Largest norm gain (Q12) over a row of this width for which the rotated row stays below 2^52: a normalised row is
+    at most 2 * sqrt(width) * 2^14, a rotation adds up to 64 of them."""
     root_bits = (width.bit_length() + 1) // 2
     return min(2**31 - 1, 1 << (52 - 6 - 15 - root_bits))
 

@@ -22,6 +22,7 @@ RESIDUAL_MAX = 1 << 40  # linear outputs and residual saturate at +-2^40 (2^24 i
 WINDOW_BITS = 22  # rows are normalised to |y| <= 2^22 before anything is divided
 NORM_BITS = 14  # Q14: a normalised row before its gain
 GAIN_BITS = 12  # Q12: norm gains
+HEAD_NORM_SHIFT = NORM_BITS + GAIN_BITS - RESIDUAL_BITS  # a normalised head goes on as the wide values do, in Q16
 ATTENTION_BITS = 14  # Q14, times 127: attention output
 GATE_MAX = 1 << 31  # both factors of the gated product saturate here, so that it fits 2^62
 ROPE_BITS = 14  # Q14 cosines and sines
@@ -42,6 +43,8 @@ EXPONENT_MAX = 63
 STOP_IDS_MAX, KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 64, 16, 512
 CHUNK_BYTES = 256 * 1024
 DTYPE_BYTES = {"int8": 1, "int16": 2, "uint16": 2, "int32": 4}
+# What a kind adds to Llama's layer: (biases on query, key and value; norms over each query and key head).
+KINDS = {"llama": (False, False), "qwen2": (True, False), "qwen3": (False, True)}
 
 
 class ProgramError(ValueError):
@@ -50,7 +53,7 @@ class ProgramError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Architecture of a Llama-shaped program. Widths in elements; epsilon is real epsilon * 2^32."""
+    """Architecture of a program of one of the KINDS. Widths in elements; epsilon is real epsilon * 2^32."""
 
     vocabulary: int
     context: int
@@ -63,6 +66,17 @@ class Shape:
     hidden: int
     norm_epsilon_q32: int
     layers_per_group: int
+    kind: str = "llama"
+
+    @property
+    def qkv_bias(self) -> bool:
+        """Whether query, key and value have biases."""
+        return KINDS[self.kind][0]
+
+    @property
+    def qk_norm(self) -> bool:
+        """Whether every query and key head is normalised before it is turned."""
+        return KINDS[self.kind][1]
 
     @property
     def groups(self) -> int:
@@ -236,6 +250,10 @@ def tensor_table(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
     for i in range(shape.layers):
         table[f"layers.{i}.attention_norm.gain"] = ("int32", (shape.width,))
         table[f"layers.{i}.mlp_norm.gain"] = ("int32", (shape.width,))
+        if shape.qkv_bias:
+            table[f"layers.{i}.qkv.bias"] = ("int32", (shape.qkv_rows,))
+        if shape.qk_norm:
+            table |= {f"layers.{i}.{part}_norm.gain": ("int32", (shape.head_width,)) for part in "qk"}
     for name, (outputs, inputs) in linear_shapes(shape).items():
         table[f"{name}.weight"] = ("int8", (outputs, inputs))
         table[f"{name}.scale"] = ("uint16", (outputs,))
@@ -260,6 +278,8 @@ def check_shape(shape: Shape) -> None:
     for name, (low, high) in bounds.items():
         if not low <= getattr(shape, name) <= high:
             raise ProgramError(f"shape.{name} is {getattr(shape, name)}, allowed {low}..{high}")
+    if shape.kind not in KINDS:
+        raise ProgramError(f"architecture.kind {shape.kind[:40]!r} is not supported, there are {sorted(KINDS)}")
     if shape.heads % shape.kv_heads:
         raise ProgramError(f"shape.heads {shape.heads} is no multiple of kv_heads {shape.kv_heads}")
     if shape.rotary % 2 or shape.rotary > shape.head_width:
@@ -320,7 +340,7 @@ def _to_json(m: Manifest) -> dict[str, Any]:
         "format": FORMAT,
         "name": m.name,
         "architecture": {
-            "kind": "llama",
+            "kind": s.kind,
             "vocabulary": s.vocabulary,
             "context": s.context,
             "width": s.width,
@@ -397,10 +417,8 @@ def _shape(value: Any) -> Shape:
         "normEpsilonQ32": "norm_epsilon_q32", "layersPerGroup": "layers_per_group",
     }  # fmt: skip
     fields = _object(value, "architecture", {"kind", *names})
-    if fields["kind"] != "llama":
-        raise ProgramError(f"architecture.kind {str(fields['kind'])[:40]!r} is not supported, only 'llama'")
     shape = Shape(**{ours: _integer(fields[theirs], f"architecture.{theirs}", 0, 1 << 30)
-                     for theirs, ours in names.items()})  # fmt: skip
+                     for theirs, ours in names.items()}, kind=str(fields["kind"]))  # fmt: skip
     check_shape(shape)
     return shape
 

@@ -29,11 +29,14 @@ class NumpyExecutor:
         tensors = model.tensors
         self._products = {linear.name: _Product(linear, tensors) for linear in model.manifest.linears}
         self._gains = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith(".gain")}
+        self._biases = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith(".bias")}
+        normed_layers = self.shape.layers if self.shape.qk_norm else 0
+        self._head_gains = [self._gains_of_heads(layer) for layer in range(normed_layers)]
         self._embedding = tensors["embedding.weight"]
         self._embedding_scale = tensors["embedding.scale"].astype(np.int64)
         self._exp2 = tensors["table.exp2"].astype(np.int64)
         self._sigmoid = tensors["table.sigmoid"].astype(np.int64)
-        self._cos, self._sin = tensors["table.cos"].astype(np.int64), tensors["table.sin"].astype(np.int64)
+        self._cos, self._sin = tensors["table.cos"], tensors["table.sin"]  # int16, widened where they meet int64
         self._head_rotation = _blocks(hadamard(cip.rotation_block(self.shape.head_width)), self.shape.head_width)
         self._score_scale = cip.score_scale(self.shape.head_width)
 
@@ -73,33 +76,50 @@ class NumpyExecutor:
         return (scaled << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
 
     def _norm(self, x: np.ndarray, gain: str) -> np.ndarray:
-        """RMS norm of Q16 rows, then the gain: Q26. The root is over normalised rows, so no square passes 2^44."""
-        if len(x) == 1:
-            return self._norm_row(x, gain)
+        """RMS norm of Q16 rows, then the gain: Q26."""
+        return (self._rms_row(x) if len(x) == 1 else self._rms(x)) * self._gains[gain]
+
+    def _rms(self, x: np.ndarray) -> np.ndarray:
+        """Q16 rows over their root mean square: Q14. The root is over normalised rows, so no square passes 2^44."""
         y, bits = normalise(x)
-        mean = np.einsum("ij,ij->i", y, y) // self.shape.width
+        mean = np.einsum("ij,ij->i", y, y) // x.shape[1]
         epsilon = np.int64(self.shape.norm_epsilon_q32)
         exponent = 2 * (cip.WINDOW_BITS - bits)
         mean += (epsilon << np.maximum(exponent, 0)) >> np.maximum(-exponent, 0)
         reciprocal = (1 << 40) // np.maximum(integer_sqrt(mean), 1)
-        return ((y * reciprocal[:, None]) >> (40 - cip.NORM_BITS)) * self._gains[gain]
+        return (y * reciprocal[:, None]) >> (40 - cip.NORM_BITS)
 
-    def _norm_row(self, x: np.ndarray, gain: str) -> np.ndarray:
-        """_norm of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
+    def _rms_row(self, x: np.ndarray) -> np.ndarray:
+        """_rms of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
         left = cip.WINDOW_BITS - int(np.abs(x).max()).bit_length()
         y = x << left if left >= 0 else x >> -left
-        mean = int(np.dot(y[0], y[0])) // self.shape.width
+        mean = int(np.dot(y[0], y[0])) // x.shape[1]
         epsilon = self.shape.norm_epsilon_q32
         mean += epsilon << 2 * left if left >= 0 else epsilon >> -2 * left
         reciprocal = (1 << 40) // max(math.isqrt(mean), 1)
-        return ((y * reciprocal) >> (40 - cip.NORM_BITS)) * self._gains[gain]
+        return (y * reciprocal) >> (40 - cip.NORM_BITS)
+
+    def _gains_of_heads(self, layer: int) -> np.ndarray:
+        """Gains of the query heads, then of the key heads: [heads + key heads, head width]."""
+        q, k = (self._gains[f"layers.{layer}.{part}_norm.gain"] for part in "qk")
+        return np.stack([q] * self.shape.heads + [k] * self.shape.kv_heads)
+
+    def _norm_heads(self, heads: np.ndarray, layer: int) -> np.ndarray:
+        """The norm over each query and key head, back in Q16."""
+        unit = self._rms(heads.reshape(-1, self.shape.head_width)).reshape(heads.shape)
+        return (unit * self._head_gains[layer]) >> cip.HEAD_NORM_SHIFT
 
     def _attention(self, x: np.ndarray, layer: int, cache: "Cache", start: int, tiles: list[np.ndarray]) -> np.ndarray:
         s, rows = self.shape, len(x)
         normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
         qkv = self._products[f"layers.{layer}.qkv"](normed, cip.NORM_BITS + cip.GAIN_BITS)
+        if s.qkv_bias:
+            qkv = saturate(qkv + self._biases[f"layers.{layer}.qkv.bias"])
         qkv = qkv.reshape(rows, s.heads + 2 * s.kv_heads, s.head_width)
-        turned = self._rope(qkv[:, : s.heads + s.kv_heads], start)
+        turned = qkv[:, : s.heads + s.kv_heads]
+        if s.qk_norm:
+            turned = self._norm_heads(turned, layer)
+        turned = self._rope(turned, start)
         turned = (turned.astype(np.float64) @ self._head_rotation).astype(np.int64)
         q, top, bits = quantise(np.concatenate([turned, qkv[:, s.heads + s.kv_heads :]], axis=1))
         own, stored = slice(s.heads), slice(s.heads, None)

@@ -30,10 +30,10 @@ class TorchExecutor:
         self._scalar = self._device.type == "cpu"  # a single row's scale in Python: cheap where no device waits
         s = self.shape
         self._embedding_scale = self._wide("embedding.scale")
-        self._embedding = self._wide("embedding.weight")
+        self._embedding = self._narrow("embedding.weight")
         self._exp2, self._sigmoid = self._wide("table.exp2"), self._wide("table.sigmoid")
-        self._cos, self._sin = self._wide("table.cos"), self._wide("table.sin")
-        self._gains = {name: self._wide(name) for name in model.tensors if name.endswith(".gain")}
+        self._cos, self._sin = self._narrow("table.cos"), self._narrow("table.sin")
+        self._vectors = {name: self._wide(name) for name in model.tensors if name.endswith((".gain", ".bias"))}
         self._linears = {linear.name: linear for linear in model.manifest.linears}
         self._weights: dict[str, list[torch.Tensor]] = {}
         self._scales: dict[str, torch.Tensor] = {}
@@ -59,7 +59,7 @@ class TorchExecutor:
         assert start + len(tokens) <= cache.capacity, "the cache was made too small"
         cache.length += len(tokens)
         ids = torch.tensor(tokens, device=self._device)
-        x = self._embedding[ids] * self._embedding_scale[ids].unsqueeze(1)
+        x = self._embedding[ids].long() * self._embedding_scale[ids].unsqueeze(1)
         x = (x << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
         payloads: list[np.ndarray] = []
         tiles: list[np.ndarray] = []
@@ -87,6 +87,10 @@ class TorchExecutor:
 
     def _wide(self, name: str) -> torch.Tensor:
         return torch.from_numpy(self.model.tensors[name].astype(np.int64)).to(self._device)
+
+    def _narrow(self, name: str) -> torch.Tensor:
+        """A large tensor in its own type; what is taken from it is widened where it is used."""
+        return torch.from_numpy(self.model.tensors[name].copy()).to(self._device)
 
     def _tile(self, linear: cip.Linear) -> int:
         return (cip.EXACT_FLOAT32 - 1) // (cip.ACTIVATION_MAX * linear.bound)
@@ -132,31 +136,38 @@ class TorchExecutor:
         return (scaled >> shift).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
 
     def _norm(self, x: torch.Tensor, gain: str) -> torch.Tensor:
+        return self._over_rms(x).mul_(self._vectors[gain])
+
+    def _over_rms(self, x: torch.Tensor) -> torch.Tensor:
+        """Q16 rows over their root mean square: Q14."""
         if self._scalar and x.shape[0] == 1:
             left = cip.WINDOW_BITS - int(x.abs().max()).bit_length()
             y = x << left if left >= 0 else x >> -left
-            square = int((y * y).sum()) // self.shape.width
+            square = int((y * y).sum()) // x.shape[1]
             square += self.shape.norm_epsilon_q32 << 2 * left if left >= 0 else self.shape.norm_epsilon_q32 >> -2 * left
             y *= (1 << 40) // max(math.isqrt(square), 1)
-            y >>= 40 - cip.NORM_BITS
-            return y.mul_(self._gains[gain])
+            return y.bitwise_right_shift_(40 - cip.NORM_BITS)
         bits = _bit_length(x.abs().amax(1, keepdim=True))
         y = _shift(x, cip.WINDOW_BITS - bits)
-        mean = (y * y).sum(1, keepdim=True) // self.shape.width
+        mean = (y * y).sum(1, keepdim=True) // x.shape[1]
         epsilon = torch.full_like(bits, self.shape.norm_epsilon_q32)
         mean += _shift(epsilon, 2 * (cip.WINDOW_BITS - bits))
         root = mean.double().sqrt().long()
         root -= (root * root > mean).long()
         root += ((root + 1) * (root + 1) <= mean).long()
         reciprocal = (1 << 40) // root.clamp_(min=1)
-        return ((y * reciprocal) >> (40 - cip.NORM_BITS)).mul_(self._gains[gain])
+        return (y * reciprocal) >> (40 - cip.NORM_BITS)
 
     def _attention(self, x: torch.Tensor, layer: int, cache: "TorchCache", start: int,
                    tiles: list[np.ndarray]) -> torch.Tensor:  # fmt: skip
         s, rows = self.shape, x.shape[0]
         normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
         qkv = self._linear(f"layers.{layer}.qkv", normed, cip.NORM_BITS + cip.GAIN_BITS)
+        if s.qkv_bias:
+            qkv = (qkv + self._vectors[f"layers.{layer}.qkv.bias"]).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
         q, k, v = qkv.view(rows, -1, s.head_width).split([s.heads, s.kv_heads, s.kv_heads], dim=1)
+        if s.qk_norm:
+            q, k = self._norm_head(q, f"layers.{layer}.q_norm.gain"), self._norm_head(k, f"layers.{layer}.k_norm.gain")
         turned = self._rotate(self._rope(torch.cat([q, k], 1), start), self._head_block)
         all_q, all_top, all_bits = _quantise(torch.cat([turned, v], 1))  # rows are quantised each by itself
         kv, kv_top, kv_bits = all_q[:, s.heads :], all_top[:, s.heads :], all_bits[:, s.heads :]
@@ -167,6 +178,10 @@ class TorchExecutor:
         return (x + self._linear(f"layers.{layer}.out", wide, cip.ATTENTION_BITS)).clamp_(
             -cip.RESIDUAL_MAX, cip.RESIDUAL_MAX
         )
+
+    def _norm_head(self, heads: torch.Tensor, gain: str) -> torch.Tensor:
+        """The norm over each head, in Q16."""
+        return (self._norm(heads.flatten(0, 1), gain) >> cip.HEAD_NORM_SHIFT).view(heads.shape)
 
     def _rope(self, heads: torch.Tensor, start: int) -> torch.Tensor:
         half = self.shape.rotary // 2

@@ -38,6 +38,7 @@ def shapes(draw: Any) -> cip.Shape:
         hidden=draw(st.sampled_from([1, 7, 40, 128, 1041, 1300])),
         norm_epsilon_q32=draw(st.sampled_from([1, 42950, cip.EPSILON_MAX])),
         layers_per_group=draw(st.integers(1, 3)),
+        kind=draw(st.sampled_from(sorted(cip.KINDS))),
     )
 
 
@@ -98,6 +99,19 @@ def test_the_reference_is_its_definition_in_unbounded_integers(shape: cip.Shape,
     width = 8 * model.manifest.shape.width
     rows = np.frombuffer(payloads[-1], np.uint8).reshape(len(tokens), -1)[:, :width]
     assert rows.copy().view("<i8").tolist() == residuals
+
+
+@needs_torch
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+@pytest.mark.parametrize("name", [".bias", "k_norm.gain"])
+def test_biases_and_head_norms_take_part_in_the_bits(kind: str, name: str) -> None:
+    """One of them changed by its smallest visible step is another model: nothing is left out by both executors."""
+    model = random_model(cip.Shape(11, 20, 24, 1, 2, 1, 12, 12, 8, 42950, 1, kind), 3)
+    tensors = {n: t + 4096 if n.endswith(name) else t for n, t in model.tensors.items()}
+    changed = Model(model.manifest, model.model_id, tensors)
+    whole, other = (run(NumpyExecutor(m), [tokens_of(m)]) for m in (model, changed))
+    assert np.array_equal(whole[0], other[0]) == (not any(n.endswith(name) for n in tensors))
+    assert_same(other, run(make_executor("torch", changed), [tokens_of(changed)]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,7 +207,13 @@ class Unbounded:
     def attention(self, x: list[int], layer: int, position: int) -> list[int]:
         s = self.s
         qkv = self.linear(f"layers.{layer}.qkv", self.norm(x, f"layers.{layer}.attention_norm.gain"), 26)
+        if s.qkv_bias:
+            qkv = [clamp(a + b, 1 << 40) for a, b in zip(qkv, self.t[f"layers.{layer}.qkv.bias"], strict=True)]
         heads = [qkv[i : i + s.head_width] for i in range(0, len(qkv), s.head_width)]
+        if s.qk_norm:
+            for h in range(s.heads + s.kv_heads):
+                gain = f"layers.{layer}.{'q' if h < s.heads else 'k'}_norm.gain"
+                heads[h] = [v >> 10 for v in self.norm(heads[h], gain)]
         block = cip.rotation_block(s.head_width)
         turned = [rotate(self.rope(head, position), block) for head in heads[: s.heads + s.kv_heads]]
         keys, values = turned[s.heads :], heads[s.heads + s.kv_heads :]
