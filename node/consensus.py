@@ -274,7 +274,7 @@ class Consensus:
         if isinstance(event, StartHeight):
             self._wal.rotate()
         effective = not outputs or not all(isinstance(output, Dropped) for output in outputs)
-        if effective:
+        if effective and not isinstance(event, StatusReceived):  # which changes nothing in the core
             self._wal.append(RecordKind.INPUT, encode_input(event))
             if isinstance(event, ProposalReceived):
                 self._note_arrival(event)
