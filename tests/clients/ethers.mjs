@@ -25,7 +25,7 @@ const event = new Promise((resolve) => listener.once("Incremented", (by, amount,
 await head;
 await (await contract.increment(7)).wait();
 let custom, reason;
-try { await contract.increment(5000); } catch (error) { custom = error.revert?.name; }
+try { await contract.increment.staticCall(5000); } catch (error) { custom = error.revert?.name; }
 try { await contract.increment(0); } catch (error) { reason = error.reason; }
 const logs = await contract.queryFilter(contract.filters.Incremented(), 0, "latest");
 
