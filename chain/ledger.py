@@ -148,8 +148,13 @@ class Ledger:
         self._checked(block)
 
     def build(self, request: BuildRequest, source: TransactionSource) -> Block:
-        """The next block, filled from `source` (the mempool); valid by construction. See chain.builder."""
+        """The next block, filled from `source` (the mempool); valid by construction. See chain.builder.
+
+        Raises NotNext when the head has moved on since the request was made, so that its time is not above the head's.
+        """
         context = self._context()
+        if request.time_ms <= context.parent.sidecar.time_ms:
+            raise NotNext(f"a block of {request.time_ms} ms cannot follow {context.parent.sidecar.time_ms} ms")
         built = build_block(context, request, source)
         self._remember(self._executions, _identity(built.block), built.execution, EXECUTIONS_MAX, context)
         return built.block

@@ -17,7 +17,7 @@ import trio
 
 from chain.builder import BuildRequest
 from chain.kv import KVFull
-from chain.ledger import Committed, Ledger
+from chain.ledger import Committed, Ledger, NotNext
 from chain.mempool import Mempool
 from chain.validation import InvalidBlock, is_whole
 from consensus.bft.core import Core
@@ -77,8 +77,9 @@ from primitives.vote import (
     encode_message,
 )
 
-BLOCKS_MAX = 64
-"""Bodies of the current height at hand; two a round and the certified ones are asked for."""
+BLOCKS_MAX = 48
+"""Bodies of the current height at hand, and bodies being fetched: above it those go that the core has let go of. It
+names at most two a round, of the rounds that it keeps, and the certified ones."""
 SYNCED_BLOCKS_MAX = 64
 """Decided blocks ahead of the core that wait for their turn."""
 COMMIT_RESEND_SECONDS = 1.0
@@ -188,6 +189,8 @@ class Consensus:
         self._dump_folder = dump_folder
         self._inbox: Inbox[Local, Payload] = Inbox()
         self._heavy = trio.CapacityLimiter(CHECKS_AT_ONCE)
+        self._urgent = trio.CapacityLimiter(1)
+        """For signing and committing: they must not wait for threads that serve peers."""
         self._blocks: dict[bytes, Block] = dict(recovered.blocks)
         self._fetching: dict[bytes, trio.CancelScope] = {}
         self._to_check: set[bytes] = set()
@@ -240,6 +243,8 @@ class Consensus:
         self._began_at = trio.current_time()
         self.started.set()
         log.info("log replayed", height=self.core.height, round=self.core.round, pending=len(self._recovered.outputs))
+        for block in self._recovered.blocks.values():
+            self._network.announce_block(block.hash, block.number, block.wire_body)
         for output in self._recovered.outputs:
             await self._carry_out(output)
 
@@ -265,6 +270,11 @@ class Consensus:
                 await self._on_own_block(item)
             case DecidedBlock():
                 await self._on_decided_elsewhere(item)
+            case BlockChecked(block_hash=block_hash, valid=True) if item.height not in self._synced:
+                # Whoever stands behind a block must be able to serve it, or a crash of all could lose a locked one.
+                if (checked := self._blocks.get(block_hash)) is not None:
+                    self._wal.append(RecordKind.BODY, checked.wire_body)
+                await self._step(item)
             case event:
                 await self._step(event)
 
@@ -363,13 +373,14 @@ class Consensus:
     async def _commit(self, decide: Decide) -> None:
         block = self._blocks.get(decide.block_hash)
         if block is None:
-            # After a restart: the log has no bodies of others.
+            # Decided by a certificate alone: the body is still to come.
             self._to_commit = decide
             self._fetch(decide.block_hash)
             return
         self._to_commit = None
         try:
-            committed = await trio.to_thread.run_sync(self.ledger.commit, block, decide.certificate)
+            commit = partial(self.ledger.commit, block, decide.certificate)
+            committed = await trio.to_thread.run_sync(commit, limiter=self._urgent)
         except InvalidBlock as error:
             self._halt(decide.height, decide.block_hash, f"decided, but invalid here: {error}")
         except KVFull as error:
@@ -439,7 +450,11 @@ class Consensus:
             should_stop=lambda: time.monotonic() > deadline,
         )
         build = partial(self.ledger.build, request, self._mempool)
-        block = await trio.to_thread.run_sync(build, limiter=self._heavy)
+        try:
+            block = await trio.to_thread.run_sync(build, limiter=self._heavy)
+        except NotNext as error:
+            log.debug("built too late", height=height, round=round_, reason=str(error))
+            return
         self._inbox.put(OwnBlock(height, round_, block))
 
     async def _on_own_block(self, item: OwnBlock) -> None:
@@ -458,6 +473,7 @@ class Consensus:
 
     def _fetch(self, block_hash: bytes) -> None:
         if block_hash not in self._blocks and block_hash not in self._fetching:
+            self._let_go()
             scope = self._fetching[block_hash] = trio.CancelScope()
             self._nursery.start_soon(self._fetch_until_found, block_hash, scope)
 
@@ -465,19 +481,29 @@ class Consensus:
         with scope:
             body = await self._network.fetch_block(block_hash)
             try:
-                self._inbox.put(BlockArrived(decode_block(body)))
+                self._inbox.put(BlockArrived(await trio.to_thread.run_sync(decode_block, body)))
             except MalformedBlock as error:
                 log.warning("a body with a right hash is malformed", hash=block_hash, reason=str(error))
 
     async def _on_block(self, block: Block) -> None:
         self._fetching.pop(block.hash, None)
-        if block.number != self.ledger.head.number + 1 or len(self._blocks) >= BLOCKS_MAX:
+        if block.number != self.ledger.head.number + 1:
             return
+        self._let_go()
         self._blocks[block.hash] = block
         if block.hash in self._to_check:
             self._check(block.number, block)
         if self._to_commit is not None and self._to_commit.block_hash == block.hash:
             await self._commit(self._to_commit)
+
+    def _let_go(self) -> None:
+        """Make room for one more: a height can last for any number of rounds, each with new blocks."""
+        if len(self._blocks) >= BLOCKS_MAX:
+            self._blocks = {name: block for name, block in self._blocks.items() if self.core.names(name)}
+        if len(self._fetching) >= BLOCKS_MAX:
+            for name in [name for name in self._fetching if not self.core.names(name)]:
+                self._fetching.pop(name).cancel()
+                self._to_check.discard(name)
 
     def _check(self, height: int, block: Block) -> None:
         self._to_check.discard(block.hash)
@@ -518,7 +544,9 @@ class Consensus:
         if not head < height <= head + SYNCED_BLOCKS_MAX or height in self._synced:
             return
         self._synced[height] = item
-        if height == self.core.height and not self.core.decided:
+        if height == self.core.height and self.core.decided:
+            await self._on_block(item.block)  # decided, but its body was not at hand
+        elif height == self.core.height:
             await self._use_synced(height)
         elif height == head + 1 and self.core.height < height:
             await self._begin(height)
@@ -564,7 +592,7 @@ class Consensus:
             return signed, encode_message(signed)
 
         try:
-            signed, payload = await trio.to_thread.run_sync(release)
+            signed, payload = await trio.to_thread.run_sync(release, limiter=self._urgent)
         except RefusedToSign as error:
             self.figures.refused_signatures += 1
             log.warning("not signed", reason=str(error))

@@ -182,6 +182,10 @@ class Core:
         """Whether this height is decided and the next has not begun."""
         return self.state.step is Step.DECIDED
 
+    def names(self, block_hash: bytes) -> bool:
+        """Whether the block can still matter at this height; what no line needs any more is let go of (_forget)."""
+        return block_hash in self._blocks or (self._commit is not None and self._commit.block_hash == block_hash)
+
     # ------------------------------------------------------------------ heights and rounds
 
     def _start_height(self, event: StartHeight) -> None:

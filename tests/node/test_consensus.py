@@ -2,14 +2,24 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import trio
+import trio.testing
 from cluster_of_nodes import LocalNode, make_cluster
 
+from chain.builder import BuildRequest
+from chain.mempool import Mempool
+from consensus.bft.inputs import BlockChecked, decode_input
+from consensus.bft.proposer import ProposerSchedule
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
-from node.wal import segments
+from node.replay import RecordKind
+from node.wal import _scan, segments
+from primitives.block import Block, decode_block
 from primitives.transaction import sign_transaction
+from primitives.vote import Status, Step, encode_message
 
 DEADLINE_SECONDS = 90.0
 
@@ -143,5 +153,84 @@ def test_a_follower_without_keys_to_vote_follows(tmp_path: Path) -> None:
             await all_reach(nodes, 4)
             assert_one_chain(nodes, 4)
             assert nodes[3].signer.state.height == 0
+
+    in_trio(scenario)
+
+
+def test_a_block_that_a_node_stands_behind_is_in_its_log_and_served_after_a_crash(tmp_path: Path) -> None:
+    """A crash of all must not lose the body of a block on which a quorum may be locked."""
+    nodes = make_cluster(tmp_path, 4)
+
+    async def scenario() -> None:
+        async with nodes[0].running():
+            first = nodes[0].ledger.validator_set(1)
+            proposer = ProposerSchedule(first, *nodes[0].ledger.proposer_seed(1)).proposer(1, 0)
+        author, voter, other, _ = sorted(nodes, key=lambda node: node.keys.operator_address != proposer)
+        async with author.running(), voter.running():  # no quorum: height 1 stays open
+            while not standing_behind(voter):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+        (block_hash,) = standing_behind(voter)
+        async with voter.running(), other.running():
+            await other.network.fetch_block(block_hash)
+
+    def standing_behind(node: LocalNode) -> set[bytes]:
+        """Blocks that it found valid, all of whose bodies its log holds."""
+        records = [record for path in segments(node.folder / "wal") for record, _ in _scan(path.read_bytes())]
+        inputs = [decode_input(record.payload) for record in records if record.kind == RecordKind.INPUT]
+        valid = {event.block_hash for event in inputs if isinstance(event, BlockChecked) and event.valid}
+        assert valid <= {decode_block(record.payload).hash for record in records if record.kind == RecordKind.BODY}
+        return valid
+
+    in_trio(scenario)
+
+
+def test_what_anybody_may_send_does_not_grow_the_log(tmp_path: Path) -> None:
+    nodes = make_cluster(tmp_path, 4)
+
+    async def scenario() -> None:
+        async with nodes[0].running() as node:
+            while not node.consensus.core.height:
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            for round_ in range(500):
+                node.network.consensus.put("ab" * 32, encode_message(Status(1, round_, Step.PROPOSE, 0, 0)))
+            while len(node.network.consensus):
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            (segment,) = segments(node.folder / "wal")
+            assert len(_scan(segment.read_bytes())) < 100
+
+    in_trio(scenario)
+
+
+def test_a_height_of_very_many_rounds_still_takes_bodies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = make_cluster(tmp_path, 1)
+    monkeypatch.setattr("node.consensus.BLOCKS_MAX", 8)
+
+    async def scenario() -> None:
+        async with node.running():
+            await node.reach(1)
+            consensus, head = node.consensus, node.ledger.head
+            old = [replace(head, header=replace(head.header, number=head.number + 1, gas_used=n)) for n in range(8)]
+            new = replace(head, header=replace(head.header, number=head.number + 1, gas_used=99))
+            consensus._blocks.update({block.hash: block for block in old})
+            await consensus._on_block(new)
+            assert new.hash in consensus._blocks and len(consensus._blocks) <= 8
+
+    in_trio(scenario)
+
+
+def test_a_build_that_the_head_overtook_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = make_cluster(tmp_path, 1)
+
+    async def scenario() -> None:
+        async with node.running():
+            await node.reach(1)
+            build = node.ledger.build
+
+            def overtaken(request: BuildRequest, source: Mempool) -> Block:
+                monkeypatch.setattr(node.ledger, "build", build)
+                return build(replace(request, time_ms=node.ledger.head.sidecar.time_ms), source)
+
+            monkeypatch.setattr(node.ledger, "build", overtaken)
+            await node.reach(4)  # after the round in which nothing was built
 
     in_trio(scenario)
