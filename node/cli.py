@@ -164,8 +164,8 @@ def task_post(
     account: Annotated[str | None, typer.Option(help="Number of a devnet account, or an address.")] = None,
     data_dir: DataDir = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.0,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample among so many; 0: all.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
+    top_k: Annotated[int, typer.Option(min=0, help="Sample among so many; 0: all.")] = 40,
     assurance: Annotated[
         int | None, typer.Option(min=0, max=2, help="Least verifiers; 0 accepts an answer that nobody checks.")
     ] = None,
@@ -179,10 +179,10 @@ def task_post(
 
     client = Client(rpc)
     secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
-    task_id, block = post_task(client, secret, Request(prompt, max_tokens, temperature, top_k, assurance))
+    task_id, _ = post_task(client, secret, Request(prompt, max_tokens, temperature, top_k, assurance))
     if not json:
         print(f"task 0x{task_id.hex()}")
-    story = wait_for(client, task_id, block, Wait(wait.value), _quiet if json else print)
+    story = wait_for(client, task_id, Wait(wait.value), _quiet if json else print)
     _print_story(story, json)
 
 
@@ -191,11 +191,8 @@ def task_watch(task_id: Annotated[str, typer.Argument(help="The task's id.")], r
     """Follow a task until it has settled."""
     from node.client import Client
     from node.post import Wait, wait_for
-    from node.story import read_story
 
-    client, identifier = Client(rpc), _task_id(task_id)
-    posted = read_story(client, identifier).posted_block
-    story = wait_for(client, identifier, posted or 0, Wait.SETTLED, print)
+    story = wait_for(Client(rpc), _task_id(task_id), Wait.SETTLED, print)
     _print_story(story, as_json=False)
 
 
@@ -216,17 +213,26 @@ def task_explain(
 
 @validator.command("status")
 def validator_status(rpc: Rpc = DEFAULT_RPC, json: AsJson = False) -> None:
-    """Show the validators of the current set, as a node sees them."""
+    """Show the operators: bond, share of the votes, credit, and how this epoch's tasks went."""
     import json as codec
 
     from node.client import Client
+    from node.story import coins
 
-    rows = Client(rpc).call("labora_validators")
+    found = Client(rpc).call("labora_validators")
     if json:
-        print(codec.dumps(rows, indent=1))
+        print(codec.dumps(found, indent=1))
         return
-    for row in rows["validators"] if isinstance(rows, dict) else rows:
-        print("  ".join(f"{name} {value}" for name, value in row.items() if not isinstance(value, list | dict)))
+    print(f"height {found['height']}, epoch {found['epoch']}, total power {found['totalPower']}")
+    print(f"{'operator':<44}{'bond':>12}{'votes':>9}{'credit (CWU)':>16}{'dealt':>7}{'missed':>8}  state")
+    for row in found["validators"]:
+        share = f"{row['power'] * 100 / found['totalPower']:.1f} %"
+        state = "jailed" if row["jailed"] else "active" if row["power"] else "not in this epoch's set"
+        epoch = row["thisEpoch"]
+        print(
+            f"{row['operator']:<44}{coins(row['bondWei']):>12}{share:>9}{row['credit']:>16}"
+            f"{epoch['dealt']:>7}{epoch['missed']:>8}  {state}"
+        )
 
 
 @app.command()
@@ -297,4 +303,4 @@ def _print_story(story: Any, as_json: bool) -> None:
         print(f"\n{story.prompt}{story.output}\n")
     print(f"status {story.status.name.lower()}")
     if story.receipt is not None:
-        print(f"receipt 0x{story.receipt.hex()}")
+        print(f"receipt {story.receipt}")

@@ -99,7 +99,7 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     raise Fatal(RUNTIME, f"transaction {transaction} posted no task")
 
 
-def wait_for(client: Client, task: bytes, posted_block: int, wait: Wait, on_line: Callable[[str], None]) -> Story:
+def wait_for(client: Client, task: bytes, wait: Wait, on_line: Callable[[str], None]) -> Story:
     """Follow the task until it has gone as far as `wait`; each new line of its story is handed over as it happens."""
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     told = 0
@@ -108,7 +108,7 @@ def wait_for(client: Client, task: bytes, posted_block: int, wait: Wait, on_line
         block = client.number("eth_blockNumber")
         if block != seen_block:
             seen_block = block
-            story = read_story(client, task, posted_block)
+            story = read_story(client, task)
             for line in story.lines[told:]:
                 on_line(line)
             told = len(story.lines)

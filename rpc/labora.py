@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from primitives.params import CWU
 from rpc.codec import address, data, read_hash
 from rpc.context import Context
-from rpc.task_story import PlacedLog, tell
+from rpc.task_story import PlacedLog, cwu_text, tell
 from vm.system import views
 
 
@@ -38,7 +37,7 @@ def validators(context: Context) -> dict[str, Any]:
                 "payout": address(operator.payout),
                 "bondWei": str(operator.bond),
                 "power": power.get(operator.operator, 0),
-                "credit": _cwu(operator.credit),
+                "credit": cwu_text(operator.credit),
                 "active": operator.active,
                 "jailed": operator.jailed,
                 "serves": [
@@ -75,7 +74,3 @@ def models(context: Context) -> list[dict[str, Any]]:
 def health(context: Context) -> dict[str, Any]:
     """How this node does: height, round, peers, engine, tasks, clock."""
     return context.backend.health()
-
-
-def _cwu(macs: int) -> str:
-    return f"{macs // CWU}.{macs % CWU:09d}"

@@ -84,6 +84,11 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
     return story
 
 
+def cwu_text(macs: int) -> str:
+    """Canonical work units with nine digits after the point."""
+    return f"{macs // CWU}.{macs % CWU:09d}"
+
+
 def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int) -> None:
     if name in _BLOCK_OF:
         story[_BLOCK_OF[name]] = number
@@ -120,11 +125,11 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
         case "TaskDisputed":
             story["note"] = DISPUTED_NOTE
         case "TaskSettled":
-            settled = Status(values["status"])
-            story["status"] = settled.name.lower()
+            unverified = values["status"] == Status.UNVERIFIED
+            story["status"] = (Status.UNVERIFIED if unverified else Status.SETTLED).name.lower()
             story["receiptId"] = data(values["receipt"])
             story["feeWei"] = str(values["fee"])
-            story["cwu"] = f"{values['macs'] // CWU}.{values['macs'] % CWU:09d}"
+            story["cwu"] = cwu_text(values["macs"])
         case "Paid":
             story["paid"].append(
                 {

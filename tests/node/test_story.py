@@ -1,10 +1,12 @@
-"""A task's story from its logs: words for people, the issue's JSON for programs."""
+"""A task's story in words: what each event of labora_task becomes."""
 
 from typing import Any
 
-from node.story import Story, coins, cwu_text, tell
+from node.story import Story, coins, story_of
 from primitives.merkle import pack_tokens
+from primitives.receipt import Log
 from primitives.task import NO_BAD_POSITION, Status
+from rpc.task_story import PlacedLog, cwu_text, tell
 from vm.system import abi
 
 TASK = b"\x01" * 32
@@ -12,20 +14,14 @@ MODEL = b"\x02" * 32
 A, B, C = ("0x" + letter * 40 for letter in "abc")
 
 
-def log(event: abi.Event, block: int, *values: Any) -> dict[str, Any]:
+def log(event: abi.Event, block: int, *values: Any) -> PlacedLog:
     topics, data = event.encode(*values)
-    return {
-        "topics": ["0x" + topic.to_bytes(32, "big").hex() for topic in topics],
-        "data": "0x" + data.hex(),
-        "blockNumber": hex(block),
-    }
+    entry = Log(event.account, tuple(topic.to_bytes(32, "big") for topic in topics), data)
+    return PlacedLog(block, 1_700_000_000 + block, b"\x09" * 32, entry)
 
 
-def told(*logs: dict[str, Any]) -> Story:
-    story = Story(TASK)
-    for entry in logs:
-        tell(story, entry)
-    return story
+def told(*logs: PlacedLog) -> Story:
+    return story_of(tell(TASK, logs))
 
 
 POSTED = log(
@@ -46,27 +42,33 @@ def test_the_whole_life_of_a_task() -> None:
     text = "\n".join(story.lines)
     for words in ("asked by 0xaaaaaa", "dealt to 0xbbbbbb", "in 90 ms on torch/cpu", "agreed, bit for bit: 0xcccccc"):
         assert words in text
-    assert story.as_json() == {
+    shown = story.as_json()
+    assert shown.pop("executor").lower() == B and [v.lower() for v in shown.pop("verifiers")] == [C]
+    assert shown == {
         "taskId": "0x" + TASK.hex(), "model": "0x" + MODEL.hex(), "output": " you", "status": "settled",
-        "executor": story.as_json()["executor"], "verifiers": story.as_json()["verifiers"], "postedBlock": 5,
-        "agreedBlock": 10, "settledBlock": 14, "feeWei": "1000000000", "cwu": "0.067560960",
+        "postedBlock": 5, "agreedBlock": 10, "settledBlock": 14, "feeWei": "1000000000", "cwu": "0.067560960",
         "receiptId": "0x" + (b"t" * 32).hex(),
     }  # fmt: skip
-    assert story.as_json()["executor"].lower() == B and [v.lower() for v in story.as_json()["verifiers"]] == [C]
 
 
 def test_disputes_and_refunds_are_told() -> None:
-    disputed = log(abi.TASK_DISPUTED, 9, TASK, B, C, b"x" * 32, b"y" * 32, NO_BAD_POSITION, 3)
-    assert told(POSTED, DEALT, ANSWERED, disputed).status is Status.DISPUTED
-    refunded = log(abi.TASK_REFUNDED, 9, TASK, A, 10**18, 0, "nobody answered")
-    story = told(POSTED, refunded)
+    disputed = told(POSTED, DEALT, ANSWERED, log(abi.TASK_DISPUTED, 9, TASK, B, C, b"x" * 32, b"y" * 32, 2**32 - 1, 3))
+    assert disputed.status is Status.DISPUTED and "may cancel" in disputed.told["note"]
+    story = told(POSTED, log(abi.TASK_REFUNDED, 9, TASK, A, 10**18, 0, "nobody answered"))
     assert story.status is Status.REFUNDED and "refunded 1 to the asker: nobody answered" in story.lines[-1]
 
 
+def test_an_unverified_settlement_says_so() -> None:
+    settled = log(abi.TASK_SETTLED, 14, TASK, B, b"t" * 32, Status.UNVERIFIED, 10**9, 10**9, 7 * 10**8, 0, 5)
+    assert told(POSTED, settled).status is Status.UNVERIFIED
+
+
 def test_amounts() -> None:
-    assert coins(0) == "0" and coins(10**18) == "1" and coins(1_500_000 * 10**12) == "1.5"
+    assert coins(0) == "0" and coins(10**18) == "1" and coins("1500000000000000000") == "1.5"
     assert cwu_text(1) == "0.000000001" and cwu_text(12 * 10**9) == "12.000000000"
 
 
-def test_an_unknown_event_says_nothing() -> None:
-    assert told({"topics": ["0x" + "00" * 32], "data": "0x", "blockNumber": "0x1"}).lines == []
+def test_logs_of_other_accounts_and_unknown_events_say_nothing() -> None:
+    strange = PlacedLog(1, 1, b"", Log(b"\x77" * 20, POSTED.log.topics, POSTED.log.data))
+    unknown = PlacedLog(1, 1, b"", Log(POSTED.log.address, (b"\x00" * 32,), b""))
+    assert told(POSTED, strange, unknown).lines == told(POSTED).lines
