@@ -58,28 +58,31 @@ class _Seen:
 
 
 class ConsensusInbox:
-    """Consensus messages from peers, in order of arrival, for one reader. Bounded in all and per peer; what does not
-    fit is dropped and counted, and may come again."""
+    """Consensus messages from peers for one reader: each peer's in order of arrival, the peers in turn, so that a flood
+    delays nobody else's. Bounded in all and per peer; what does not fit is dropped and counted, and may come again."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[str, bytes]] = deque()
-        self._messages: Counter[str] = Counter()
+        self._queues: OrderedDict[str, deque[bytes]] = OrderedDict()
         self._bytes: Counter[str] = Counter()
+        self._count = 0
+        # Who sent what waits. The same bytes wait in the queue of each of them, or a flooder could hold back a vote by
+        # sending it too; they are given once, what is left of them then is passed over.
         self._waiting: dict[bytes, set[str]] = {}
         self._arrived = Signal()
         self.dropped = 0
 
     async def receive(self) -> tuple[str, bytes]:
         """The next (peer id, payload)."""
-        while not self._queue:
+        while (taken := self._next()) is None:
             await self._arrived.wait()
-        return self._pop()
+        return taken
 
     def receive_nowait(self) -> tuple[str, bytes]:
         """The next one if there is one; raises trio.WouldBlock."""
-        if not self._queue:
+        taken = self._next()
+        if taken is None:
             raise trio.WouldBlock
-        return self._pop()
+        return taken
 
     def __aiter__(self) -> ConsensusInbox:
         return self
@@ -88,39 +91,60 @@ class ConsensusInbox:
         return await self.receive()
 
     def __len__(self) -> int:
-        return len(self._queue)
-
-    def waiting(self, payload: bytes, peer: str) -> bool:
-        """Whether the same bytes wait already; notes that this peer has them too."""
-        has = self._waiting.get(payload)
-        if has is None:
-            return False
-        has.add(peer)
-        return True
+        """Messages that wait; those that several peers sent count as often."""
+        return self._count
 
     def put(self, peer: str, payload: bytes) -> bool:
-        if (
-            len(self._queue) >= INBOX_MESSAGES_MAX
-            or self._messages[peer] >= INBOX_PEER_MESSAGES_MAX
-            or self._bytes[peer] + len(payload) > INBOX_PEER_BYTES_MAX
-        ):
-            self.dropped += 1
-            return False
-        self._queue.append((peer, payload))
-        self._messages[peer] += 1
+        """False when it was dropped."""
+        has = self._waiting.get(payload, set())
+        if peer in has:
+            return True
+        if not self._has_room(peer, len(payload)):
+            self.dropped += not has
+            return bool(has)
+        self._queues.setdefault(peer, deque()).append(payload)
         self._bytes[peer] += len(payload)
-        self._waiting[payload] = {peer}
+        self._count += 1
+        self._waiting.setdefault(payload, set()).add(peer)
         self._arrived.notify()
         return True
 
-    def _pop(self) -> tuple[str, bytes]:
-        peer, payload = self._queue.popleft()
-        self._messages[peer] -= 1
+    def _has_room(self, peer: str, size: int) -> bool:
+        """Within its share; of a full inbox the longest queue gives way to all others."""
+        length = len(self._queues.get(peer, ()))
+        if length >= INBOX_PEER_MESSAGES_MAX or self._bytes[peer] + size > INBOX_PEER_BYTES_MAX:
+            return False
+        if self._count < INBOX_MESSAGES_MAX:
+            return True
+        longest = max(self._queues, key=lambda other: len(self._queues[other]))
+        if len(self._queues[longest]) <= length + 1:
+            return False
+        payload = self._queues[longest].pop()
+        self._left(longest, payload)
+        has = self._waiting.get(payload, set())
+        has.discard(longest)
+        if not has:
+            self._waiting.pop(payload, None)
+        self.dropped += 1
+        return True
+
+    def _next(self) -> tuple[str, bytes] | None:
+        while self._queues:
+            peer, queue = next(iter(self._queues.items()))
+            payload = queue.popleft()
+            self._queues.move_to_end(peer)
+            self._left(peer, payload)
+            has = self._waiting.pop(payload, None)
+            if has is not None:
+                self.taken(payload, has)
+                return peer, payload
+        return None
+
+    def _left(self, peer: str, payload: bytes) -> None:
+        self._count -= 1
         self._bytes[peer] -= len(payload)
-        if not self._messages[peer]:
-            del self._messages[peer], self._bytes[peer]
-        self.taken(payload, self._waiting.pop(payload))
-        return peer, payload
+        if not self._queues[peer]:
+            del self._queues[peer], self._bytes[peer]
 
     def taken(self, payload: bytes, has: set[str]) -> None:
         """Told of each message that leaves; the flood listens."""
@@ -147,8 +171,8 @@ class Flood(ConsensusInbox):
             if trio.current_time() - seen.flooded_at >= REFLOOD_S:
                 self._send(seen, except_for={peer.id})
             return
-        if not self.waiting(payload, peer.id) and not self.put(peer.id, payload):
-            log.info("%r: dropped a consensus message of %d bytes, the inbox is full", peer, len(payload))
+        if not self.put(peer.id, payload):
+            log.debug("%r: dropped a consensus message of %d bytes, the inbox is full", peer, len(payload))
 
     def taken(self, payload: bytes, has: set[str]) -> None:
         known = self._handed.pop(payload, None)
