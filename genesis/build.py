@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from genesis.spec import InvalidSpec
 from primitives.address import ZERO_ADDRESS
 from primitives.block import EMPTY_EVIDENCE_ROOT, EMPTY_LAST_COMMIT, Block
 from primitives.genesis import GenesisSpec
@@ -11,6 +12,7 @@ from primitives.params import STAKE_UNIT
 from primitives.receipt import BLOOM_BYTES
 from primitives.validators import Validator, ValidatorSet
 from vm.genesis import build_state
+from vm.system.genesis import InvalidGenesis
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,14 @@ class GenesisState:
 
 
 def build_genesis(spec: GenesisSpec) -> GenesisState:
-    """Block 0. Its sidecar names no proposer, carries no proof, and its mix is the hash of the specification."""
-    state_root, nodes = build_state(spec)
+    """Block 0. Its sidecar names no proposer, carries no proof, and its mix is the hash of the specification.
+
+    Raises InvalidSpec for a specification that reads well and that no chain can start from.
+    """
+    try:
+        state_root, nodes = build_state(spec)
+    except InvalidGenesis as error:
+        raise InvalidSpec(str(error)) from error
     members = first_set(spec)
     sidecar = Sidecar(
         epoch=0,

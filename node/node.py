@@ -173,6 +173,8 @@ def open_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> Node:
             ledger = Ledger.open(kv, spec)
         except WrongGenesis as error:
             raise Fatal(WRONG_CHAIN, str(error)) from error
+        except InvalidSpec as error:
+            raise Fatal(CONFIGURATION, str(error)) from error
         head = ledger.head
         log.info("ledger open", genesis=ledger.genesis_hash, head=head.number, state_root=head.header.state_root)
         keys, node_key = _read_keys(folder, config)

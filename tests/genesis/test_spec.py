@@ -225,6 +225,12 @@ def test_a_devnet_has_bounds(validators, interval):
         devnet_spec(validators, TIME_MS, interval)
 
 
+def test_a_specification_whose_epoch_turn_no_prologue_could_pay_is_refused_when_block_zero_is_made():
+    unpayable = devnet_spec(1, 1, params={"epoch_blocks": 100_000})
+    with pytest.raises(InvalidSpec, match="an epoch turn may need"):
+        build_genesis(load_spec(unpayable))
+
+
 def test_keys_of_ones_own_may_be_given():
     keys = [devnet_validator(100 + index) for index in range(2)]
     spec = load_spec(devnet_spec(2, TIME_MS, keys=keys))
