@@ -17,6 +17,8 @@ from primitives.transaction import InvalidTransaction, Transaction, decode
 from vm.system import views
 from vm.validity import check_account, check_static
 
+STALE_MAX = 1_024
+"""Entries of transactions that have left, kept in the heap of prices before it is made anew."""
 SLOT_BYTES = 32 * 1024
 """Pool capacity is counted in slots; a transaction of 128 KiB takes four."""
 
@@ -316,6 +318,9 @@ class Mempool:
         self._slots += slots_of(transaction)
         if not protected:
             heapq.heappush(self._cheapest, (self._price(transaction), transaction.hash))
+            if len(self._cheapest) > 2 * len(self._by_hash) + STALE_MAX:
+                self._cheapest = [entry for entry in self._cheapest if entry[1] in self._by_hash]
+                heapq.heapify(self._cheapest)
 
     def _forget(self, transaction: Transaction, reason: str | None) -> None:
         """Take it out; with a reason it is reported as dropped."""

@@ -248,3 +248,12 @@ def test_a_dropped_transaction_queues_its_followers(devnet):
     assert devnet.mempool.counts() == (0, 1)
     assert devnet.mempool.get(second.hash) == second
     devnet.mempool.drop(bytes(32), "never seen")
+
+
+def test_what_has_left_leaves_no_trace_in_memory(devnet, monkeypatch):
+    monkeypatch.setattr("chain.mempool.STALE_MAX", 8)
+    for tip in range(1, 60):
+        sent = devnet.send(0, tip=tip)
+        devnet.mempool.drop(sent.hash, "dropped")
+    devnet.send(1)
+    assert len(devnet.mempool._cheapest) <= 10
