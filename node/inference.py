@@ -23,7 +23,6 @@ from primitives.hashing import keccak
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.receipt import Log
-from primitives.task import Status
 from primitives.transaction import InvalidTransaction, Transaction
 from vm.system import abi, views
 from vm.system.market_views import Duty, open_tasks, task_view
@@ -33,7 +32,6 @@ PRUNE_BLOCKS = 16
 FAILURES_MAX = 5
 """A model process that dies so often on one task is not asked about it again."""
 MANIFEST = "manifest.json"
-FINISHED = (Status.SETTLED, Status.REFUNDED)
 
 log = structlog.get_logger("inference")
 
@@ -143,7 +141,7 @@ class InferenceService:
         ctx = views.ViewContext(self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1)
         for key, result in list(self._results.items()):
             view = task_view(ctx, result.task)
-            if view is None or view.status in FINISHED:
+            if view is None or view.done_block:
                 self._journal.remove(result)
                 del self._results[key]
 
