@@ -45,6 +45,8 @@ LOG_RANGE_MAX = 10_000
 """Blocks that one logs query may span."""
 LOGS_MAX = 10_000
 """Logs that one query may find."""
+LOGS_BYTES_MAX = 16 * 1024 * 1024
+"""Bytes of data in them: a block's gas pays for most of a megabyte."""
 
 
 class WrongGenesis(Exception):
@@ -298,15 +300,20 @@ class Ledger:
         if last - first >= LOG_RANGE_MAX:
             raise QueryTooLarge(f"block range too large: {last - first + 1} blocks, at most {LOG_RANGE_MAX}")
         found: list[FoundLog] = []
+        size = 0
         for number in range(max(first, 0), min(last, self._head.number) + 1):
             header = self.header(number)
             if header is None:
                 raise KVCorrupt(f"header {number} is missing below the head")
             if not _bloom_may_match(header.logs_bloom, addresses, topics):
                 continue
-            found.extend(entry for entry in self._logs_of(number) if log_matches(entry.log, addresses, topics))
-            if len(found) > LOGS_MAX:
-                raise QueryTooLarge(f"query returned more than {LOGS_MAX} results; narrow the block range")
+            matching = [entry for entry in self._logs_of(number) if log_matches(entry.log, addresses, topics)]
+            found += matching
+            size += sum(len(entry.log.data) for entry in matching)
+            if len(found) > LOGS_MAX or size > LOGS_BYTES_MAX:
+                raise QueryTooLarge(
+                    f"query returned more than {LOGS_MAX} results or {LOGS_BYTES_MAX} bytes; narrow the block range"
+                )
         return found
 
     def fee_history(self, count: int, newest: int, percentiles: Sequence[int] = ()) -> FeeHistory:

@@ -1,12 +1,12 @@
 """JSON-RPC 2.0: from the bytes of a request to the bytes of its response. Knows no transport and no method.
 
 A method is a plain function `(context, *params) -> JSON value`; it raises RpcError for whatever its caller did wrong.
-Methods marked `heavy` execute code or walk many blocks: the dispatcher runs them in a thread, so that they never delay
-a vote.
+Methods marked `heavy` execute code or walk many blocks, those marked `reads` fetch something from the store: the
+dispatcher runs them in threads, few and more, so that they never delay a vote.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +21,16 @@ from rpc.errors import (
     INVALID_REQUEST,
     METHOD_NOT_FOUND,
     PARSE_ERROR,
+    RESPONSE_TOO_LARGE,
     SERVER_ERROR,
     RpcError,
 )
 
 BATCH_MAX = 100
+BATCH_BYTES_MAX = 25 * 1024 * 1024
+"""Of the answers to a batch (geth's limit): what comes after is answered with an error."""
 HEAVY_THREADS = 2
+READING_THREADS = 4
 
 log = structlog.get_logger("rpc")
 
@@ -37,6 +41,7 @@ class Method:
 
     call: Callable[..., Any]
     heavy: bool
+    reads: bool
     least: int
     most: int
 
@@ -47,11 +52,11 @@ class Registry:
     def __init__(self) -> None:
         self.methods: dict[str, Method] = {}
 
-    def add(self, name: str, call: Callable[..., Any], heavy: bool = False) -> None:
+    def add(self, name: str, call: Callable[..., Any], heavy: bool = False, reads: bool = False) -> None:
         """`call` takes the context and then the positional parameters of the method."""
         parameters = list(inspect.signature(call).parameters.values())[1:]
         least = sum(1 for parameter in parameters if parameter.default is inspect.Parameter.empty)
-        self.methods[name] = Method(call, heavy, least, len(parameters))
+        self.methods[name] = Method(call, heavy, reads, least, len(parameters))
 
     def namespaces(self) -> list[str]:
         """Prefixes of the methods, sorted."""
@@ -64,6 +69,7 @@ class Dispatcher:
     def __init__(self, registry: Registry) -> None:
         self.registry = registry
         self.limiter = trio.CapacityLimiter(HEAVY_THREADS)
+        self.readers = trio.CapacityLimiter(READING_THREADS)
 
     async def answer(self, body: bytes, context: Any) -> bytes:
         """The response to a request or a batch; empty when nothing is to be answered (notifications)."""
@@ -78,9 +84,16 @@ class Dispatcher:
             return _encode(_failure(None, RpcError(INVALID_REQUEST, "empty batch")))
         if len(request) > BATCH_MAX:
             return _encode(_failure(None, RpcError(INVALID_REQUEST, f"batch too large: {len(request)} > {BATCH_MAX}")))
-        responses = [await self._one(single, context) for single in request]
-        answered = [response for response in responses if response is not None]
-        return _encode(answered) if answered else b""
+        answers: list[bytes] = []
+        for single in request:
+            await trio.lowlevel.checkpoint()  # others have their turn between the calls of a long batch
+            if sum(map(len, answers)) > BATCH_BYTES_MAX:
+                answer = _too_large(single)
+            else:
+                answer = await self._one(single, context)
+            if answer is not None:
+                answers.append(_encode(answer))
+        return b"[" + b",".join(answers) + b"]" if answers else b""
 
     async def _one(self, request: Any, context: Any) -> dict[str, Any] | None:
         if not isinstance(request, dict):
@@ -115,9 +128,9 @@ class Dispatcher:
         if len(params) > method.most:
             raise RpcError(INVALID_PARAMS, f"too many arguments, want at most {method.most}")
         try:
-            if method.heavy:
-                call = method.call
-                return await trio.to_thread.run_sync(lambda: call(context, *params), limiter=self.limiter)
+            if method.heavy or method.reads:
+                call, limiter = method.call, self.limiter if method.heavy else self.readers
+                return await trio.to_thread.run_sync(lambda: call(context, *params), limiter=limiter)
             return method.call(context, *params)
         except InvalidTransaction as error:
             raise RpcError(SERVER_ERROR, str(error)) from error
@@ -138,5 +151,13 @@ def _failure(identifier: Any, error: RpcError) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": identifier, "error": error.as_json()}
 
 
-def _encode(value: dict[str, Any] | Sequence[dict[str, Any]]) -> bytes:
+def _too_large(request: Any) -> dict[str, Any] | None:
+    identifier = request.get("id") if isinstance(request, dict) else None
+    if isinstance(request, dict) and "id" not in request:
+        return None
+    scalar = identifier if isinstance(identifier, str | int | float) else None
+    return _failure(scalar, RpcError(RESPONSE_TOO_LARGE, "response too large"))
+
+
+def _encode(value: dict[str, Any]) -> bytes:
     return orjson.dumps(value)

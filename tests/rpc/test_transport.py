@@ -3,6 +3,7 @@
 import json
 import socket
 import struct
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -182,6 +183,47 @@ def test_websocket_subscriptions_tell_heads_logs_and_pending(host: Any) -> None:
 
     async def check(port: int) -> None:
         await trio.to_thread.run_sync(client, port, lambda: trio.from_thread.run_sync(act))
+
+    with_server(host, check)
+
+
+def test_the_answers_to_a_batch_are_bounded(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rpc.dispatch.BATCH_BYTES_MAX", 100)
+    batch = [{"id": i, "method": "eth_getBlockByNumber", "params": ["latest", False]} for i in range(3)]
+
+    async def check(port: int) -> None:
+        ((_, _, answer),) = await exchange(port, request(json.dumps(batch).encode()))
+        first, *others = json.loads(answer)
+        assert first["result"]["number"] == "0x0"
+        assert [(other["id"], other["error"]["code"]) for other in others] == [(1, -32003), (2, -32003)]
+
+    with_server(host, check)
+
+
+def test_nothing_that_reads_the_store_runs_in_the_event_loop(host: Any) -> None:
+    """Block, receipts or trie nodes may be slow to fetch and large; votes wait for the loop."""
+    sent = host.send()
+    host.produce()
+    block, transaction = "0x" + host.ledger.head.hash.hex(), "0x" + sent.hash.hex()
+    account = "0x" + ACCOUNT_ADDRESSES[0].hex()
+    calls = {
+        "eth_getBlockByNumber": ["0x1"], "eth_getBlockByHash": [block], "eth_getTransactionByHash": [transaction],
+        "eth_getTransactionReceipt": [transaction], "eth_getBlockReceipts": ["0x1"], "eth_getBalance": [account],
+        "eth_getTransactionCount": [account], "eth_getCode": [account], "eth_getStorageAt": [account, "0x0"],
+        "eth_gasPrice": [], "txpool_content": [], "eth_getLogs": [{}], "labora_validators": [],
+    }  # fmt: skip
+    here, store = threading.get_ident(), host.ledger._store
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            assert threading.get_ident() != here, f"{name} in the event loop"
+            return getattr(store, name)
+
+    async def check(port: int) -> None:
+        host.ledger._store = Watched()
+        batch = [{"id": name, "method": name, "params": params} for name, params in calls.items()]
+        ((_, _, answer),) = await exchange(port, request(json.dumps(batch).encode()))
+        assert [each for each in json.loads(answer) if "error" in each] == []
 
     with_server(host, check)
 
