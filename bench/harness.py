@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-LABORA = Path(sys.executable).parent / "labora"
+LABORA = (sys.executable, "-m", "node")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 START_SECONDS = 90
 
 
@@ -39,9 +40,9 @@ def devnet(*arguments: str) -> Iterator[Devnet]:
     """Start a devnet in an empty folder on free ports; end it afterwards."""
     with tempfile.TemporaryDirectory(prefix="labora-bench-") as folder:
         path = Path(folder) / "devnet.json"
-        command = [str(LABORA), "devnet", "--data-dir", f"{folder}/net", "--port", "0", "--json", str(path), *arguments]
+        command = [*LABORA, "devnet", "--data-dir", f"{folder}/net", "--port", "0", "--json", str(path), *arguments]
         started = time.monotonic()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=ENVIRONMENT)
         try:
             while not path.exists() or not path.read_text().strip():
                 if process.poll() is not None:
@@ -71,8 +72,8 @@ def rpc(url: str, method: str, *params: Any) -> Any:
 
 def post_task(net: Devnet, prompt: str, tokens: int, wait: str = "settled") -> dict[str, Any]:
     """`labora task post` as a user runs it; its JSON."""
-    command = [str(LABORA), "task", "post", prompt, "--rpc", net.rpc[0], "--max-tokens", str(tokens), "--wait", wait]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=180, check=True)
+    command = [*LABORA, "task", "post", prompt, "--rpc", net.rpc[0], "--max-tokens", str(tokens), "--wait", wait]
+    done = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, timeout=180, check=True, env=ENVIRONMENT)
     return json.loads(done.stdout)
 
 

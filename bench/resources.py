@@ -17,7 +17,7 @@ def main() -> None:
     helps = []
     for _ in range(10):
         begun = time.monotonic()
-        subprocess.run([str(harness.LABORA), "--help"], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([*harness.LABORA, "--help"], stdout=subprocess.DEVNULL, check=True, env=harness.ENVIRONMENT)
         helps.append((time.monotonic() - begun) * 1000)
     harness.row("labora --help", helps, "ms")
     firsts, settled, nodes, workers, launchers = [], [], [], [], []

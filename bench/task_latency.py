@@ -15,9 +15,9 @@ TOKENS = 64
 
 def one(net: harness.Devnet, prompt: str) -> dict[str, float]:
     """Blocks from the post to each step, and seconds of the whole command."""
-    command = [str(harness.LABORA), "task", "post", prompt, "--rpc", net.rpc[0], "--max-tokens", str(TOKENS)]
+    command = [*harness.LABORA, "task", "post", prompt, "--rpc", net.rpc[0], "--max-tokens", str(TOKENS)]
     begun = time.time()
-    client = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True)
+    client = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True, env=harness.ENVIRONMENT)
     output, _ = client.communicate(timeout=180)
     story = harness.rpc(net.rpc[0], "labora_task", json.loads(output)["taskId"])
     assert story["status"] == "settled", story
