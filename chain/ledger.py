@@ -281,6 +281,10 @@ class Ledger:
             raise KVCorrupt(f"block {location.number} is missing, which holds transaction {transaction_hash.hex()}")
         return block, location.index
 
+    def has_transaction(self, transaction_hash: bytes) -> bool:
+        """Whether it is in a committed block; reads the index alone."""
+        return self._store.location(transaction_hash) is not None
+
     def task_logs(self, task: bytes) -> list[FoundLog]:
         """Everything that the Market ever logged about a task, in order: its whole story."""
         found: list[FoundLog] = []

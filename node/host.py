@@ -66,7 +66,7 @@ class NodeHost:
     def has_tx(self, tx_hash: bytes) -> bool:
         if tx_hash in self._refused or self._mempool.get(tx_hash) is not None:
             return True
-        return self._ledger.find_transaction(tx_hash) is not None
+        return self._ledger.has_transaction(tx_hash)
 
     def get_tx(self, tx_hash: bytes) -> bytes | None:
         transaction = self._mempool.get(tx_hash)

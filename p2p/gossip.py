@@ -35,6 +35,7 @@ BODIES_MAX, BODIES_BYTES_MAX = 16, 8 * MIB
 ANNOUNCED_MAX, ANNOUNCERS_MAX = 256, 64
 FETCHES_MAX = 64
 ASKS_MAX = 8
+LOOK_UPS_MAX = 2
 ASK_S = 3.0
 ASK_AGAIN_S = 0.5
 
@@ -258,6 +259,7 @@ class BlockExchange:
         self._announced: OrderedDict[bytes, _Announced] = OrderedDict()
         self._fetches: dict[bytes, _Fetch] = {}
         self._asks = trio.Semaphore(ASKS_MAX)
+        self._look_ups = trio.CapacityLimiter(LOOK_UPS_MAX)
         self._nursery: trio.Nursery | None = None
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -378,8 +380,21 @@ class BlockExchange:
             self._fetches[message.block_hash].changed.notify()
 
     def on_request(self, peer: Peer, message: messages.BlockRequest) -> None:
-        body = self._bodies.get(message.block_hash) or self._host.get_body(message.block_hash) or b""
-        peer.send(messages.BlockBody(message.block_hash, body))
+        body = self._bodies.get(message.block_hash)
+        if body is not None:
+            peer.send(messages.BlockBody(message.block_hash, body))
+            return
+        if peer.bodies_looked_up >= BODIES_ASKED_MAX:
+            raise MisbehavedPeer(peer.id, f"more than {BODIES_ASKED_MAX} requests for blocks at once")
+        peer.bodies_looked_up += 1
+        assert self._nursery is not None, "peers are served while the network runs"
+        self._nursery.start_soon(self._look_up, peer, message.block_hash)
+
+    async def _look_up(self, peer: Peer, block_hash: bytes) -> None:
+        """From the host's store, away from the event loop."""
+        body = await trio.to_thread.run_sync(self._host.get_body, block_hash, limiter=self._look_ups)
+        peer.bodies_looked_up -= 1
+        peer.send(messages.BlockBody(block_hash, body or b""))
 
     def on_body(self, peer: Peer, message: messages.BlockBody) -> None:
         if message.block_hash not in peer.bodies_asked:

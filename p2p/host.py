@@ -109,7 +109,7 @@ class Host(Protocol):
 
     def get_body(self, block_hash: bytes) -> bytes | None:
         """Wire body of a block that peers may pull; asked only for what `announce_block` did not keep. None when
-        unknown."""
+        unknown. Called in a worker thread."""
 
     def body_hash(self, body: bytes) -> bytes:
         """The hash of the block whose wire body this is, 32 bytes, everything that the header commits to included in

@@ -122,6 +122,7 @@ class Peer:
         self._retiring = False
         # What we asked and await: nothing of these kinds is accepted unasked.
         self.bodies_asked: set[bytes] = set()
+        self.bodies_looked_up = 0  # what it asked of us and is being read
         self.ranges_asked: dict[int, RangeSlot] = {}
         self.tx_asked: deque[TxAsked] = deque()
         # Transactions: hashes that this peer has, those to ask it for, and replies that the host is still chewing.

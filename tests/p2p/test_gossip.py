@@ -26,6 +26,7 @@ from p2p.messages import (
     TxRequest,
 )
 from p2p.network import Network
+from p2p.peer import BODIES_ASKED_MAX
 
 LIMIT_S = 30
 
@@ -222,6 +223,31 @@ def test_the_inbox_hears_peers_in_turn_and_gives_each_message_once() -> None:
 
 
 # -- blocks
+
+
+def test_a_stored_body_is_read_in_a_thread_and_a_flood_of_requests_is_cut(lab: SimpleNamespace) -> None:
+    async def main() -> None:
+        host = lab.MemoryHost()
+        loop, asked, go_on = threading.get_ident(), threading.Event(), threading.Event()
+
+        def get_body(block_hash: bytes) -> bytes:
+            assert threading.get_ident() != loop
+            asked.set()
+            go_on.wait(20)
+            return b"stored body"
+
+        host.get_body = get_body
+        net = Network(lab.config(0), host)
+        async with lab.running(net):
+            one, flooder = await lab.Stranger.dial(net.listen_port, 1), await lab.Stranger.dial(net.listen_port, 2)
+            await one.send(BlockRequest(sha(b"stored body")))
+            await trio.to_thread.run_sync(asked.wait, 20)
+            await flooder.send(*(BlockRequest(sha(b"%d" % number)) for number in range(BODIES_ASKED_MAX + 1)))
+            assert await flooder.goodbye() == messages.GOODBYE_MISBEHAVED
+            go_on.set()
+            assert await one.receive(BlockBody) == BlockBody(sha(b"stored body"), b"stored body")
+
+    run(main)
 
 
 def test_a_vote_overtakes_a_block(lab: SimpleNamespace) -> None:
