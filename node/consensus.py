@@ -83,7 +83,10 @@ names at most two a round, of the rounds that it keeps, and the certified ones."
 SYNCED_BLOCKS_MAX = 64
 """Decided blocks ahead of the core that wait for their turn."""
 COMMIT_RESEND_SECONDS = 1.0
-"""A peer is sent the commit of one height at most this often."""
+COMMITS_RESENT_MAX = 16
+COMMIT_PEERS_MAX = 64
+"""In so many seconds a peer is sent the commit of one height once, and of so many heights; of so many peers it is known
+when that was. Who is further behind asks for ranges."""
 CHECKS_AT_ONCE = 2
 
 log = structlog.get_logger("consensus")
@@ -197,7 +200,7 @@ class Consensus:
         self._to_commit: Decide | None = None
         self._synced: dict[int, DecidedBlock] = {}
         self._arrivals_ms: dict[bytes, int] = {}
-        self._sent_commits: dict[tuple[str, int], float] = {}
+        self._sent_commits: dict[str, tuple[float, set[int]]] = {}
         self._schedule: tuple[int, ProposerSchedule] | None = None
         self._began_at = -1e9
         self._nursery: trio.Nursery
@@ -397,7 +400,6 @@ class Consensus:
         self._to_check.clear()
         self._arrivals_ms.clear()
         self._synced.pop(height, None)
-        self._sent_commits = {key: at for key, at in self._sent_commits.items() if key[1] >= height - 1}
         self._tell_head()
         level = log.info if figures.blocks_committed % 10 == 1 else log.debug
         level(
@@ -571,11 +573,16 @@ class Consensus:
 
     async def _send_commit(self, peer: str, height: int) -> None:
         now = trio.current_time()
-        if now - self._sent_commits.get((peer, height), -1e9) < COMMIT_RESEND_SECONDS:
+        since, heights = self._sent_commits.get(peer, (-1e9, set()))
+        if now - since >= COMMIT_RESEND_SECONDS:
+            since, heights = now, set()
+        if height in heights or len(heights) >= COMMITS_RESENT_MAX:
             return
         certificate = self.ledger.certificate(height)
         if certificate is not None:
-            self._sent_commits[(peer, height)] = now
+            self._sent_commits[peer] = (since, heights | {height})
+            while len(self._sent_commits) > COMMIT_PEERS_MAX:
+                del self._sent_commits[next(iter(self._sent_commits))]
             self._network.send(peer, encode_message(certificate))
 
     # ------------------------------------------------------------------ signing, timers

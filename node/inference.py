@@ -14,6 +14,7 @@ import structlog
 import trio
 
 from chain.ledger import Committed, Ledger
+from chain.mempool import AlreadyKnown
 from node.config import NodeConfig
 from node.consensus import Consensus
 from node.duties import Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
@@ -63,6 +64,8 @@ class InferenceService:
         self._failures: dict[tuple[bytes, bytes], int] = {}
         self._seen_at: dict[tuple[bytes, int], float] = {}
         self._sent: Sent | None = None
+        self._not_accepted = ""
+        """Why the last one was refused; said once."""
         self._workers: dict[bytes, Worker] = {}
         self._not_served: dict[bytes, str] = {}
         self._open_tasks: set[bytes] = set()
@@ -275,9 +278,16 @@ class InferenceService:
         )  # fmt: skip
         try:
             self._submit(sent.transaction.raw)
+        except AlreadyKnown:
+            pass  # it waits here, made the same way before
         except InvalidTransaction as error:
-            log.warning("work transaction not accepted", reason=str(error), items=len(items))
+            # Begin again at today's fees: what was to be replaced may be gone, and raised fees more than there is.
+            self._sent = None
+            if self._not_accepted != str(error):
+                log.warning("work transaction not accepted", reason=str(error), items=len(items))
+            self._not_accepted = str(error)
             return
+        self._not_accepted = ""
         self._sent = sent
         log.debug("work sent", items=len(items), nonce=nonce, height=height)
 

@@ -234,3 +234,21 @@ def test_a_build_that_the_head_overtook_ends_nothing(tmp_path: Path, monkeypatch
             await node.reach(4)  # after the round in which nothing was built
 
     in_trio(scenario)
+
+
+def test_commits_are_sent_again_to_one_peer_at_a_bounded_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = make_cluster(tmp_path, 1)
+    monkeypatch.setattr("node.consensus.COMMITS_RESENT_MAX", 3)
+    monkeypatch.setattr("node.consensus.COMMIT_RESEND_SECONDS", 60.0)
+    sent: list[str] = []
+
+    async def scenario() -> None:
+        async with node.running():
+            await node.reach(5)
+            monkeypatch.setattr(node.network, "send", lambda peer, payload: sent.append(peer))
+            for height in (1, 1, 2, 3, 4, 5):
+                await node.consensus._send_commit("aa" * 32, height)
+            await node.consensus._send_commit("bb" * 32, 5)
+            assert sent == ["aa" * 32] * 3 + ["bb" * 32]
+
+    in_trio(scenario)
