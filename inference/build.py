@@ -33,27 +33,46 @@ def build_model(
     table = cip.tensor_table(shape)
     if set(table) != set(tensors):
         raise cip.ProgramError(f"tensors differ from the shape's in {sorted(set(table) ^ set(tensors))[:4]}")
-    entries = []
+    roots = {}
     for tensor_name, (dtype, extent) in table.items():
         array = tensors[tensor_name]
         if array.dtype != np.dtype(dtype) or array.shape != extent:
             raise cip.ProgramError(f"{tensor_name} is {array.dtype}{array.shape}, must be {dtype}{extent}")
-        bare = cip.Tensor(tensor_name, dtype, extent, b"")
-        entries.append(dataclasses.replace(bare, root=tensor_root(bare, array)))
-    manifest = cip.Manifest(
-        name=name, shape=shape, tokenizer=tokenizer, stop=tuple(stop),
-        linears=tuple(sorted(linears, key=lambda linear: linear.name)), embedding_exponent=embedding_exponent,
-        tensors=tuple(entries), known_answers=(), licence=licence, quality=quality or {},
-    )  # fmt: skip
-    cip.decode_manifest(manifest.encode())
+        roots[tensor_name] = tensor_root(cip.Tensor(tensor_name, dtype, extent, b""), array)
+    manifest = build_manifest(name, shape, roots, linears, embedding_exponent, tokenizer=tokenizer, stop=stop,
+                              licence=licence, quality=quality)  # fmt: skip
     model = Model(manifest, manifest.model_id(), dict(tensors))
     check_values(model)
     return model
 
 
-def with_known_answers(model: Model, requests: Sequence[cip.KnownAnswer]) -> Model:
+def build_manifest(
+    name: str,
+    shape: cip.Shape,
+    roots: Mapping[str, bytes],
+    linears: Sequence[cip.Linear],
+    embedding_exponent: int,
+    *,
+    tokenizer: str = "bytes",
+    stop: Sequence[int] = (),
+    licence: str = "",
+    quality: Mapping[str, int] | None = None,
+) -> cip.Manifest:
+    """The manifest of tensors with these roots, without known answers. Raises ProgramError when it would be refused."""
+    entries = tuple(cip.Tensor(n, dtype, extent, roots[n]) for n, (dtype, extent) in cip.tensor_table(shape).items())
+    manifest = cip.Manifest(
+        name=name, shape=shape, tokenizer=tokenizer, stop=tuple(stop),
+        linears=tuple(sorted(linears, key=lambda linear: linear.name)), embedding_exponent=embedding_exponent,
+        tensors=entries, known_answers=(), licence=licence, quality=quality or {},
+    )  # fmt: skip
+    return cip.decode_manifest(manifest.encode())
+
+
+def with_known_answers(
+    model: Model, requests: Sequence[cip.KnownAnswer], executor: NumpyExecutor | None = None
+) -> Model:
     """The model whose manifest holds the reference executor's answers to these requests (tokens and root ignored)."""
-    engine = Engine(NumpyExecutor(model))
+    engine = Engine(executor or NumpyExecutor(model))
     answers = []
     for ask in requests:
         answer = engine.generate(

@@ -2,19 +2,29 @@
 is checked against the manifest and the file before anything is allocated, every tensor against its Merkle root) and
 writing it.
 
-Knows no executor. A safetensors header is used to find the tensors and never trusted for more.
+Knows no executor and no float. A safetensors header is used to find the tensors and never trusted for more.
 """
 
 import json
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from inference.program import CHUNK_BYTES, MANIFEST_BYTES_MAX, Linear, Manifest, ProgramError, Tensor, decode_manifest
+from inference.program import (
+    CHUNK_BYTES,
+    DTYPE_BYTES,
+    MANIFEST_BYTES_MAX,
+    Linear,
+    Manifest,
+    ProgramError,
+    Tensor,
+    decode_manifest,
+)
 from primitives import merkle
 
 MANIFEST_NAME, TENSORS_NAME = "manifest.json", "model.safetensors"
@@ -96,13 +106,53 @@ def tensor_root(tensor: Tensor, array: np.ndarray) -> bytes:
 
 def save(folder: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:
     """Write the folder. The manifest is written last, so that a cut-short write is not a model."""
-    from safetensors.numpy import save as serialise
-
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / (TENSORS_NAME + ".part")
-    part.write_bytes(serialise({t.name: np.ascontiguousarray(tensors[t.name]) for t in manifest.tensors}))
+    with TensorWriter(part, {t.name: (t.dtype, t.shape) for t in manifest.tensors}) as writer:
+        for tensor in manifest.tensors:
+            writer.put(tensor.name, tensors[tensor.name])
     os.replace(part, folder / TENSORS_NAME)
     (folder / MANIFEST_NAME).write_bytes(manifest.encode())
+
+
+class TensorWriter(AbstractContextManager["TensorWriter"]):
+    """A safetensors file written in any order, some rows at a time, so that no tensor needs to be whole in memory."""
+
+    def __init__(self, path: Path, table: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+        header: dict[str, dict[str, Any]] = {}
+        self._begin: dict[str, int] = {}
+        self._tensors: dict[str, Tensor] = {}
+        end = 0
+        for name, (dtype, shape) in sorted(table.items(), key=lambda item: (-DTYPE_BYTES[item[1][0]], item[0])):
+            tensor = self._tensors[name] = Tensor(name, dtype, shape, b"")
+            self._begin[name], end = end, end + tensor.size_bytes
+            entry = {"dtype": SAFETENSORS_DTYPES[dtype], "shape": list(shape)}
+            header[name] = entry | {"data_offsets": [self._begin[name], end]}
+        encoded = json.dumps(header, separators=(",", ":")).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        self._data = 8 + len(encoded)
+        self._file = path.open("w+b")
+        self._file.write(len(encoded).to_bytes(8, "little") + encoded)
+        self._file.truncate(self._data + end)
+
+    def put(self, name: str, rows: np.ndarray, first_row: int = 0) -> None:
+        """Write rows of a tensor, in its own dtype."""
+        tensor = self._tensors[name]
+        assert rows.dtype == np.dtype(tensor.dtype) and rows.shape[1:] == tensor.shape[1:], name
+        assert first_row + len(rows) <= tensor.shape[0], name
+        row_bytes = tensor.size_bytes // tensor.shape[0]
+        self._file.seek(self._data + self._begin[name] + first_row * row_bytes)
+        self._file.write(np.ascontiguousarray(rows, np.dtype(tensor.dtype).newbyteorder("<")).tobytes())
+
+    def root(self, name: str) -> bytes:
+        """Merkle root of a tensor as it was written."""
+        tensor = self._tensors[name]
+        self._file.seek(self._data + self._begin[name])
+        data = self._file.read(tensor.size_bytes)
+        return tensor_root(tensor, np.frombuffer(data, np.uint8))
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._file.close()
 
 
 def _read_tensors(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 every importer writes the same bytes. Executors read the shipped tensors and never call this.
 """
 
+from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache
 
@@ -21,9 +22,42 @@ from inference.program import (
 PRECISION = 40  # decimal digits; decimal's exp, ln and power are correctly rounded
 
 
-def tables(shape: Shape, rope_theta: int = 10_000) -> dict[str, np.ndarray]:
+PI = Decimal("3.14159265358979323846264338327950288419717")
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """How fast each pair of a head turns. `factor` divides the frequencies: all of them ('linear'), or, by Llama 3's
+    rule ('llama3'), those whose wavelength passes original_context / low, blended in down to original_context / high.
+    """
+
+    theta: int = 10_000
+    kind: str = "default"
+    factor: Decimal = Decimal(1)
+    low: Decimal = Decimal(1)
+    high: Decimal = Decimal(4)
+    original_context: int = 8192
+
+    def frequencies(self, rotary: int) -> list[Decimal]:
+        """Radians a position of each pair, in [0, 1]."""
+        with localcontext(prec=PRECISION):
+            plain = [(-Decimal(self.theta).ln() * 2 * i / rotary).exp() for i in range(rotary // 2)]
+            if self.kind == "default":
+                return plain
+            if self.kind == "linear":
+                return [frequency / self.factor for frequency in plain]
+            assert self.kind == "llama3", self.kind
+            return [self._blended(frequency) for frequency in plain]
+
+    def _blended(self, frequency: Decimal) -> Decimal:
+        turns = self.original_context * frequency / (2 * PI)  # wavelengths that fit the context of the training
+        share = min(max((turns - self.low) / (self.high - self.low), Decimal(0)), Decimal(1))
+        return share * frequency + (1 - share) * frequency / self.factor
+
+
+def tables(shape: Shape, how: Rope = Rope()) -> dict[str, np.ndarray]:
     """All four tables of a program of this shape."""
-    cos, sin = rope(shape.context, shape.rotary, rope_theta)
+    cos, sin = rope(shape.context, shape.rotary, how)
     return {"table.exp2": exp2(), "table.sigmoid": sigmoid(), "table.cos": cos, "table.sin": sin}
 
 
@@ -54,13 +88,12 @@ def sigmoid() -> np.ndarray:
     return np.array(values, np.int32)
 
 
-def rope(context: int, rotary: int, theta: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines in Q14 of position * theta^(-2i / rotary): two int16 [context, rotary / 2]."""
+def rope(context: int, rotary: int, how: Rope) -> tuple[np.ndarray, np.ndarray]:
+    """Cosines and sines in Q14 of position * frequency: two int16 [context, rotary / 2]."""
     cos, sin = (np.zeros((context, rotary // 2), np.int16) for _ in range(2))
     one = Decimal(1 << ROPE_BITS)
     with localcontext(prec=PRECISION):
-        for i in range(rotary // 2):
-            angle = (-Decimal(theta).ln() * 2 * i / rotary).exp()
+        for i, angle in enumerate(how.frequencies(rotary)):
             turn_cos, turn_sin = _cos_sin(angle)
             x, y = Decimal(1), Decimal(0)
             for position in range(context):

@@ -22,9 +22,11 @@ app = typer.Typer(
 )
 account = typer.Typer(help="Accounts: keys that sign transactions.", no_args_is_help=True, rich_markup_mode=None)
 task = typer.Typer(help="Inference tasks: ask, follow, explain.", no_args_is_help=True, rich_markup_mode=None)
+model = typer.Typer(help="Models: import, check, run, measure.", no_args_is_help=True, rich_markup_mode=None)
 validator = typer.Typer(help="Validators.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(account, name="account")
 app.add_typer(task, name="task")
+app.add_typer(model, name="model")
 app.add_typer(validator, name="validator")
 
 DEFAULT_RPC = "http://127.0.0.1:8545"
@@ -38,6 +40,13 @@ class Engine(StrEnum):
     NUMPY = "numpy"
 
 
+class Device(StrEnum):
+    """Where torch computes."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
 class WaitFor(StrEnum):
     """How far a task goes before the command returns."""
 
@@ -48,6 +57,8 @@ class WaitFor(StrEnum):
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The node's folder (LABORA_DATA_DIR).")]
 Rpc = Annotated[str, typer.Option("--rpc", envvar="LABORA_RPC", help="JSON-RPC address of a node.")]
+ModelDir = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder.")]
+Threads = Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -209,6 +220,61 @@ def task_explain(
         for line in story.lines:
             print(line)
     _print_story(story, json)
+
+
+@model.command("import")
+def model_import(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A Hugging Face folder: Llama, Qwen2 or Qwen3.")],
+    out: Annotated[Path | None, typer.Option(help="New folder (default: ./<name of PATH>-labora).")] = None,
+    text: Annotated[Path | None, typer.Option(help="Text to measure quality on (default: the shipped one).")] = None,
+    name: Annotated[str | None, typer.Option(help="The model's name (default: that of PATH).")] = None,
+    licence: Annotated[str, typer.Option(help="The weights' licence, for the manifest.")] = "",
+    json: AsJson = False,
+) -> None:
+    """Turn a float checkpoint into an exact integer program, and say what that costs in quality."""
+    from node.model import import_checkpoint
+
+    import_checkpoint(path, out, text, name, licence, json)
+
+
+@model.command("check")
+def model_check(folder: ModelDir) -> None:
+    """Verify a model's hashes, bounds and known answers."""
+    from node.model import check
+
+    check(folder)
+
+
+@model.command("run")
+def model_run(
+    folder: ModelDir,
+    prompt: Annotated[str, typer.Option(help="What to continue.")],
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, max=65535.0, help="0 is greedy.")] = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Sample among so many; 0: all.")] = 0,
+    seed: Annotated[str, typer.Option(help="Seed of sampling, in hex.")] = "0",
+    engine: Annotated[Engine, typer.Option(help="What computes; the bits are the same.")] = Engine.AUTO,
+    device: Annotated[Device, typer.Option(help="Where torch computes.")] = Device.CPU,
+    threads: Threads = 1,
+    json: AsJson = False,
+) -> None:
+    """Continue a text on this machine, without a chain."""
+    from node.model import run as run_model
+
+    run_model(folder, prompt, max_tokens, temperature, top_k, seed, engine.value, device.value, threads, json)
+
+
+@model.command("bench")
+def model_bench(
+    folder: ModelDir,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Runs of each measurement.")] = 5,
+    threads: Threads = 1,
+    json: AsJson = False,
+) -> None:
+    """Measure prefill and decode speed of each engine."""
+    from node.model import bench
+
+    bench(folder, repeats, threads, json)
 
 
 @validator.command("status")

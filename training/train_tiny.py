@@ -3,7 +3,7 @@
     python training/train_tiny.py OUT_DIR [--minutes 40]
 
 Writes OUT_DIR/model.safetensors (float32, Hugging Face's Llama names) and OUT_DIR/config.json every two minutes, so
-it can be stopped at any time; `python -m inference.quantize OUT_DIR MODEL_DIR` makes the integer program of it.
+it can be stopped at any time; `labora model import OUT_DIR` makes the integer program of it.
 The saved weights are a running average of the trained ones, which stands in for the learning rate's decay when the
 run is cut short. Floats live here and stop here: nothing that nodes must agree on imports this file.
 """

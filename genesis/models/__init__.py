@@ -1,5 +1,5 @@
 """Models shipped with the distribution, one folder each (manifest.json, model.safetensors). Owns where they lie; what
-is in them is inference's business. Made by training/train_tiny.py and inference.quantize.
+is in them is inference's business. Made by training/train_tiny.py and `labora model import`.
 """
 
 from importlib import resources

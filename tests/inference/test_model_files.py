@@ -160,6 +160,14 @@ def test_a_header_of_a_terabyte_costs_nothing(folder: Path) -> None:
         load(folder)
 
 
+def test_the_file_is_plain_safetensors(small: Model, folder: Path) -> None:
+    from safetensors.numpy import load_file
+
+    theirs = load_file(folder / "model.safetensors")
+    assert set(theirs) == set(small.tensors)
+    assert all(theirs[name].dtype == t.dtype and np.array_equal(theirs[name], t) for name, t in small.tensors.items())
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
