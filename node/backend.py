@@ -53,7 +53,7 @@ class NodeBackend:
         return len(self._network.peers())
 
     def syncing(self) -> SyncStatus | None:
-        if not self._sync.behind:
+        if not self._sync.catching_up:
             return None
         return SyncStatus(self._sync.starting_height, self.ledger.head.number, self._sync.highest_claimed)
 
@@ -82,7 +82,7 @@ class NodeBackend:
         }
 
     def _status(self) -> str:
-        if self._sync.behind:
+        if self._sync.catching_up:
             return "syncing"
         patience = max(BEHIND_SECONDS, self.ledger.params.block_interval_ms / 100)
         return "ok" if trio.current_time() - self._last_commit_at < patience else "stalled"

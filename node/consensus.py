@@ -400,6 +400,7 @@ class Consensus:
         self._to_check.clear()
         self._arrivals_ms.clear()
         self._synced.pop(height, None)
+        self._network.forget_consensus()
         self._tell_head()
         level = log.info if figures.blocks_committed % 10 == 1 else log.debug
         level(

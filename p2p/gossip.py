@@ -205,6 +205,13 @@ class Flood(ConsensusInbox):
             seen = self._remember(key, payload)
         self._send(seen, except_for=set())
 
+    def forget(self) -> None:
+        """What was accepted so far is of no use to anybody any more. A peer that repeats it is not helped to flood the
+        whole network with it; the host, who is given it again, knows better."""
+        self._seen.clear()
+        self._seen_by_payload.clear()
+        self._seen_bytes = 0
+
     def _send(self, seen: _Seen, except_for: set[str]) -> None:
         seen.flooded_at = trio.current_time()
         data = messages.encode(messages.Consensus(seen.payload))

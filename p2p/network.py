@@ -144,6 +144,10 @@ class Network:
         """Send our own consensus payload (1 byte to 64 KiB - 16) to every peer, each time it is called."""
         self._flood.broadcast(payload)
 
+    def forget_consensus(self) -> None:
+        """A height is over: nothing that was relayed or broadcast so far is passed on again when a peer repeats it."""
+        self._flood.forget()
+
     def send(self, peer: str, payload: bytes) -> bool:
         """Send a consensus payload to one peer alone (a certificate that it lacks). False: it is gone."""
         connected = self._pool.peers.get(peer)

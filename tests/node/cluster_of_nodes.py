@@ -74,7 +74,7 @@ class LocalNode:
             self.ledger, self.mempool, self.network, wal, core, recovered, signer, beacon, self.folder
         )
         self.consensus.on_commit.append(self._on_commit)
-        sync = Sync(self.network, self.consensus, self.ledger)
+        sync = self.sync = Sync(self.network, self.consensus, self.ledger)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self.network.run)

@@ -15,8 +15,10 @@ from chain.mempool import Mempool
 from consensus.bft.inputs import BlockChecked, decode_input
 from consensus.bft.proposer import ProposerSchedule
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
+from node.host import NodeHost
 from node.replay import RecordKind
 from node.wal import _scan, segments
+from p2p.network import Network, NetworkConfig
 from primitives.block import Block, decode_block
 from primitives.transaction import sign_transaction
 from primitives.vote import Status, Step, encode_message
@@ -250,5 +252,27 @@ def test_commits_are_sent_again_to_one_peer_at_a_bounded_rate(tmp_path: Path, mo
                 await node.consensus._send_commit("aa" * 32, height)
             await node.consensus._send_commit("bb" * 32, 5)
             assert sent == ["aa" * 32] * 3 + ["bb" * 32]
+
+    in_trio(scenario)
+
+
+def test_a_peer_that_claims_what_it_does_not_have_makes_no_node_look_outdated(tmp_path: Path) -> None:
+    (node,) = make_cluster(tmp_path, 1)
+    node.peers = ()
+
+    async def scenario() -> None:
+        async with node.running():
+            await node.reach(1)
+            liar_config = NetworkConfig(b"\x07" * 32, 31337, node.ledger.genesis_hash)
+            liar = Network(liar_config, NodeHost(node.ledger, node.mempool, node.consensus.decoder))
+            async with trio.open_nursery() as nursery:
+                await nursery.start(liar.run)
+                liar.set_head(10**9, 10**9 - 1)  # far above what anybody asks it for
+                await liar.dial(f"{node.network.id}@127.0.0.1:{node.port}")
+                while not node.sync.behind:
+                    await node.reach(node.head + 1)
+                while node.sync.catching_up:
+                    await node.reach(node.head + 1)
+                nursery.cancel_scope.cancel()
 
     in_trio(scenario)

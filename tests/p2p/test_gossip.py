@@ -181,6 +181,28 @@ def test_our_own_message_goes_out_each_time(lab: SimpleNamespace) -> None:
     run(main)
 
 
+def test_what_is_over_is_not_flooded_again_when_a_peer_repeats_it(lab: SimpleNamespace) -> None:
+    async def main() -> None:
+        net = Network(lab.config(0), lab.MemoryHost())
+        async with lab.running(net):
+            one, other = await lab.Stranger.dial(net.listen_port, 1), await lab.Stranger.dial(net.listen_port, 2)
+            await connected(net, 2)
+            net.broadcast(b"vote:1")
+            for peer in (one, other):
+                await peer.receive(Consensus)
+            for over in (False, True):
+                if over:
+                    net.forget_consensus()
+                await trio.sleep(gossip.REFLOOD_S + 1)
+                await one.send(Consensus(b"vote:1"), Ping(7))
+                await one.receive(Pong)
+                await other.send(Ping(8))
+                assert isinstance(await other.receive(Consensus, Pong), Pong if over else Consensus)
+            assert (await net.consensus.receive())[1] == b"vote:1"
+
+    run(main, clock=MockClock(autojump_threshold=0.05))
+
+
 def test_a_flood_of_one_peer_is_cut_and_crowds_out_nobody(lab: SimpleNamespace) -> None:
     async def main() -> None:
         net = Network(lab.config(0), lab.MemoryHost())
