@@ -26,13 +26,12 @@ from primitives.bls import PUBLIC_KEY_BYTES, InvalidBLS, check_public_key
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.params import STAKE_UNIT, ChainParams, InvalidParams, params_from_json
-from primitives.task import ModelCost
+from primitives.task import STOP_IDS_MAX, ModelCost
 
 FORMAT = 1
 SPEC_BYTES_MAX = 8 * 1024 * 1024
 ACCOUNTS_MAX = 100_000
 MODELS_MAX = 256
-STOP_IDS_MAX = 64
 TEXT_MAX = 64
 UINT64_MAX = 2**64 - 1
 WEI_MAX = 2**128 - 1

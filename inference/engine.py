@@ -90,14 +90,20 @@ def make_executor(name: str, model: Model, threads: int = 1, device: str = "cpu"
     if name not in ENGINES:
         raise EngineUnavailable(f"no engine {name!r}, there are {', '.join(ENGINES)}")
     if name == "numpy":
-        return NumpyExecutor(model)
+        return _numpy(model, device)
     try:
         from inference.torch_engine import TorchExecutor
     except ImportError as error:
         if name == "auto":
-            return NumpyExecutor(model)
+            return _numpy(model, device)
         raise EngineUnavailable(f"engine 'torch' is not installed: {error}") from error
     return TorchExecutor(model, threads, device)
+
+
+def _numpy(model: Model, device: str) -> Executor:
+    if device != "cpu":
+        raise EngineUnavailable(f"engine 'numpy' runs on the cpu only, not on {device!r}; torch runs on both")
+    return NumpyExecutor(model)
 
 
 class Engine:

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from primitives.hashing import keccak
+from primitives.task import STOP_IDS_MAX
 
 FORMAT = "labora-cip-1"
 
@@ -40,7 +41,7 @@ VOCABULARY_MAX, CONTEXT_MAX, WIDTH_MAX, HIDDEN_MAX = 1 << 20, 1 << 17, 1 << 16, 
 LAYERS_MAX, HEADS_MAX, HEAD_WIDTH_MAX = 1024, 1024, 1040  # 1040 * 127 * 127 < 2^24: scores are one float32 tile
 EPSILON_MAX = 1 << 18
 EXPONENT_MAX = 63
-STOP_IDS_MAX, KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 64, 16, 512
+KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 16, 512
 CHUNK_BYTES = 256 * 1024
 DTYPE_BYTES = {"int8": 1, "int16": 2, "uint16": 2, "int32": 4}
 # What a kind adds to Llama's layer: (biases on query, key and value; norms over each query and key head).
@@ -406,8 +407,12 @@ def _hex32(value: Any, where: str) -> bytes:
 
 def _ids(value: Any, where: str, vocabulary: int, count_max: int) -> list[int]:
     if not isinstance(value, list) or len(value) > count_max:
-        raise ProgramError(f"{where} must be a list of at most {count_max} token ids")
+        raise ProgramError(f"{where} must be a list of at most {count_max} token ids{_found(value)}")
     return [_integer(item, f"{where}[{i}]", 0, vocabulary - 1) for i, item in enumerate(value)]
+
+
+def _found(value: Any) -> str:
+    return f", not {len(value)}" if isinstance(value, list) else ""
 
 
 def _shape(value: Any) -> Shape:

@@ -122,6 +122,7 @@ def run(
     engine: Annotated[str | None, typer.Option(help="auto, torch, numpy or none.")] = None,
     model_dir: Annotated[str | None, typer.Option(help="Folder of model files.")] = None,
     engine_threads: Annotated[int | None, typer.Option(help="CPU threads of the model's process.")] = None,
+    engine_device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     passphrase_file: Annotated[str | None, typer.Option(help="File with the keys' passphrase.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="terminal, logfmt or json.")] = None,
@@ -133,8 +134,8 @@ def run(
     flags = {
         "p2p_host": p2p_host, "p2p_port": p2p_port, "p2p_peers": p2p_peers or None, "rpc_host": rpc_host,
         "rpc_port": rpc_port, "rpc_cors": rpc_cors or None, "rpc_vhosts": rpc_vhosts or None, "engine": engine,
-        "model_dir": model_dir, "engine_threads": engine_threads, "passphrase_file": passphrase_file,
-        "log_level": log_level, "log_format": log_format,
+        "model_dir": model_dir, "engine_threads": engine_threads, "engine_device": engine_device,
+        "passphrase_file": passphrase_file, "log_level": log_level, "log_format": log_format,
     }  # fmt: skip
     folder = _data_folder(data_dir)
     settings = _load_config(folder, flags)

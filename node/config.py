@@ -5,6 +5,7 @@ Owns the list of choices, their bounds and their errors, and the layout of a dat
 """
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,7 @@ from node.exits import CONFIGURATION, Fatal
 
 ENV_PREFIX = "LABORA_"
 ENGINES = ("auto", "torch", "numpy", "none")
+DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("terminal", "logfmt", "json")
 FILE_BYTES_MAX = 256 * 1024
@@ -42,6 +44,8 @@ class NodeConfig:
     """Folder of model files; empty: those that ship with the program."""
     engine_threads: int = 1
     """CPU threads of the model's process."""
+    engine_device: str = "cpu"
+    """Where the models run: cpu, cuda or cuda:N (torch only)."""
     passphrase_file: str = ""
     """File with the keystores' passphrase, mode 600; empty: LABORA_PASSPHRASE, the keys' folder, or a prompt."""
     log_level: str = "info"
@@ -59,6 +63,7 @@ DESCRIPTIONS = {
     "engine": "what runs the models: auto, torch, numpy or none",
     "model_dir": "folder of model files (empty: those that ship)",
     "engine_threads": "CPU threads of the model's process",
+    "engine_device": "where the models run: cpu, cuda or cuda:N (torch only)",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
     "log_level": "debug, info, warning or error",
     "log_format": "terminal, logfmt or json",
@@ -202,3 +207,5 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: {name} must be between 0 and 65535, not {value}")
     if name == "engine_threads" and not 1 <= value <= 1024:
         raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
+    if name == "engine_device" and not DEVICE.fullmatch(value):
+        raise Fatal(CONFIGURATION, f"{source}: engine_device must be cpu, cuda or cuda:N, not {value!r}")

@@ -78,7 +78,7 @@ class InferenceService:
     def status(self) -> dict[str, Any]:
         """What labora_health shows."""
         return {
-            "engines": {model.hex()[:16]: worker.engine or "starting" for model, worker in self._workers.items()},
+            "engines": {model.hex()[:16]: worker.label or "starting" for model, worker in self._workers.items()},
             "notServed": {model.hex()[:16]: reason for model, reason in self._not_served.items()},
             "duties": len(self._duties),
             "tasksOpen": len(self._open_tasks),
@@ -180,7 +180,7 @@ class InferenceService:
         if model not in folders:
             self._not_serving(model, f"no files of it in {config.model_dir or 'the shipped models'}")
             return
-        worker = Worker(WorkerConfig(folders[model], config.engine, config.engine_threads))
+        worker = Worker(WorkerConfig(folders[model], config.engine, config.engine_threads, config.engine_device))
         self._workers[model] = worker
         nursery.start_soon(self._work, model, worker)
 
@@ -237,7 +237,7 @@ class InferenceService:
             answer = await worker.ask({**request, "op": "generate", "max_tokens": duty.max_tokens})
             return Result(
                 duty.task, duty.trace_key, answer["root"], tokens=tuple(answer["tokens"]), queue_ms=queue_ms,
-                first_token_ms=answer["first_token_ms"], total_ms=answer["total_ms"], device=f"{worker.engine}/cpu",
+                first_token_ms=answer["first_token_ms"], total_ms=answer["total_ms"], device=worker.label,
             )  # fmt: skip
         verdict = await worker.ask({**request, "op": "verify", "output": list(output)})
         return Result(duty.task, duty.trace_key, verdict["root"], bad=verdict["bad"], queue_ms=queue_ms)

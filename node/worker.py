@@ -43,6 +43,8 @@ class WorkerConfig:
     model_dir: Path
     engine: str
     threads: int
+    device: str = "cpu"
+    """cpu, cuda or cuda:N; an engine that cannot run there says so and ends."""
 
 
 class Worker:
@@ -60,6 +62,11 @@ class Worker:
         self._next_id = 0
         self._failures = 0
 
+    @property
+    def label(self) -> str:
+        """What runs the model and where, as answers report it: `torch/cuda`, `numpy/cpu`; empty before it runs."""
+        return f"{self.engine}/{self.config.device}" if self.engine else ""
+
     async def start(self) -> None:
         """Start the child unless it runs, waiting longer after each failure. Raises WorkerUnfit, WorkerFailed."""
         if self.unfit:
@@ -72,7 +79,7 @@ class Worker:
         config = self.config
         command = [
             sys.executable, "-m", "inference.worker", "--model-dir", str(config.model_dir), "--engine", config.engine,
-            "--threads", str(config.threads),
+            "--threads", str(config.threads), "--device", config.device,
         ]  # fmt: skip
         if (nice := shutil.which("nice")) is not None:
             command = [nice, "-n", str(NICENESS), *command]
@@ -86,7 +93,7 @@ class Worker:
             raise WorkerUnfit(self.unfit)
         self.engine = str(hello["engine"])
         self._failures = 0
-        log.info("model ready", model=hello["model_id"], engine=self.engine, load_ms=hello["load_ms"])
+        log.info("model ready", model=hello["model_id"], engine=self.label, load_ms=hello["load_ms"])
 
     async def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The answer to one request. Raises WorkerFailed, WorkerUnfit."""

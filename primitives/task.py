@@ -15,6 +15,8 @@ from primitives.params import CWU
 NO_BAD_POSITION = 2**32 - 1
 BATCH_ITEMS_MAX = 64
 DEVICE_BYTES_MAX = 32
+STOP_IDS_MAX = 16
+"""Token ids that end an answer, of one model: Models keeps them all in state."""
 TEMPERATURE_ONE_Q16 = 1 << 16
 
 

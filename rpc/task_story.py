@@ -18,7 +18,7 @@ _BLOCK_OF = {
     "AuditDrawn": "drawnBlock",
     "RevealBegan": "revealingBlock",
     "TaskAgreed": "agreedBlock",
-    "TaskUnverified": "agreedBlock",
+    "TaskUnverified": "unverifiedBlock",
     "TaskDisputed": "disputedBlock",
     "TaskSettled": "settledBlock",
     "TaskRefunded": "refundedBlock",

@@ -5,7 +5,8 @@ What node has done before an input is given to the core:
 - a proposal's or vote's signature was recovered (primitives.vote.signer_of) and the recovered address is passed as
   `signer`; the core itself checks that the signer belongs to the set of that height and whose turn it is;
 - a certificate was verified against the validator set of its height (certificate.verify);
-- the input was appended to the log (encode_input), and the log is synced before any output of it is acted upon.
+- the input was appended to the log (encode_input); the log is synced before anything that follows is signed
+  (docs/decisions/003).
 
 The node's own messages come back as inputs too: once a Broadcast was signed and sent, the signed message is given to
 the core as ProposalReceived (received_ms = now) or VoteReceived like anybody else's. The core counts nothing before.

@@ -1,6 +1,7 @@
 """Everything that the agreement core can do: all its outputs. Node carries them out in the order given.
 
-Before any of them is carried out, the inputs that caused them are synced to the write-ahead log.
+Before the message of a Broadcast is signed, every input so far is synced to the write-ahead log: a signature is what
+others may hold against this validator. Whatever else a lost input caused is done again (docs/decisions/003).
 """
 
 from dataclasses import dataclass

@@ -177,6 +177,7 @@ REFUSALS = [
     ("validators: the hot .* stands there twice", _twice),
     ("models\\[0\\].vocabulary: expected an integer from 1", _set("models.0.vocabulary", 0)),
     ("models\\[0\\].stop_ids: .* not all below the vocabulary", _set("models.0.stop_ids", [999])),
+    ("models\\[0\\].stop_ids: 17 entries; at most 16", _set("models.0.stop_ids", list(range(17)))),
     ("models\\[0\\].id: expected 32 bytes", _set("models.0.id", "0x00")),
     ("no model 'huge' is shipped", _set("models.0", {"folder": "huge", "reference_macs_per_block": 1})),
     ("no name of a model folder", _set("models.0", {"folder": "../x", "reference_macs_per_block": 1})),

@@ -96,6 +96,11 @@ def test_known_answers_that_lie_are_refused(small: Model) -> None:
         Engine(NumpyExecutor(forged)).known_answer_test()
 
 
+def test_numpy_runs_on_the_cpu_only(small: Model) -> None:
+    with pytest.raises(EngineUnavailable, match="cpu only, not on 'cuda'"):
+        engines.make_executor("numpy", small, device="cuda")
+
+
 def test_an_unknown_engine_is_refused_by_name(small: Model) -> None:
     with pytest.raises(EngineUnavailable, match="'tpu'"):
         engines.make_executor("tpu", small)

@@ -84,7 +84,7 @@ def put(*path: Any) -> Callable[[bytes], bytes]:
         (put("tensors", "head.weight", "shape", [37, 2**60]), "head.weight is int8"),
         (put("tensors", "head.weight", "root", "00"), "64 lower-case"),
         (put("stop", [37]), r"stop\[0\] is 37"),
-        (put("stop", list(range(36)) * 2), "at most 64"),
+        (put("stop", list(range(17))), "stop must be a list of at most 16 token ids, not 17"),
         (put("licence", "\u20ac"), "printable ASCII"),
         (put("quality", {"loss": 2**64}), "quality.loss"),
         (lambda data: data.replace(b'"context":96', b'"context":96.0'), "context is 96.0"),

@@ -26,6 +26,15 @@ def test_flags_beat_the_environment_and_that_beats_the_file(tmp_path: Path) -> N
     assert config.p2p_peers == ("x@h:1", "y@h:2")
 
 
+def test_the_device_is_a_key_a_variable_and_a_flag(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    assert load(path, {}, {}).engine_device == "cpu"
+    path.write_text('engine_device = "cuda"\n')
+    assert load(path, {}, {}).engine_device == "cuda"
+    assert load(path, {"LABORA_ENGINE_DEVICE": "cuda:1"}, {}).engine_device == "cuda:1"
+    assert load(path, {"LABORA_ENGINE_DEVICE": "cuda:1"}, {"engine_device": "cpu"}).engine_device == "cpu"
+
+
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     assert load(tmp_path / "none.toml", {}, {}) == NodeConfig()
 
@@ -41,6 +50,8 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ('p2p_peers = "a"', "must be a list of texts"),
         ("log_level = 3", "must be a text"),
         ("engine_threads = 0", "between 1 and 1024"),
+        ('engine_device = "gpu"', "must be cpu, cuda or cuda:N"),
+        ('engine_device = "cuda:"', "must be cpu, cuda or cuda:N"),
         ("[", "is not TOML"),
     ],
 )

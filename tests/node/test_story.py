@@ -61,6 +61,9 @@ def test_disputes_and_refunds_are_told() -> None:
 def test_an_unverified_settlement_says_so() -> None:
     settled = log(abi.TASK_SETTLED, 14, TASK, B, b"t" * 32, Status.UNVERIFIED, 10**9, 10**9, 7 * 10**8, 0, 5)
     assert told(POSTED, settled).status is Status.UNVERIFIED
+    story = told(POSTED, log(abi.TASK_UNVERIFIED, 10, TASK, "nobody else serves the model", 14), settled)
+    assert (story.told["agreedBlock"], story.told["unverifiedBlock"], story.settled_block) == (None, 10, 14)
+    assert story.as_json()["agreedBlock"] is None
 
 
 def test_amounts() -> None:

@@ -37,7 +37,7 @@ def test_a_killed_child_is_started_again_and_gives_the_same_bits() -> None:
         worker = Worker(config(shipped()))
         with trio.fail_after(60):
             first = await worker.ask(REQUEST)
-            assert worker.engine == "numpy" and len(first["tokens"]) <= 3
+            assert worker.engine == "numpy" and worker.label == "numpy/cpu" and len(first["tokens"]) <= 3
             assert worker._process is not None
             os.kill(worker._process.pid, signal.SIGKILL)
             with pytest.raises(WorkerFailed) as caught:
@@ -50,6 +50,16 @@ def test_a_killed_child_is_started_again_and_gives_the_same_bits() -> None:
                 await worker.ask({**REQUEST, "prompt": []})
             assert caught.value.permanent
             await worker.stop()
+
+    trio.run(scenario)
+
+
+def test_the_device_reaches_the_child_which_refuses_one_that_it_cannot_use() -> None:
+    async def scenario() -> None:
+        worker = Worker(WorkerConfig(shipped(), "numpy", 1, "cuda:3"))
+        assert worker.label == "", "nothing is reported before the child has said what it runs"
+        with trio.fail_after(60), pytest.raises(WorkerUnfit, match="'numpy' runs on the cpu only, not on 'cuda:3'"):
+            await worker.start()
 
     trio.run(scenario)
 

@@ -13,7 +13,7 @@ from consensus.work.credit import Server, model_counts
 from consensus.work.deal import RATE_EPOCHS, capacity_floor, effective_rate, scaled_after
 from primitives.address import MODELS
 from primitives.genesis import GenesisModel
-from primitives.task import ModelCost
+from primitives.task import STOP_IDS_MAX, ModelCost
 from vm.system import abi, gas, ledger, staking
 from vm.system.context import Call, ReadContext, Refused, SystemContext
 from vm.system.layout import AddressList, Blob, Table, WordList, raw, uint
@@ -22,7 +22,6 @@ MODELS_MAX = 256
 """Models on a chain; registering is open, so the list has an end."""
 SERVED_MAX = 16
 """Models that one operator serves."""
-STOP_IDS_MAX = 16
 NAME_BYTES_MAX = 64
 TEXT_BYTES_MAX = 256
 COST_MAX = 2**64
@@ -376,7 +375,7 @@ def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, st
         "vocabulary": 0 < record.vocabulary <= VOCABULARY_MAX,
         "context": 1 < record.context <= CONTEXT_MAX,
         "reference rate": 0 < record.reference_macs_per_block <= RATE_MAX,
-        "number of stop ids": len(stops) <= STOP_IDS_MAX,
+        f"number of stop ids ({len(stops)}, at most {STOP_IDS_MAX})": len(stops) <= STOP_IDS_MAX,
         "stop ids": all(0 <= stop < record.vocabulary for stop in stops) and len(set(stops)) == len(stops),
         "name": 0 < len(name.encode("utf-8")) <= NAME_BYTES_MAX,
         "audit weight": 0 < record.audit_weight_num <= record.audit_weight_den < 2**32,
