@@ -11,6 +11,9 @@ from itertools import pairwise
 from primitives.params import ChainParams
 
 Q64 = 64
+ENTRY_EPOCHS = 8
+"""Turns in which an operator that came, or declared a rate anew, has a foothold without credit. Only members of the
+set are dealt work, and canaries alone bring the first credit that counts in three epochs or so."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,8 @@ class Stake:
     bond: int
     credit: int
     jailed: bool = False
+    entering: bool = False
+    """It registered or declared a rate within ENTRY_EPOCHS."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,10 @@ def turn(
     else:
         rho = next_rho(params, counted, rho)
         credited = {stake.operator: target_of(stake, rho) for stake in counted}
-        targets = {stake.operator: credited.get(stake.operator, 0) for stake in stakes}
+        footholds = {stake.operator: growth_limit(params, 0, stake.bond) for stake in free if stake.entering}
+        targets = {
+            stake.operator: max(credited.get(stake.operator, 0), footholds.get(stake.operator, 0)) for stake in stakes
+        }
         if len(free) == 1:
             targets = all_bonds
     wanted = targets if params.power_from_credit else all_bonds

@@ -33,7 +33,7 @@ UNBONDING = READ + WRITE
 SET_PAYOUT = 8 * READ + WRITE + LOG
 
 REGISTER_MODEL = 12 * READ + 32 * WRITE + LOG
-SERVE = 8 * READ + 6 * WRITE + LOG
+SERVE = 8 * READ + 7 * WRITE + LOG
 
 MIX = 2 * WRITE
 """Step 0 of the prologue."""

@@ -310,6 +310,7 @@ def _serve(ctx: SystemContext, call: Call, model_id: bytes, macs_per_block: int)
     if not record.active:
         raise Refused("not_active", f"0x{call.sender.hex()} is not an active operator: bond first")
     put_serving(ctx, call.sender, model_id, macs_per_block)
+    staking.note_entry(ctx, call.sender)
 
 
 def _stop_serving(ctx: SystemContext, call: Call, model_id: bytes) -> None:

@@ -41,6 +41,8 @@ class Operator:
     jailed: int = uint(8)
     registered: int = uint(64)
     hot: bytes = raw(20)
+    entered: int = uint(64)
+    """Height of its registration or last declaration of a rate; 0 for operators of genesis that never declared."""
     payout: bytes = raw(20)
     bond: int = uint(128)
     unbonding: int = uint(128)
@@ -131,6 +133,13 @@ def statement(params: ChainParams, genesis_hash: bytes, operator_address: bytes,
     return keccak(b"labora/register" + chain_id + genesis_hash + operator_address + role.value)
 
 
+def note_entry(ctx: SystemContext, address: bytes) -> None:
+    """An operator declared that it can work, from now on."""
+    record = _require(ctx, address)
+    record.entered = ctx.height
+    _OPERATORS.put(ctx, record, address)
+
+
 def put_genesis_operator(ctx: SystemContext, address: bytes, record: Operator) -> None:
     """An operator of the genesis spec, whose keys are taken as given. Raises Refused on a key given twice."""
     for kind, key in _keys_of(record):
@@ -177,6 +186,7 @@ def _register(
         consensus_address=consensus_address,
         registered=ctx.height,
         hot=hot,
+        entered=ctx.height,
         payout=payout,
         node_key=node_key,
         beacon_key=beacon_key,

@@ -5,7 +5,7 @@ Reads and writes Staking, Models and Ledger; the arithmetic is consensus.work's 
 
 from consensus.bft.proposer import ProposerSchedule, smallest_window
 from consensus.work.credit import canary_credit, epoch_work, next_credit
-from consensus.work.power import Stake
+from consensus.work.power import ENTRY_EPOCHS, Stake
 from consensus.work.power import turn as power_turn
 from primitives.params import ChainParams
 from primitives.task import ModelCost
@@ -82,7 +82,9 @@ def _credit_everyone(ctx: SystemContext, epoch: int) -> list[Stake]:
         standing.executed = standing.audited = 0
         ledger.put_standing(ctx, operator, standing)
         models.turn_epoch(ctx, operator)
-        stakes.append(Stake(operator, staking.bond_units(record.bond), standing.credit, bool(record.jailed)))
+        entering = record.entered > 0 and epoch < ctx.params.epoch(record.entered) + ENTRY_EPOCHS
+        bond = staking.bond_units(record.bond)
+        stakes.append(Stake(operator, bond, standing.credit, bool(record.jailed), entering))
     return stakes
 
 

@@ -132,6 +132,28 @@ def test_before_the_end_of_the_bootstrap_power_is_the_bond_and_rho_does_not_star
         assert (turned.powers, turned.rho) == (old, 0)
 
 
+def test_a_newcomer_has_a_foothold_until_its_work_counts():
+    """Only members of the set are dealt work: with a target of zero nobody could ever come in."""
+    old_ones = stakes_of([(6_400, CANARY * 8)] * 4)
+    old = {stake.operator: 6_400 for stake in old_ones}
+    for new, power in (
+        (Stake(address(9), 6_400, 0, entering=True), 100),
+        (Stake(address(9), 6_400, CANARY - 1, entering=True), 100),
+        (Stake(address(9), 6_400, 0), 0),
+        (Stake(address(9), 6_400, 0, jailed=True, entering=True), 0),
+    ):
+        turned = turn(PARAMS, LATER, [*old_ones, new], old, 0, CANARY)
+        assert turned.powers.get(new.operator, 0) == turned.targets[new.operator] == power, new
+        assert all(turned.powers[stake.operator] == 6_400 for stake in old_ones)
+
+
+def test_a_foothold_is_not_added_to_what_work_gives():
+    fleet = stakes_of([(6_400, CANARY * 8)] * 4)
+    entering = [replace(stake, entering=True) for stake in fleet]
+    old = {stake.operator: 6_400 for stake in fleet}
+    assert turn(PARAMS, LATER, entering, old, 0, CANARY) == turn(PARAMS, LATER, fleet, old, 0, CANARY)
+
+
 def test_when_nobody_has_credit_power_is_the_bond_and_rho_stays():
     fleet = stakes_of([(100, CANARY - 1)] * 4)
     turned = turn(PARAMS, LATER, fleet, {stake.operator: 100 for stake in fleet}, 77, CANARY)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from sample import BOND, COST, MODEL, PEOPLE, STRANGER, sample_spec, started
+from sample import BOND, COST, MODEL, PEOPLE, RATE, STRANGER, sample_spec, started
 
 from consensus.bft.proposer import ProposerSchedule, smallest_window
 from consensus.work.credit import execution_credit
@@ -148,6 +148,26 @@ def test_a_newcomer_grows_by_a_sixty_fourth_of_its_bond(ctx):
     end_of_epoch(ctx)
     assert ledger.powers(ctx, 2)[STRANGER.operator] == UNITS // 64
     assert ledger.powers(ctx, 1).get(STRANGER.operator) is None
+
+
+def test_long_after_the_bootstrap_too_a_newcomer_gets_in_and_work_or_a_new_declaration_keeps_it_in(ctx):
+    def epochs(count):
+        for _ in range(count):
+            everyone_works(ctx)
+            end_of_epoch(ctx)
+
+    epochs(5)
+    arguments = STRANGER.registration(ctx.params, ctx.genesis_hash)
+    ctx.call(staking.HANDLERS, abi.REGISTER, *arguments, sender=STRANGER.operator, value=BOND)
+    epochs(8)
+    assert [STRANGER.operator in ledger.powers(ctx, epoch) for epoch in (11, 12, 13, 14)] == [True] * 4
+    assert ledger.powers(ctx, 14)[STRANGER.operator] == UNITS // 64, "without credit it stays a foothold"
+    ctx.call(models.HANDLERS, abi.SERVE, MODEL, RATE, sender=STRANGER.operator)
+    epochs(8)
+    assert STRANGER.operator in ledger.powers(ctx, 22)
+    epochs(1)
+    assert STRANGER.operator not in ledger.powers(ctx, 23), "and ends when no work follows"
+    assert {*ledger.powers(ctx, 23)} == {*OPERATORS}
 
 
 def test_the_mix_of_a_block_is_kept_for_8192_heights(ctx):
