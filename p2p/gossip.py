@@ -40,9 +40,8 @@ ASK_S = 3.0
 ASK_AGAIN_S = 0.5
 
 # Transactions.
-WANTED_MAX = 16_384
 SOURCES_MAX = 4
-PULLS_WAITING_MAX = 4_096
+PULLS_WAITING_MAX = 2_048  # of each peer, so that nobody uses up the place of others; 50 peers at most
 TX_ASKS_MAX = 2
 TX_BATCH = 64
 TX_REPLY_S = 10.0
@@ -462,13 +461,16 @@ class TxExchange:
     def on_announce(self, peer: Peer, message: messages.TxAnnounce) -> None:
         for tx_hash in message.hashes:
             peer.tx_known.add(tx_hash)
+        if not peer.tx_budget.take(len(message.hashes)) or any(asked.given_up for asked in peer.tx_asked):
+            return  # a flood, or from one who does not give what it announces
+        for tx_hash in message.hashes:
             if self._host.has_tx(tx_hash):
                 continue
             want = self._wanted.get(tx_hash)
             if want is not None:
                 if len(want.sources) < SOURCES_MAX and peer.id not in want.sources:
                     want.sources.append(peer.id)
-            elif len(self._wanted) < WANTED_MAX and len(peer.tx_todo) < PULLS_WAITING_MAX:
+            elif len(peer.tx_todo) < PULLS_WAITING_MAX:
                 self._wanted[tx_hash] = _Want()
                 peer.tx_todo.append(tx_hash)
         self._ask(peer)
@@ -569,4 +571,6 @@ class TxExchange:
                 for asked in list(peer.tx_asked):
                     if asked.deadline <= now and not asked.given_up:
                         asked.given_up = True
-                        self._ask_others(asked.hashes)
+                        hashes = [*asked.hashes, *peer.tx_todo]
+                        peer.tx_todo.clear()
+                        self._ask_others(hashes)

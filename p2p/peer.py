@@ -46,6 +46,8 @@ RANGE_REQUESTS_MAX = 4
 BODIES_ASKED_MAX = 8
 TX_ANNOUNCE_BYTES_MAX = 16 * KIB
 TX_KNOWN_MAX = 8_192
+# Hashes that a peer may announce; the rest is not looked up. Each costs a look-up in the store.
+TX_ANNOUNCED_PER_S, TX_ANNOUNCED_BURST = 2_000, 8_192
 
 assert set(QUEUE_BYTES_MAX) == set(CHANNELS)
 assert QUEUE_BYTES_MAX[BLOCKS] > BODIES_ASKED_MAX * framing.MESSAGE_BYTES_MAX[BLOCKS]
@@ -64,6 +66,24 @@ class Signal:
 
     async def wait(self) -> None:
         await self._event.wait()
+
+
+class TokenBucket:
+    """`per_s` tokens a second, at most `burst` saved up."""
+
+    def __init__(self, per_s: float, burst: float) -> None:
+        self._per_s, self._burst = per_s, burst
+        self._tokens, self._at = burst, trio.current_time()
+
+    def take(self, count: int = 1) -> bool:
+        """Whether so many were left; then they are gone."""
+        now = trio.current_time()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
+        self._at = now
+        if self._tokens < count:
+            return False
+        self._tokens -= count
+        return True
 
 
 class BoundedSet:
@@ -129,6 +149,7 @@ class Peer:
         self.tx_known = BoundedSet(TX_KNOWN_MAX)
         self.tx_todo: deque[bytes] = deque()
         self.tx_handling = 0
+        self.tx_budget = TokenBucket(TX_ANNOUNCED_PER_S, TX_ANNOUNCED_BURST)
         self.range_requests: deque[messages.RangeRequest] = deque()
         self.range_requested = Signal()
 

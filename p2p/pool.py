@@ -22,7 +22,7 @@ from p2p.framing import KIB
 from p2p.handshake import Handshake, Session
 from p2p.host import NetworkConfig, PeerAddress
 from p2p.messages import Message
-from p2p.peer import Peer, Signal
+from p2p.peer import Peer, Signal, TokenBucket
 
 log = logging.getLogger("labora.p2p")
 
@@ -41,23 +41,6 @@ NOTSENT_LOWAT_BYTES = 128 * KIB
 TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25 if sys.platform == "linux" else None)
 SCORES_MAX = 4_096
 SCORE_MISBEHAVED = -20
-
-
-class TokenBucket:
-    """`per_s` tokens a second, at most `burst` saved up."""
-
-    def __init__(self, per_s: float, burst: float) -> None:
-        self._per_s, self._burst = per_s, burst
-        self._tokens, self._at = burst, trio.current_time()
-
-    def take(self) -> bool:
-        now = trio.current_time()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
-        self._at = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Backoff:

@@ -26,7 +26,7 @@ from p2p.messages import (
     TxRequest,
 )
 from p2p.network import Network
-from p2p.peer import BODIES_ASKED_MAX
+from p2p.peer import BODIES_ASKED_MAX, TX_ANNOUNCED_BURST
 
 LIMIT_S = 30
 
@@ -509,6 +509,32 @@ def test_transactions_are_announced_and_pulled_hop_by_hop(lab: SimpleNamespace) 
                     assert len(handed) == len(set(handed))  # each came once
 
     run(main)
+
+
+def test_a_flood_of_announcements_is_not_looked_up_and_takes_nobodys_place(lab: SimpleNamespace) -> None:
+    clock = MockClock()
+
+    async def main() -> None:
+        host, looked_up = lab.MemoryHost(), []
+        host.has_tx = lambda tx_hash: looked_up.append(tx_hash)
+        net = Network(lab.config(0), host)
+        async with lab.running(net):
+            honest = await lab.Stranger.dial(net.listen_port, 1)
+            for flooder in [await lab.Stranger.dial(net.listen_port, seed) for seed in range(2, 6)]:
+                for number in range(TX_ANNOUNCED_BURST // 256 + 20):
+                    hashes = (sha(b"%d %d %d" % (id(flooder), number, each)) for each in range(256))
+                    await flooder.send(TxAnnounce(tuple(hashes)))
+                await flooder.send(Ping(1))
+                await flooder.receive(Pong)
+            assert len(set(looked_up)) == 4 * TX_ANNOUNCED_BURST
+            await honest.send(TxAnnounce((sha(b"tx"),)))
+            assert await honest.receive(TxRequest) == TxRequest((sha(b"tx"),))
+            # Who does not give what it announces is not asked for more, and what it holds back is asked of others.
+            clock.jump(gossip.TX_REPLY_S + gossip.TX_TICK_S)
+            while net._transactions._wanted:
+                await trio.lowlevel.checkpoint()
+
+    run(main, clock)
 
 
 def test_a_known_transaction_is_not_asked_for_nor_announced_back(lab: SimpleNamespace) -> None:
