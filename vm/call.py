@@ -19,7 +19,7 @@ from eth.exceptions import (
 )
 from eth.vm.opcode_values import JUMP, JUMPI
 
-from primitives.address import ZERO_ADDRESS, checksum
+from primitives.address import SYSTEM_ACCOUNTS, ZERO_ADDRESS, checksum
 from primitives.params import ChainParams
 from primitives.receipt import Log
 from primitives.transaction import AccessList, Authorization, InvalidTransaction, Transaction
@@ -91,7 +91,10 @@ class CallRequest:
 
 @dataclass(frozen=True)
 class Override:
-    """What an account is made to be for one call. `state` replaces the whole storage, `state_diff` single slots."""
+    """What an account is made to be for one call. `state` replaces the whole storage, `state_diff` single slots.
+
+    The storage of system accounts stays what it is: native code trusts what it wrote there (the length of a list, say).
+    """
 
     balance: int | None = None
     nonce: int | None = None
@@ -146,7 +149,7 @@ def call(
     """Run the message on the state at `root`, as if in the block of `env`, and forget it.
 
     gas_cap: most gas (the block's limit if None). Raises InvalidTransaction when it could not even start (funds,
-    intrinsic gas), CallStopped, CorruptState.
+    intrinsic gas), CallFailed (an override that is refused), CallStopped, CorruptState.
     """
     cap = env.params.block_gas_limit if gas_cap is None else gas_cap
     gas = cap if request.gas is None else min(request.gas, cap)
@@ -385,6 +388,8 @@ def _stoppable(operation: Callable[..., None]) -> Callable[..., None]:
 
 def _override(state: State, overrides: Overrides) -> None:
     for address, override in overrides.items():
+        if address in SYSTEM_ACCOUNTS and (override.state is not None or override.state_diff):
+            raise CallFailed(f"the storage of system account {checksum(address)} cannot be overridden")
         if override.balance is not None:
             state.set_balance(address, override.balance)
         if override.nonce is not None:

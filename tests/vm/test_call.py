@@ -3,7 +3,7 @@
 import pytest
 from eth_abi import encode
 
-from primitives.address import created_by
+from primitives.address import MODELS, created_by
 from primitives.transaction import InvalidTransaction
 from tests.vm.world import (
     ADDRESSES,
@@ -223,3 +223,10 @@ def test_access_list_holds_what_was_touched(world: World) -> None:
     for unlisted in (ME, COINBASE, (2).to_bytes(20, "big")):
         listed, _ = access_list(world.db, world.root, world.env(), CallRequest(ME, AT[FORWARD], word(unlisted)))
         assert [address for address, _ in listed] == [AT[FORWARD]]
+
+
+@pytest.mark.parametrize("override", [Override(state_diff={0: 2**255}), Override(state={})], ids=["slot", "all"])
+def test_the_storage_of_system_accounts_cannot_be_overridden(world: World, override: Override) -> None:
+    # Native code reads as many words as a list's length says: one that a caller made up would fill the memory.
+    with pytest.raises(CallFailed, match="cannot be overridden"):
+        call(world.db, world.root, world.env(), CallRequest(ME, AT[STORE]), {MODELS: override})
