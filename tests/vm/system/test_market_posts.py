@@ -319,6 +319,7 @@ def test_greedy_work_on_the_same_prompt_earns_credit_once():
 
     assert earned() > 0
     assert earned() == 0
+    assert earned(temperature_q16=65_536, top_k=1) == 0
     assert earned(temperature_q16=65_536) > 0
     assert earned(tokens=(3, 4, 5)) > 0
 
