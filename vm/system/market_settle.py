@@ -137,7 +137,7 @@ def _count(ctx: SystemContext, task: Task, cost: ModelCost, verifiers: list[Seat
 
 
 def _first_time(ctx: SystemContext, task: Task) -> bool:
-    """Whether work on this prompt may earn credit: greedy work (top-k 1 is, at any temperature) not if it did lately."""
+    """Whether work on this prompt may earn credit: greedy work (top-k 1 is, at any temperature) once in a while."""
     if task.temperature_q16 and task.top_k != 1:
         return True
     now = ctx.params.epoch(ctx.height) + 1

@@ -378,6 +378,7 @@ def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, st
         "reference rate": 0 < record.reference_macs_per_block <= RATE_MAX,
         f"number of stop ids ({len(stops)}, at most {STOP_IDS_MAX})": len(stops) <= STOP_IDS_MAX,
         "stop ids": all(0 <= stop < record.vocabulary for stop in stops) and len(set(stops)) == len(stops),
+        "part of the vocabulary that ends no answer": len(stops) < record.vocabulary,
         "name": 0 < len(name.encode("utf-8")) <= NAME_BYTES_MAX,
         "audit weight": 0 < record.audit_weight_num <= record.audit_weight_den < 2**32,
     }

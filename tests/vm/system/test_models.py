@@ -67,6 +67,7 @@ def test_anyone_registers_a_model_which_then_earns_no_credit(ctx):
         {"stopIds": [300]},
         {"stopIds": [1, 1]},
         {"stopIds": list(range(17))},
+        {"vocabulary": 2, "stopIds": [0, 1]},
         {"referenceMacsPerBlock": 0},
         {"referenceMacsPerBlock": 2**64},
     ],
