@@ -59,6 +59,7 @@ from node.replay import RecordKind, Recovered
 from node.signer import RefusedToSign, Signer
 from node.wal import WriteAheadLog
 from p2p.network import Network
+from p2p.peer import TokenBucket
 from primitives import bls
 from primitives.block import Block, MalformedBlock, decode_block
 from primitives.params import ChainParams
@@ -84,9 +85,13 @@ SYNCED_BLOCKS_MAX = 64
 """Decided blocks ahead of the core that wait for their turn."""
 COMMIT_RESEND_SECONDS = 1.0
 COMMITS_RESENT_MAX = 16
-COMMIT_PEERS_MAX = 64
 """In so many seconds a peer is sent the commit of one height once, and of so many heights; of so many peers it is known
 when that was. Who is further behind asks for ranges."""
+LARGE_MESSAGE_BYTES = 1024
+LARGE_PER_SECOND, LARGE_BURST = 10, 40
+"""Large messages are certificates of many signatures, some milliseconds of checking each, and whoever has seen 128
+votes can make any number of good ones. Honest nodes send a few every rebroadcast_ms."""
+PEERS_MAX = 64
 CHECKS_AT_ONCE = 2
 
 log = structlog.get_logger("consensus")
@@ -199,6 +204,7 @@ class Consensus:
         self._to_check: set[bytes] = set()
         self._to_commit: Decide | None = None
         self._synced: dict[int, DecidedBlock] = {}
+        self._budgets: dict[str, TokenBucket] = {}
         self._arrivals_ms: dict[bytes, int] = {}
         self._sent_commits: dict[str, tuple[float, set[int]]] = {}
         self._schedule: tuple[int, ProposerSchedule] | None = None
@@ -253,6 +259,8 @@ class Consensus:
 
     async def _take(self, item: Local | Payload) -> None:
         match item:
+            case Payload(peer=peer, data=data) if not self._is_affordable(peer, len(data)):
+                self.figures.dropped += 1
             case Payload(peer=peer, data=data, received_ms=received_ms):
                 core = self.core
                 members = core.validator_set if core.height else None
@@ -280,6 +288,15 @@ class Consensus:
                 await self._step(item)
             case event:
                 await self._step(event)
+
+    def _is_affordable(self, peer: str, size: int) -> bool:
+        if size < LARGE_MESSAGE_BYTES:
+            return True
+        if peer not in self._budgets:
+            while len(self._budgets) >= PEERS_MAX:
+                del self._budgets[next(iter(self._budgets))]
+            self._budgets[peer] = TokenBucket(LARGE_PER_SECOND, LARGE_BURST)
+        return self._budgets[peer].take()
 
     async def _step(self, event: Input) -> bool:
         """One input: the core, then the log, then what follows from it. False when it had no effect at all."""
@@ -582,7 +599,7 @@ class Consensus:
         certificate = self.ledger.certificate(height)
         if certificate is not None:
             self._sent_commits[peer] = (since, heights | {height})
-            while len(self._sent_commits) > COMMIT_PEERS_MAX:
+            while len(self._sent_commits) > PEERS_MAX:
                 del self._sent_commits[next(iter(self._sent_commits))]
             self._network.send(peer, encode_message(certificate))
 

@@ -15,13 +15,14 @@ from chain.mempool import Mempool
 from consensus.bft.inputs import BlockChecked, decode_input
 from consensus.bft.proposer import ProposerSchedule
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
+from node.consensus import Payload
 from node.host import NodeHost
 from node.replay import RecordKind
 from node.wal import _scan, segments
 from p2p.network import Network, NetworkConfig
 from primitives.block import Block, decode_block
 from primitives.transaction import sign_transaction
-from primitives.vote import Status, Step, encode_message
+from primitives.vote import CommitCertificate, Status, Step, encode_message
 
 DEADLINE_SECONDS = 90.0
 
@@ -274,5 +275,25 @@ def test_a_peer_that_claims_what_it_does_not_have_makes_no_node_look_outdated(tm
                 while node.sync.catching_up:
                     await node.reach(node.head + 1)
                 nursery.cancel_scope.cancel()
+
+    in_trio(scenario)
+
+
+def test_one_peer_cannot_have_any_number_of_large_certificates_checked(tmp_path: Path) -> None:
+    nodes = make_cluster(tmp_path, 4)
+
+    async def scenario() -> None:
+        async with nodes[0].running() as node:
+            while not node.consensus.core.height:
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            signatures = tuple(bytes([n]) * 65 for n in range(128))
+            certificate = encode_message(CommitCertificate(9, 0, bytes(32), b"\xff" * 16, signatures))
+            judged: list[bytes] = []
+            to_input = node.consensus.decoder.to_input
+            node.consensus.decoder.to_input = lambda data, *rest: (judged.append(data), to_input(data, *rest))[1]
+            for peer in ("aa" * 32, "bb" * 32):
+                for _ in range(200):
+                    await node.consensus._take(Payload(peer, certificate, 0))
+            assert 80 <= len(judged) < 120
 
     in_trio(scenario)
