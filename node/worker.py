@@ -16,6 +16,8 @@ import structlog
 import trio
 
 FRAME_BYTES_MAX = 8 << 20
+ANSWER_SECONDS_MAX = 1800.0
+"""A child that says nothing for so long (a driver that hangs) is killed: no task's window is longer."""
 BACKOFF_SECONDS = (0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 NICENESS = 5
 """Votes go before models when they share a CPU."""
@@ -128,6 +130,12 @@ class Worker:
                     await stream.aclose()
 
     async def _read(self) -> dict[str, Any]:
+        with trio.move_on_after(ANSWER_SECONDS_MAX):
+            return await self._message()
+        await self._died()
+        raise WorkerFailed(f"the model's process said nothing for {ANSWER_SECONDS_MAX} s", permanent=False)
+
+    async def _message(self) -> dict[str, Any]:
         size = int.from_bytes(await self._exactly(4), "big")
         if size > FRAME_BYTES_MAX:
             await self._died()

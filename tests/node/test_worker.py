@@ -54,6 +54,23 @@ def test_a_killed_child_is_started_again_and_gives_the_same_bits() -> None:
     trio.run(scenario)
 
 
+def test_a_child_that_hangs_is_killed_and_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        worker = Worker(config(shipped()))
+        with trio.fail_after(60):
+            await worker.start()
+            assert worker._process is not None
+            os.kill(worker._process.pid, signal.SIGSTOP)
+            with monkeypatch.context() as patient:
+                patient.setattr("node.worker.ANSWER_SECONDS_MAX", 0.5)
+                with pytest.raises(WorkerFailed, match="said nothing for 0.5 s"):
+                    await worker.ask(REQUEST)
+            assert (await worker.ask(REQUEST))["ok"]
+            await worker.stop()
+
+    trio.run(scenario)
+
+
 def test_the_device_reaches_the_child_which_refuses_one_that_it_cannot_use() -> None:
     async def scenario() -> None:
         worker = Worker(WorkerConfig(shipped(), "numpy", 1, "cuda:3"))
