@@ -78,7 +78,7 @@ def prove(db: Mapping[bytes, bytes], root: bytes, key: bytes) -> tuple[bytes | N
 
 def build(pairs: Iterable[tuple[bytes, bytes]], sink: MutableMapping[bytes, bytes] | None = None) -> bytes:
     """Root of the trie holding the pairs (distinct keys, no empty value); its nodes are added to `sink` if given."""
-    ordered = sorted((_nibbles(key), value) for key, value in pairs)
+    ordered = sorted((nibbles_of(key), value) for key, value in pairs)
     if not ordered:
         return EMPTY_TRIE_ROOT
     keys, values = [key for key, _ in ordered], [value for _, value in ordered]
@@ -137,11 +137,12 @@ def prove_account(db: Mapping[bytes, bytes], root: bytes, address: bytes, slots:
     return AccountProof(address, nonce, balance, storage_root, code_hash, path, tuple(storage))
 
 
-def _nibbles(key: bytes) -> bytes:
+def nibbles_of(key: bytes) -> bytes:
+    """Two nibbles a byte."""
     return b"".join([NIBBLES[byte] for byte in key])
 
 
-def _compact(path: bytes, leaf: bool) -> bytes:
+def compact(path: bytes, leaf: bool) -> bytes:
     """Hex-prefix encoding of a path of nibbles."""
     flag = 2 if leaf else 0
     if len(path) % 2:
@@ -157,13 +158,13 @@ def _node(
     """The node over keys[low:high] (sorted, equal up to depth)."""
     first = keys[low]
     if high - low == 1:
-        return [_compact(first[depth:], True), values[low]]
+        return [compact(first[depth:], True), values[low]]
     last = keys[high - 1]
     fork = depth
     while fork < len(first) and first[fork] == last[fork]:
         fork += 1
     if fork > depth:
-        return [_compact(first[depth:fork], False), _reference(_node(keys, values, low, high, fork, sink), sink)]
+        return [compact(first[depth:fork], False), _reference(_node(keys, values, low, high, fork, sink), sink)]
     branch: list[rlp.Item] = [b""] * 17
     if len(first) == depth:
         branch[16] = values[low]
@@ -192,7 +193,7 @@ def _reference(node: list[rlp.Item], sink: MutableMapping[bytes, bytes] | None) 
 def _walk(db: Mapping[bytes, bytes], root: bytes, key: bytes, path: list[bytes] | None) -> bytes | None:
     if root == EMPTY_TRIE_ROOT:
         return None
-    nibbles, at = _nibbles(key), 0
+    nibbles, at = nibbles_of(key), 0
     reference: rlp.Item = root
     while True:
         if isinstance(reference, bytes):
@@ -215,7 +216,7 @@ def _walk(db: Mapping[bytes, bytes], root: bytes, key: bytes, path: list[bytes] 
             continue
         if len(node) != 2:
             raise CorruptState(f"a trie node of {len(node)} items")
-        prefix = _nibbles(rlp.as_bytes(node[0]))
+        prefix = nibbles_of(rlp.as_bytes(node[0]))
         part = prefix[1:] if prefix[0] & 1 else prefix[2:]
         if nibbles[at : at + len(part)] != part:
             return None

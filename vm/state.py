@@ -6,11 +6,17 @@ until the caller stores it; the mapping that it is given is only read. Knows nei
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar
 
 from eth.abc import ComputationAPI, MessageAPI, StateAPI, TransactionContextAPI
-from eth.db.backends.base import BaseAtomicDB
+from eth.db.accesslog import KeyAccessLoggerDB
+from eth.db.account import AccountDB as PyEvmAccountDB
+from eth.db.backends.base import BaseAtomicDB, BaseDB
+from eth.db.batch import BatchDB
+from eth.db.cache import CacheDB
+from eth.db.journal import JournalDB
+from eth.db.storage import AccountStorageDB, StorageLookup
 from eth.exceptions import Halt
 from eth.vm.execution_context import ExecutionContext
 from eth.vm.forks.prague.computation import PragueComputation
@@ -28,6 +34,7 @@ from vm import mpt
 from vm.mpt import CorruptState, MissingNode
 from vm.precompiles import native_precompiles
 from vm.system import dispatch
+from vm.trie import Trie
 
 __all__ = ["CorruptState", "MissingNode", "Overlay", "State", "StateReader", "open_state", "state_class"]
 
@@ -38,12 +45,17 @@ RIPEMD160 = (3).to_bytes(20, "big")
 
 
 class StateReader:
-    """One state, read only; accounts that were read are remembered. Raises CorruptState."""
+    """One state, read only; what was read is remembered, so that it lives no longer than a question or a block.
+
+    Raises CorruptState.
+    """
 
     def __init__(self, db: Mapping[bytes, bytes], root: bytes) -> None:
         self.db = db
         self.root = root
         self._accounts: dict[bytes, tuple[int, int, bytes, bytes] | None] = {}
+        self._trie = Trie(partial(mpt.read, db), root=root)
+        self._storage: dict[bytes, Trie] = {}
 
     def exists(self, address: bytes) -> bool:
         """Whether the account is in the trie."""
@@ -76,13 +88,15 @@ class StateReader:
 
     def storage(self, address: bytes, slot: int) -> int:
         """Value of a slot."""
-        root = self.storage_root(address)
-        return 0 if root == EMPTY_TRIE_ROOT else mpt.decode_slot(mpt.get(self.db, root, mpt.storage_key(slot)))
+        trie = self._storage.get(address)
+        if trie is None:
+            trie = self._storage[address] = Trie(partial(mpt.read, self.db), root=self.storage_root(address))
+        return mpt.decode_slot(trie.get(mpt.storage_key(slot)) or None)
 
     def _account(self, address: bytes) -> tuple[int, int, bytes, bytes] | None:
         if address not in self._accounts:
-            encoded = mpt.get(self.db, self.root, keccak(address))
-            self._accounts[address] = None if encoded is None else mpt.decode_account(encoded)
+            encoded = self._trie.get(keccak(address))
+            self._accounts[address] = mpt.decode_account(encoded) if encoded else None
         return self._accounts[address]
 
 
@@ -211,10 +225,130 @@ def _interpret(computation: Any) -> None:
             return
 
 
+class AccountTrie(BaseDB):
+    """Accounts by the hash of their address, as py-evm's HashTrie over its HexaryTrie: absent is empty."""
+
+    def __init__(self, nodes: BatchDB, root: bytes) -> None:
+        self._nodes = nodes
+        self._trie = Trie(_reader(nodes), nodes.__setitem__, root)
+
+    @property
+    def root_hash(self) -> bytes:
+        return self._trie.root_hash
+
+    @root_hash.setter
+    def root_hash(self, root: bytes) -> None:
+        self._trie = Trie(_reader(self._nodes), self._nodes.__setitem__, root)
+
+    def __getitem__(self, address: bytes) -> bytes:
+        return self._trie.get(keccak(address))
+
+    def __setitem__(self, address: bytes, account: bytes) -> None:
+        self._trie.set(keccak(address), account)
+
+    def __delitem__(self, address: bytes) -> None:
+        self._trie.delete(keccak(address))
+
+    def _exists(self, address: bytes) -> bool:
+        return bool(self[address])
+
+    @contextmanager
+    def squash_changes(self) -> Iterator["AccountTrie"]:
+        """Nothing is hashed until the root is asked for; a failure ends the block's execution."""
+        yield self
+
+
+class SlotTrie(StorageLookup):
+    """One account's storage over one Trie, read and then written, where py-evm makes a trie for every read."""
+
+    _write_trie: "_Slots | None"
+    _reading: tuple[bytes, Trie] | None = None
+
+    def _get_read_trie(self) -> "_Slots":
+        if self._write_trie is not None:
+            return self._write_trie
+        root = self._starting_root_hash
+        if self._reading is None or self._reading[0] != root:
+            self._reading = (root, Trie(_reader(self._db), None, root))
+        return _Slots(self._reading[1])
+
+    def _get_write_trie(self) -> "_Slots":
+        if self._write_trie is None:
+            read = self._get_read_trie().trie
+            self._reading = None
+            self._trie_nodes_batch = BatchDB(self._db, read_through_deletes=True)
+            self._write_trie = _Slots(read.share(self._trie_nodes_batch.__setitem__, _reader(self._trie_nodes_batch)))
+        return self._write_trie
+
+    def commit_to(self, db: Any) -> None:
+        """The nodes exist once the root is computed."""
+        assert self._write_trie is not None and self._write_trie.root_hash
+        super().commit_to(db)
+
+
+class _Slots:
+    """A Trie with the face that StorageLookup knows."""
+
+    __slots__ = ("trie",)
+
+    def __init__(self, trie: Trie) -> None:
+        self.trie = trie
+
+    @property
+    def root_hash(self) -> bytes:
+        return self.trie.root_hash
+
+    def __getitem__(self, key: bytes) -> bytes:
+        return self.trie.get(key)
+
+    def __setitem__(self, key: bytes, value: bytes) -> None:
+        self.trie.set(key, value)
+
+    def __delitem__(self, key: bytes) -> None:
+        self.trie.delete(key)
+
+    def __contains__(self, key: bytes) -> bool:
+        return bool(self.trie.get(key))
+
+
+def _reader(db: Any) -> Callable[[bytes], bytes]:
+    """Nodes of a py-evm database. Raises MissingNode."""
+
+    def read(digest: bytes) -> bytes:
+        try:
+            return bytes(db[digest])
+        except KeyError:
+            raise MissingNode(digest) from None
+
+    return read
+
+
+class AccountDB(PyEvmAccountDB):
+    """py-evm's journal and caches over this package's trie: its own takes three quarters of a block's time, and keeps
+    the nodes of old blocks alive in a cache of the class."""
+
+    def __init__(self, db: Any, state_root: bytes = EMPTY_TRIE_ROOT) -> None:
+        super().__init__(db, state_root)
+        self._trie = AccountTrie(self._batchtrie, state_root)
+        self._trie_logger = KeyAccessLoggerDB(self._trie, log_missing_keys=False)
+        self._trie_cache = CacheDB(self._trie_logger)
+        self._journaltrie = JournalDB(self._trie_cache)
+
+    def _get_address_store(self, address: Any) -> Any:
+        if address not in self._account_stores:
+            root = self._get_storage_root(address)
+            store = AccountStorageDB(self._raw_store_db, root, address)
+            store._storage_lookup = SlotTrie(self._raw_store_db, root, address)
+            store._storage_cache._db = store._storage_lookup
+            self._account_stores[address] = store
+        return self._account_stores[address]
+
+
 class State(PragueState):
     """py-evm's Prague state with this chain's rules where they differ."""
 
     computation_class = Computation
+    account_db_class = AccountDB
 
     def set_system_contracts(self) -> None:
         """Genesis installs what this chain has; a state that is opened is not changed."""
