@@ -23,12 +23,15 @@ from rpc.errors import (
     PARSE_ERROR,
     RESPONSE_TOO_LARGE,
     SERVER_ERROR,
+    TIMED_OUT,
     RpcError,
 )
 
 BATCH_MAX = 100
 BATCH_BYTES_MAX = 25 * 1024 * 1024
 """Of the answers to a batch (geth's limit): what comes after is answered with an error."""
+BATCH_SECONDS_MAX = 30.0
+"""For all calls of a batch (geth's limit): a few long ones must not occupy the threads of everybody for minutes."""
 HEAVY_THREADS = 2
 READING_THREADS = 4
 
@@ -85,10 +88,13 @@ class Dispatcher:
         if len(request) > BATCH_MAX:
             return _encode(_failure(None, RpcError(INVALID_REQUEST, f"batch too large: {len(request)} > {BATCH_MAX}")))
         answers: list[bytes] = []
+        end = trio.current_time() + BATCH_SECONDS_MAX
         for single in request:
             await trio.lowlevel.checkpoint()  # others have their turn between the calls of a long batch
             if sum(map(len, answers)) > BATCH_BYTES_MAX:
-                answer = _too_large(single)
+                answer = _not_called(single, RpcError(RESPONSE_TOO_LARGE, "response too large"))
+            elif trio.current_time() > end:
+                answer = _not_called(single, RpcError(TIMED_OUT, "request timed out"))
             else:
                 answer = await self._one(single, context)
             if answer is not None:
@@ -151,12 +157,12 @@ def _failure(identifier: Any, error: RpcError) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "id": identifier, "error": error.as_json()}
 
 
-def _too_large(request: Any) -> dict[str, Any] | None:
+def _not_called(request: Any, error: RpcError) -> dict[str, Any] | None:
     identifier = request.get("id") if isinstance(request, dict) else None
     if isinstance(request, dict) and "id" not in request:
         return None
     scalar = identifier if isinstance(identifier, str | int | float) else None
-    return _failure(scalar, RpcError(RESPONSE_TOO_LARGE, "response too large"))
+    return _failure(scalar, error)
 
 
 def _encode(value: dict[str, Any]) -> bytes:

@@ -63,7 +63,7 @@ def test_a_child_that_hangs_is_killed_and_started_again(monkeypatch: pytest.Monk
             os.kill(worker._process.pid, signal.SIGSTOP)
             with monkeypatch.context() as patient:
                 patient.setattr("node.worker.ANSWER_SECONDS_MAX", 0.5)
-                with pytest.raises(WorkerFailed, match="said nothing for 0.5 s"):
+                with pytest.raises(WorkerFailed, match=r"said nothing for 0\.5 s"):
                     await worker.ask(REQUEST)
             assert (await worker.ask(REQUEST))["ok"]
             await worker.stop()

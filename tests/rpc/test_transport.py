@@ -200,6 +200,19 @@ def test_the_answers_to_a_batch_are_bounded(host: Any, monkeypatch: pytest.Monke
     with_server(host, check)
 
 
+def test_the_time_for_a_batch_is_bounded(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = [{"id": i, "method": "eth_chainId"} for i in range(2)]
+
+    async def check(port: int) -> None:
+        ((_, _, answer),) = await exchange(port, request(json.dumps(batch).encode()))
+        assert [each["result"] for each in json.loads(answer)] == ["0x7a69"] * 2
+        monkeypatch.setattr("rpc.dispatch.BATCH_SECONDS_MAX", -1.0)
+        ((_, _, answer),) = await exchange(port, request(json.dumps(batch).encode()))
+        assert [(each["id"], each["error"]["code"]) for each in json.loads(answer)] == [(0, -32002), (1, -32002)]
+
+    with_server(host, check)
+
+
 def test_nothing_that_reads_the_store_runs_in_the_event_loop(host: Any) -> None:
     """Block, receipts or trie nodes may be slow to fetch and large; votes wait for the loop."""
     sent = host.send()
