@@ -6,7 +6,6 @@ Pure functions over duties (vm.system.market_views) and results; node.inference 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
-from primitives.hashing import keccak
 from primitives.task import (
     BATCH_ITEMS_MAX,
     NO_BAD_POSITION,
@@ -27,6 +26,8 @@ BATCH_BYTES_MAX = 48 * 1024
 """Of one batch: below what the builder gives all work batches together."""
 GAS_MARGIN = 20_000
 TIP_WEI_PER_GAS = 10**9
+UNDERWAY_MAX = 4
+"""Work transactions on their way at once: what is ready just after one was sent need not wait for its block."""
 STALE_BLOCKS = 2
 """A work transaction that is in no block after so many is made again."""
 BUMP_NUM, BUMP_DEN = 9, 8
@@ -34,6 +35,7 @@ BUMP_NUM, BUMP_DEN = 9, 8
 
 KIND_OF_ROLE = {abi.ROLE_EXECUTE: 1, abi.ROLE_AUDIT: 2, abi.ROLE_REVEAL: 3}
 """Role of a duty -> kind of the batch item that fulfils it."""
+KIND_OF_ITEM: Mapping[type[WorkItem], int] = {Submission: 1, Verdict: 2, Reveal: 3}
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def items_to_send(
 ) -> list[WorkItem]:
     """Messages that block `height` accepts and that are ready, within the bounds of one batch.
 
-    refused: (task, kind) that the chain has refused already; sent again they would be refused again.
+    refused: (task, kind) that the chain has refused already, or that are on their way; sent again they would be
+    refused again.
     """
     items: list[WorkItem] = []
     size = 0
@@ -129,8 +132,8 @@ class Sent:
     transaction: Transaction
     height: int
     """Of the block that it was made for."""
-    digest: bytes
-    """Of its batch."""
+    covers: frozenset[tuple[bytes, int]]
+    """(task, kind) of its items."""
 
 
 def work_transaction(
@@ -158,7 +161,7 @@ def work_transaction(
         hot_key, chain_id=chain_id, nonce=nonce, gas=min(gas_max, max(floor, intrinsic + work) + GAS_MARGIN),
         to=abi.WORK.account, max_fee_per_gas=max_fee, max_priority_fee_per_gas=tip, data=data,
     )  # fmt: skip
-    return Sent(transaction, height, keccak(batch))
+    return Sent(transaction, height, frozenset((item.task, KIND_OF_ITEM[type(item)]) for item in items))
 
 
 def is_stale(sent: Sent, height: int) -> bool:

@@ -17,7 +17,7 @@ from chain.ledger import Committed, Ledger
 from chain.mempool import AlreadyKnown
 from node.config import NodeConfig
 from node.consensus import Consensus
-from node.duties import Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
+from node.duties import UNDERWAY_MAX, Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
 from node.journal import Journal
 from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 from primitives.hashing import keccak
@@ -63,7 +63,8 @@ class InferenceService:
         self._refused: set[tuple[bytes, int]] = set()
         self._failures: dict[tuple[bytes, bytes], int] = {}
         self._seen_at: dict[tuple[bytes, int], float] = {}
-        self._sent: Sent | None = None
+        self._sent: list[Sent] = []
+        """On their way, by nonce."""
         self._not_accepted = ""
         """Why the last one was refused; said once."""
         self._workers: dict[bytes, Worker] = {}
@@ -259,22 +260,30 @@ class InferenceService:
     # ------------------------------------------------------------------ sending
 
     def _send(self) -> None:
-        """One work transaction at the head's nonce; made again with everything pending when it missed two blocks."""
+        """What is ready and not on its way, in a transaction of its own; the oldest is made again when it missed two
+        blocks, with everything that those after it do not carry."""
         if self._operator is None or self._hot_key is None or self._duties_head != self._ledger.head.number:
             return
         height = self._ledger.head.number + 1
         nonce = self._ledger.reader().nonce(address_of(self._hot_key))
-        if self._sent is not None and nonce > self._sent.transaction.nonce:
-            self._sent = None
-        if self._sent is not None and not is_stale(self._sent, height):
+        self._sent = [sent for sent in self._sent if sent.transaction.nonce >= nonce]
+        stale = self._sent[0] if self._sent and is_stale(self._sent[0], height) else None
+        if stale is None and len(self._sent) >= UNDERWAY_MAX:
             return
-        items = items_to_send(self._operator, self._duties, self._results, self._refused, height)
+        waiting = self._sent if stale is None else self._sent[1:]
+        known = self._refused.union(*(sent.covers for sent in waiting))
+        items = items_to_send(self._operator, self._duties, self._results, known, height)
+        if not items and stale is not None and waiting:
+            # Nothing else is due, but those behind it wait for its nonce.
+            items = items_to_send(self._operator, self._duties, self._results, self._refused, height)
         if not items:
             return
+        if stale is None:
+            nonce += len(self._sent)
         params = self._ledger.params
         sent = work_transaction(
             self._hot_key, params.chain_id, nonce, items, self._ledger.next_base_fee(), params.transaction_gas_max,
-            height, self._sent,
+            height, stale,
         )  # fmt: skip
         try:
             self._submit(sent.transaction.raw)
@@ -282,13 +291,14 @@ class InferenceService:
             pass  # it waits here, made the same way before
         except InvalidTransaction as error:
             # Begin again at today's fees: what was to be replaced may be gone, and raised fees more than there is.
-            self._sent = None
+            if stale is not None:
+                self._sent = []
             if self._not_accepted != str(error):
                 log.warning("work transaction not accepted", reason=str(error), items=len(items))
             self._not_accepted = str(error)
             return
         self._not_accepted = ""
-        self._sent = sent
+        self._sent = [sent, *waiting] if stale is not None else [*waiting, sent]
         log.debug("work sent", items=len(items), nonce=nonce, height=height)
 
 

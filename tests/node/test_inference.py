@@ -1,4 +1,4 @@
-"""Sending a validator's work: one transaction at a time, at fees that it can pay."""
+"""Sending a validator's work: as soon as it is ready, once, at fees that it can pay."""
 
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,12 @@ from cluster_of_nodes import LocalNode, make_cluster
 import node.inference as inference
 from chain.ledger import Ledger
 from node.config import NodeConfig
+from node.duties import Result
 from node.inference import InferenceService
-from primitives.task import Verdict
+from primitives.task import Verdict, decode_batch
 from primitives.transaction import InvalidTransaction, Transaction, decode
+from vm.system import abi
+from vm.system.market_views import Duty
 
 
 class Consensus:
@@ -29,6 +32,57 @@ def make_service(node: LocalNode, submit: Any, folder: Path) -> InferenceService
     service._operator = node.keys.operator_address
     service._duties_head = node.ledger.head.number
     return service
+
+
+def owed(number: int) -> Duty:
+    """An audit that block 1 accepts."""
+    task = number.to_bytes(32, "big")
+    return Duty(abi.ROLE_AUDIT, task, *[bytes(32)] * 4, b"k" * 32, 16, 0, 0, 0, 1, 9, 0, 0)
+
+
+def has_result(service: InferenceService, number: int) -> None:
+    result = Result(number.to_bytes(32, "big"), b"k" * 32, b"r" * 32)
+    service._results[result.key] = result
+
+
+def tasks_in(transaction: Transaction) -> list[int]:
+    (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
+    return [int.from_bytes(item.task, "big") for item in decode_batch(batch)]
+
+
+def test_what_is_ready_later_does_not_wait_for_the_block_of_what_was_sent(tmp_path: Path) -> None:
+    offered: list[Transaction] = []
+    (node,) = make_cluster(tmp_path, 1)
+    service = make_service(node, lambda raw: offered.append(decode(raw)), tmp_path / "journal")
+    service._duties = [owed(number) for number in range(1, 9)]
+    for number in range(1, 9):
+        has_result(service, number)
+        service._send()
+        service._send()  # nothing new: nothing is sent
+    assert [tasks_in(each) for each in offered] == [[1], [2], [3], [4]], "four at once, the others wait"
+    assert [each.nonce for each in offered] == [0, 1, 2, 3]
+
+
+def test_only_the_oldest_is_made_again_and_repeats_nothing_that_others_carry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: list[Transaction] = []
+    (node,) = make_cluster(tmp_path, 1)
+    service = make_service(node, lambda raw: offered.append(decode(raw)), tmp_path / "journal")
+    service._duties = [owed(number) for number in (1, 2, 3)]
+    has_result(service, 1)
+    service._send()
+    has_result(service, 2)
+    service._send()
+    has_result(service, 3)
+    monkeypatch.setattr(inference, "is_stale", lambda sent, height: sent.transaction.nonce == 0)
+    service._send()
+    assert [tasks_in(each) for each in offered] == [[1], [2], [1, 3]]
+    assert [each.nonce for each in offered] == [0, 1, 0]
+    assert offered[2].max_fee_per_gas * 10 >= offered[0].max_fee_per_gas * 11, "a pool takes it for the first"
+    service._refused = {(number.to_bytes(32, "big"), 2) for number in (1, 3)}
+    service._send()
+    assert tasks_in(offered[3]) == [2] and offered[3].nonce == 0, "those behind it wait for its nonce"
 
 
 def test_a_refused_replacement_begins_again_at_todays_fees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,4 +104,4 @@ def test_a_refused_replacement_begins_again_at_todays_fees(tmp_path: Path, monke
         service._send()
     fees = [each.max_fee_per_gas for each in offered]
     assert max(fees) > 2 * fees[0], "it did raise them"
-    assert fees.count(fees[0]) > 1 and service._sent is not None
+    assert fees.count(fees[0]) > 1 and service._sent
