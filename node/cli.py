@@ -23,7 +23,7 @@ app = typer.Typer(
 account = typer.Typer(help="Accounts: keys that sign transactions.", no_args_is_help=True, rich_markup_mode=None)
 task = typer.Typer(help="Inference tasks: ask, follow, explain.", no_args_is_help=True, rich_markup_mode=None)
 model = typer.Typer(help="Models: import, check, run, measure.", no_args_is_help=True, rich_markup_mode=None)
-validator = typer.Typer(help="Validators.", no_args_is_help=True, rich_markup_mode=None)
+validator = typer.Typer(help="Validators: register, bond, serve, status.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(account, name="account")
 app.add_typer(task, name="task")
 app.add_typer(model, name="model")
@@ -57,6 +57,8 @@ class WaitFor(StrEnum):
 
 DataDir = Annotated[Path | None, typer.Option("--data-dir", help="The node's folder (LABORA_DATA_DIR).")]
 Rpc = Annotated[str, typer.Option("--rpc", envvar="LABORA_RPC", help="JSON-RPC address of a node.")]
+Key = Annotated[str | None, typer.Option("--key", envvar="LABORA_KEY", help="Private key in hex.")]
+Account = Annotated[str | None, typer.Option("--account", help="Number of a devnet account, or an address.")]
 ModelDir = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder.")]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -172,8 +174,8 @@ def account_list(data_dir: DataDir = None) -> None:
 def task_post(
     prompt: Annotated[str, typer.Argument(help="What to continue.")],
     rpc: Rpc = DEFAULT_RPC,
-    key: Annotated[str | None, typer.Option(envvar="LABORA_KEY", help="Private key in hex.")] = None,
-    account: Annotated[str | None, typer.Option(help="Number of a devnet account, or an address.")] = None,
+    key: Key = None,
+    account: Account = None,
     data_dir: DataDir = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
@@ -278,6 +280,102 @@ def model_bench(
     bench(folder, repeats, threads, json)
 
 
+@validator.command("register")
+def validator_register(
+    bond: Annotated[str | None, typer.Option(help="Coins at stake (default: the chain's least).")] = None,
+    payout: Annotated[str | None, typer.Option(help="Where fees go (default: the operator's account).")] = None,
+    rpc: Rpc = DEFAULT_RPC,
+    key: Key = None,
+    account: Account = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Register this folder's keys under the operator's account, with a bond."""
+    from node.validator import register
+
+    folder = _data_folder(data_dir)
+    _report(register(_operator(rpc, key, account, folder), folder, _load_config(folder, {}), bond, payout), json)
+
+
+@validator.command("bond")
+def validator_bond(
+    amount: Annotated[str, typer.Argument(help="Coins.")],
+    rpc: Rpc = DEFAULT_RPC,
+    key: Key = None,
+    account: Account = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Add to the bond."""
+    from node.validator import bond
+
+    _report(bond(_operator(rpc, key, account, _data_folder(data_dir)), amount), json)
+
+
+@validator.command("unbond")
+def validator_unbond(
+    amount: Annotated[str | None, typer.Argument(help="Coins.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="The whole bond.")] = False,
+    rpc: Rpc = DEFAULT_RPC,
+    key: Key = None,
+    account: Account = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Begin to take back a part of the bond, or all of it."""
+    from node.exits import USAGE
+    from node.validator import unbond
+
+    if (amount is None) != everything:
+        raise Fatal(USAGE, "say how many coins, or --all")
+    _report(unbond(_operator(rpc, key, account, _data_folder(data_dir)), amount), json)
+
+
+@validator.command("withdraw")
+def validator_withdraw(
+    rpc: Rpc = DEFAULT_RPC, key: Key = None, account: Account = None, data_dir: DataDir = None, json: AsJson = False
+) -> None:
+    """Fetch what has finished unbonding."""
+    from node.validator import withdraw
+
+    _report(withdraw(_operator(rpc, key, account, _data_folder(data_dir))), json)
+
+
+@validator.command("serve")
+def validator_serve(
+    model: Annotated[str | None, typer.Option(help="Name or id (default: the chain's first).")] = None,
+    macs_per_block: Annotated[
+        int | None, typer.Option(min=1, max=2**64 - 1, help="The rate (default: measured on this machine).")
+    ] = None,
+    rpc: Rpc = DEFAULT_RPC,
+    key: Key = None,
+    account: Account = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Declare that this validator runs a model, and how fast."""
+    from node.validator import serve
+
+    folder = _data_folder(data_dir)
+    operator = _operator(rpc, key, account, folder)
+    _report(serve(operator, folder, _load_config(folder, {}), model, macs_per_block), json)
+
+
+@validator.command("stop-serving")
+def validator_stop_serving(
+    model: Annotated[str | None, typer.Option(help="Name or id (default: the only one that is served).")] = None,
+    rpc: Rpc = DEFAULT_RPC,
+    key: Key = None,
+    account: Account = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Take no more tasks of a model."""
+    from node.validator import stop_serving
+
+    _report(stop_serving(_operator(rpc, key, account, _data_folder(data_dir)), model), json)
+
+
 @validator.command("status")
 def validator_status(rpc: Rpc = DEFAULT_RPC, json: AsJson = False) -> None:
     """Show the operators: bond, share of the votes, credit, and how this epoch's tasks went."""
@@ -342,6 +440,25 @@ def _load_config(folder: Any, flags: dict[str, Any]) -> Any:
     from node.config import load
 
     return load(folder.config, os.environ, flags)
+
+
+def _operator(rpc: str, key: str | None, account: str | None, folder: Any) -> Any:
+    from node.accounts import choose_key
+    from node.client import Client
+    from node.validator import Operator
+
+    client = Client(rpc)
+    return Operator(client, choose_key(key, account, client.number("eth_chainId"), folder.keystore))
+
+
+def _report(report: Any, as_json: bool) -> None:
+    if as_json:
+        import json as codec
+
+        print(codec.dumps(report.values))
+        return
+    for line in report.lines:
+        print(line)
 
 
 def _task_id(text: str) -> bytes:

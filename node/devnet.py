@@ -21,6 +21,7 @@ from typing import Any
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS, MNEMONIC, ValidatorKeys, devnet_validator
 from genesis.spec import devnet_spec, write_spec
 from node.client import Client, RpcFailure, Unreachable
+from node.command import as_typed
 from node.config import DataFolder, NodeConfig, to_toml
 from node.exits import CONFIGURATION, INTERRUPTED, OK, PORT_IN_USE, RUNTIME, Fatal
 from node.init import write_keys
@@ -247,7 +248,7 @@ def _is_dead(member: Member) -> bool:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
         print(
             f"\nnode {member.index} {how}; the end of its log:\n{_tail(member.folder.root / LOG_FILE)}"
-            f"bring it back with:\n  labora run --data-dir {member.folder.root}",
+            f"bring it back with:\n  {as_typed('run', '--data-dir', str(member.folder.root))}",
             flush=True,
         )
     return True
@@ -279,7 +280,7 @@ def _banner(members: list[Member], genesis: str, chain_id: int) -> None:
         print(f"  ({member.index}) {operator}  {member.rpc}  {member.ws}  {member.engine}")
     rpc = "" if members[0].rpc_port == 8545 else f" --rpc {members[0].rpc}"
     print(
-        f'\nTry\n\n  labora task post "The sea"{rpc}\n  labora validator status{rpc}\n'
+        f'\nTry\n\n  {as_typed("task", "post")} "The sea"{rpc}\n  {as_typed("validator", "status")}{rpc}\n'
         f"  cast block latest --rpc-url {members[0].rpc}\n\nCtrl-C ends all of it.\n",
         flush=True,
     )

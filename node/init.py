@@ -9,6 +9,7 @@ from typing import Any
 
 from genesis.spec import write_spec
 from node.accounts import ask_passphrase
+from node.command import as_typed
 from node.config import DataFolder, NodeConfig, to_toml
 from node.exits import CONFIGURATION, Fatal
 from node.keys import ROLES, create_node_keys, find_passphrase, write_keystore
@@ -35,7 +36,7 @@ def initialise(folder: DataFolder, genesis: Path, as_validator: bool, passphrase
         print(f"consensus {checksum(public['consensus'])}")
         print(f"beacon 0x{public['beacon'].hex()}")
         print(f"hot {checksum(public['hot'])}")
-    print(f"ready: labora run --data-dir {folder.root}")
+    print(f"ready: {as_typed('run', '--data-dir', str(folder.root))}")
 
 
 def write_folder(folder: DataFolder, config: NodeConfig, spec: Mapping[str, Any]) -> None:

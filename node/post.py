@@ -4,23 +4,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from inference import tokenizer
 from node.client import Client, RpcFailure, from_hex, to_hex
 from node.exits import RUNTIME, USAGE, Fatal
+from node.send import POLL_SECONDS, WAIT_SECONDS_MAX, current_prices, send
 from node.story import Story, read_story
 from primitives.address import MARKET, MODELS, STAKING
 from primitives.keys import address_of
 from primitives.merkle import pack_tokens
 from primitives.task import TEMPERATURE_ONE_Q16, Status
-from primitives.transaction import sign_transaction
 from vm.system import abi
 
-POLL_SECONDS = 0.25
-WAIT_SECONDS_MAX = 600.0
-TIP_WEI_PER_GAS = 10**9
-GAS_MARGIN_PERCENT = 125
 QUOTE_GAS = 1_000_000
 ESCROW_MARGIN_PERCENT = 150
 """The base fee may rise before the post is in a block; what is not needed returns at once."""
@@ -67,14 +62,9 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     if assurance is None:
         (operators,) = abi.OPERATORS.decode_result(client.read_contract(STAKING, abi.OPERATORS.encode_call()))
         assurance = 1 if len(operators) > 1 else 0
-    base_fee = int(client.call("eth_getBlockByNumber", "latest", False)["baseFeePerGas"], 16)
     # Without a price the EVM sees a base fee of 0, and the quote would leave out what the validators' gas costs.
-    priced = {
-        "from": to_hex(address_of(key)),
-        "to": to_hex(MARKET),
-        "maxFeePerGas": hex(2 * base_fee + TIP_WEI_PER_GAS),
-        "maxPriorityFeePerGas": hex(TIP_WEI_PER_GAS),
-    }
+    prices = current_prices(client)
+    priced = {"from": to_hex(address_of(key)), "to": to_hex(MARKET), **prices.fields()}
     quote = abi.QUOTE.encode_call(model, len(tokens), request.max_tokens, assurance)
     temperature = round(request.temperature * TEMPERATURE_ONE_Q16)
     try:
@@ -84,19 +74,14 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
         call = abi.POST.encode_call(
             0, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0, 0, deadline, 0
         )
-        sending = {**priced, "data": to_hex(call), "value": hex(escrow * ESCROW_MARGIN_PERCENT // 100)}
-        transaction = _send(client, key, sending)
+        receipt = send(client, key, prices, MARKET, call, escrow * ESCROW_MARGIN_PERCENT // 100)
     except RpcFailure as failure:
         hint = "; --assurance 0 accepts an answer that nobody checks" if "assurance" in failure.message else ""
         raise Fatal(RUNTIME, f"the task was refused: {failure.message}{hint}") from failure
-    receipt = _receipt(client, transaction)
-    block = int(receipt["blockNumber"], 16)
-    if int(receipt["status"], 16) != 1:
-        raise Fatal(RUNTIME, f"the post was reverted in block {block} (transaction {transaction})")
     for log in receipt["logs"]:
         if from_hex(log["topics"][0]) == abi.TASK_POSTED.topic:
-            return from_hex(log["topics"][1]), block
-    raise Fatal(RUNTIME, f"transaction {transaction} posted no task")
+            return from_hex(log["topics"][1]), int(receipt["blockNumber"], 16)
+    raise Fatal(RUNTIME, f"transaction {receipt['transactionHash']} posted no task")
 
 
 def wait_for(client: Client, task: bytes, wait: Wait, on_line: Callable[[str], None]) -> Story:
@@ -126,25 +111,3 @@ def first_model(client: Client) -> bytes:
     if not models:
         raise Fatal(RUNTIME, "this chain lists no model")
     return bytes(models[0])
-
-
-def _send(client: Client, key: bytes, call: dict[str, str]) -> str:
-    """Estimate, sign, send; the transaction's hash."""
-    gas = client.number("eth_estimateGas", call) * GAS_MARGIN_PERCENT // 100
-    nonce = client.number("eth_getTransactionCount", call["from"], "pending")
-    signed = sign_transaction(
-        key, chain_id=client.number("eth_chainId"), nonce=nonce, gas=gas, to=from_hex(call["to"]),
-        max_fee_per_gas=int(call["maxFeePerGas"], 16), max_priority_fee_per_gas=TIP_WEI_PER_GAS,
-        value=int(call["value"], 16), data=from_hex(call["data"]),
-    )  # fmt: skip
-    return str(client.call("eth_sendRawTransaction", to_hex(signed.raw)))
-
-
-def _receipt(client: Client, transaction: str) -> dict[str, Any]:
-    deadline = time.monotonic() + WAIT_SECONDS_MAX
-    while (receipt := client.call("eth_getTransactionReceipt", transaction)) is None:
-        if time.monotonic() > deadline:
-            raise Fatal(RUNTIME, f"transaction {transaction} is in no block after {WAIT_SECONDS_MAX:g} s")
-        time.sleep(POLL_SECONDS)
-    assert isinstance(receipt, dict)
-    return receipt

@@ -1,0 +1,379 @@
+"""Becoming and being a validator, from the command line: register, bond, unbond, withdraw, serve, stop serving.
+
+Each command sends one transaction of the operator's account and says what came of it. The proofs of a registration are
+made here, from the keystores of the node's folder; what they must say is vm.system.staking's. What is refused is
+refused by the chain, with its reason; what can be known before is said before, with what to do.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from genesis.build import build_genesis
+from genesis.spec import InvalidSpec, load_spec
+from node.accounts import ask_passphrase
+from node.client import Client, RpcFailure, from_hex, to_hex
+from node.config import DataFolder, NodeConfig
+from node.exits import CONFIGURATION, RUNTIME, USAGE, WRONG_CHAIN, Fatal
+from node.init import public_keys
+from node.keys import ROLES, NodeKeys, find_passphrase, read_node_keys
+from node.send import current_prices, refusal, send, short_of
+from node.story import coins
+from primitives import bls, keys
+from primitives.address import MODELS, STAKING, InvalidAddress, checksum, parse
+from primitives.params import COIN, ChainParams
+from primitives.task import ModelCost
+from vm.system import abi
+from vm.system.staking import Role, statement
+
+AMOUNT = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,18}))?")
+REVERTED = 3
+"""JSON-RPC code of a call that the chain refused."""
+MEASURE_SECONDS = 2.0
+MEASURE_RUNS_MAX = 20
+MEASURE_TOKENS = 32
+"""In and out, of a run that measures; less where the context is shorter."""
+NEXT_SERVE = "`labora validator serve` says how fast you compute"
+
+
+@dataclass(frozen=True)
+class Operator:
+    """Who sends, and through which node."""
+
+    client: Client
+    key: bytes
+
+    @property
+    def address(self) -> bytes:
+        return keys.address_of(self.key)
+
+    @property
+    def name(self) -> str:
+        return checksum(self.address)
+
+    def record(self) -> dict[str, Any] | None:
+        """What Staking knows of it; None for a stranger."""
+        try:
+            answer = self.client.read_contract(STAKING, abi.GET_OPERATOR.encode_call(self.address))
+        except RpcFailure as failure:
+            if failure.rpc_code != REVERTED:
+                raise
+            return None
+        (values,) = abi.GET_OPERATOR.decode_result(answer)
+        return abi.OPERATOR.named(values)
+
+    def require(self) -> dict[str, Any]:
+        """Its record. Raises Fatal for a stranger."""
+        record = self.record()
+        if record is None:
+            raise Fatal(RUNTIME, f"{self.name} is no operator: `labora validator register` comes first")
+        return record
+
+    def serving(self) -> dict[bytes, int]:
+        """Model -> declared multiply-adds a block."""
+        (rows,) = abi.GET_SERVING.decode_result(
+            self.client.read_contract(MODELS, abi.GET_SERVING.encode_call(self.address))
+        )
+        return {bytes(row[0]): int(row[1]) for row in rows}
+
+    def send(self, function: abi.Function, *arguments: Any, value: int = 0) -> "Done":
+        """Call a system contract and wait. Raises Fatal with the chain's reason."""
+        try:
+            receipt = send(
+                self.client, self.key, current_prices(self.client), function.account,
+                function.encode_call(*arguments), value,
+            )  # fmt: skip
+        except RpcFailure as failure:
+            raise Fatal(RUNTIME, f"{function.name} was refused: {refusal(failure)}") from failure
+        return Done(function.name, self.name, receipt)
+
+
+@dataclass(frozen=True)
+class Done:
+    """A transaction that succeeded."""
+
+    action: str
+    operator: str
+    receipt: dict[str, Any]
+
+    @property
+    def block(self) -> int:
+        return int(self.receipt["blockNumber"], 16)
+
+    def event(self, wanted: abi.Event) -> dict[str, Any]:
+        """The values of the event that it logged."""
+        for log in self.receipt["logs"]:
+            topics = [from_hex(topic) for topic in log["topics"]]
+            if topics[0] == wanted.topic:
+                return wanted.decode(topics, from_hex(log["data"]))
+        raise Fatal(RUNTIME, f"transaction {self.receipt['transactionHash']} logged no {wanted.name}")
+
+    def told(self, lines: Sequence[str], **values: Any) -> "Report":
+        """What to print of it."""
+        transaction = self.receipt["transactionHash"]
+        same = {
+            "action": self.action, "operator": self.operator, "transaction": transaction, "block": self.block,
+            "gasUsed": int(self.receipt["gasUsed"], 16),
+        }  # fmt: skip
+        return Report((f"{self.action} in block {self.block}, transaction {transaction}", *lines), same | values)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a command says: in lines, and as one object."""
+
+    lines: tuple[str, ...]
+    values: dict[str, Any]
+
+
+def register(
+    operator: Operator, folder: DataFolder, config: NodeConfig, bond: str | None, payout: str | None
+) -> Report:
+    """Staking.register with the bond (None: the least) and proofs of the folder's keys. Raises Fatal."""
+    if missing := [f"{role}.json" for role in ROLES if not (folder.keys / f"{role}.json").exists()]:
+        raise Fatal(
+            CONFIGURATION,
+            f"{folder.keys} has no {', '.join(missing)}: `labora init --validator` makes a folder with all keys "
+            "(--data-dir names it)",
+        )
+    params, genesis_hash = own_chain(operator.client, folder)
+    wei = params.bond_min if bond is None else parse_coins(bond)
+    if wei < params.bond_min:
+        raise Fatal(USAGE, f"a bond of {coins(wei)} coins is below this chain's least, {coins(params.bond_min)}")
+    payout_address = _address(payout) if payout else operator.address
+    if (known := operator.record()) is not None:
+        raise Fatal(
+            RUNTIME,
+            f"{operator.name} is an operator already, with {coins(known['bond'])} coins: "
+            f"`labora validator bond` adds to it; {NEXT_SERVE}",
+        )
+    have = operator.client.number("eth_getBalance", to_hex(operator.address), "latest")
+    if have < wei:
+        raise Fatal(RUNTIME, short_of(operator.name, have, wei))
+    file = Path(config.passphrase_file) if config.passphrase_file else None
+    secrets = read_node_keys(folder.keys, find_passphrase(file, folder.keys, ask_passphrase))
+    arguments = registration(secrets, params, genesis_hash, operator.address, payout_address)
+    done = operator.send(abi.REGISTER, *arguments, value=wei)
+    epoch = params.epoch(done.block) + 2
+    hot = keys.address_of(secrets.hot)
+    hot_wei = operator.client.number("eth_getBalance", to_hex(hot), "latest")
+    lines = [
+        f"operator {operator.name}, bond {coins(wei)} coins, fees to {checksum(payout_address)}",
+        f"it may vote from block {params.first_height(epoch)} on (epoch {epoch}), when its node runs",
+    ]
+    if not hot_wei:
+        lines.append(f"the hot account {checksum(hot)} has no coins for gas: send it some (1 lasts long)")
+    lines.append(f"next: {NEXT_SERVE}")
+    return done.told(
+        lines, bondWei=str(wei), consensusAddress=checksum(keys.address_of(secrets.consensus)), hot=checksum(hot),
+        hotBalanceWei=str(hot_wei), payout=checksum(payout_address), votesFromEpoch=epoch,
+        votesFromBlock=params.first_height(epoch),
+    )  # fmt: skip
+
+
+def registration(
+    secrets: NodeKeys, params: ChainParams, genesis_hash: bytes, operator: bytes, payout: bytes
+) -> tuple[Any, ...]:
+    """Arguments of Staking.register: every key with its proof over the operator's statement (docs/formats.md)."""
+    by_role = {"consensus": secrets.consensus, "beacon": secrets.beacon, "node": secrets.node, "hot": secrets.hot}
+    public = public_keys(by_role)
+
+    def said(role: Role) -> bytes:
+        return statement(params, genesis_hash, operator, role)
+
+    return (
+        public["consensus"],
+        keys.sign(said(Role.CONSENSUS), secrets.consensus),
+        public["beacon"],
+        bls.prove_possession(secrets.beacon, said(Role.BEACON)),
+        public["node"],
+        public["hot"],
+        keys.sign(said(Role.HOT), secrets.hot),
+        payout,
+    )
+
+
+def bond(operator: Operator, amount: str) -> Report:
+    """Add to the bond."""
+    wei = parse_coins(amount)
+    operator.require()
+    done = operator.send(abi.BOND, value=wei)
+    total = done.event(abi.BONDED)["bond"]
+    return done.told([f"the bond is now {coins(total)} coins"], amountWei=str(wei), bondWei=str(total))
+
+
+def unbond(operator: Operator, amount: str | None) -> Report:
+    """Begin to take back a part of the bond, or all of it (None)."""
+    record = operator.require()
+    wei = record["bond"] if amount is None else parse_coins(amount)
+    if not record["bond"]:
+        raise Fatal(RUNTIME, f"{operator.name} has no bond: nothing to unbond")
+    if wei > record["bond"]:
+        raise Fatal(RUNTIME, f"{operator.name} has a bond of {coins(record['bond'])} coins, not {coins(wei)}")
+    done = operator.send(abi.UNBOND, wei)
+    event = done.event(abi.UNBONDED)
+    release = event["releaseBlock"]
+    lines = [f"{coins(wei)} coins leave in block {release}; {coins(event['bond'])} stay bonded"]
+    if not event["bond"]:
+        lines.append("it votes until the sets that are fixed already have ended: keep its node running for two epochs")
+    lines.append(f"`labora validator withdraw` fetches them from block {release} on")
+    return done.told(lines, amountWei=str(wei), bondWei=str(event["bond"]), releaseBlock=release)
+
+
+def withdraw(operator: Operator) -> Report:
+    """Fetch what has finished unbonding."""
+    operator.require()
+    (queue,) = abi.UNBONDINGS.decode_result(
+        operator.client.read_contract(STAKING, abi.UNBONDINGS.encode_call(operator.address))
+    )
+    if not queue:
+        raise Fatal(RUNTIME, f"{operator.name} is unbonding nothing: `labora validator unbond` begins it")
+    head = operator.client.number("eth_blockNumber")
+    amount, release = queue[0]
+    if release > head + 1:
+        raise Fatal(RUNTIME, f"nothing to withdraw yet: {coins(amount)} coins leave in block {release}, now is {head}")
+    done = operator.send(abi.WITHDRAW)
+    wei = done.event(abi.WITHDRAWN)["amount"]
+    return done.told([f"{coins(wei)} coins are back in {operator.name}"], amountWei=str(wei))
+
+
+def serve(operator: Operator, folder: DataFolder, config: NodeConfig, model: str | None, rate: int | None) -> Report:
+    """Models.serve at a rate in multiply-adds a block; None: what a short run on this machine shows. Raises Fatal."""
+    operator.require()
+    name, identifier = find_model(operator.client, model)
+    declared = operator.serving().get(identifier)
+    if declared is not None and rate in (None, declared):
+        raise Fatal(
+            RUNTIME,
+            f"{operator.name} serves {name} already, at {declared} multiply-adds a block: --macs-per-block N changes "
+            f"the rate, `labora validator stop-serving` ends it",
+        )
+    lines, values = [f"{operator.name} serves {name} (0x{identifier.hex()})"], {}
+    if rate is None:
+        params, _ = own_chain(operator.client, folder)
+        per_second = measure(operator.client, identifier, config)
+        # A task that is executed once is checked k times: of a machine's time 1 part in k + 1 goes to executing.
+        rate = max(1, per_second * params.block_interval_ms // 1000 // (1 + params.auditors))
+        lines.append(
+            f"this machine does {per_second:,} multiply-adds a second; declared is a part in {1 + params.auditors}, "
+            f"for {params.auditors} others check each task"
+        )
+        values["measuredMacsPerSecond"] = str(per_second)
+    done = operator.send(abi.SERVE, identifier, rate)
+    lines.append(f"declared {rate:,} multiply-adds a block")
+    return done.told(lines, model=to_hex(identifier), name=name, macsPerBlock=str(rate), **values)
+
+
+def stop_serving(operator: Operator, model: str | None) -> Report:
+    """Models.stopServing; the model may be left out when only one is served."""
+    operator.require()
+    served = operator.serving()
+    if not served:
+        raise Fatal(RUNTIME, f"{operator.name} serves no model")
+    if model is None and len(served) > 1:
+        listed = ", ".join(to_hex(identifier) for identifier in served)
+        raise Fatal(USAGE, f"{operator.name} serves {len(served)} models: choose one with --model: {listed}")
+    name, identifier = find_model(operator.client, to_hex(next(iter(served))) if model is None else model)
+    if identifier not in served:
+        raise Fatal(RUNTIME, f"{operator.name} does not serve {name}")
+    done = operator.send(abi.STOP_SERVING, identifier)
+    line = f"{operator.name} serves {name} no more; what it was dealt before is still owed"
+    return done.told([line], model=to_hex(identifier), name=name)
+
+
+def find_model(client: Client, wanted: str | None) -> tuple[str, bytes]:
+    """(name, id) of a model on the chain, by name or id; None: the first. Raises Fatal with those there are."""
+    models = client.call("labora_models")
+    if not models:
+        raise Fatal(RUNTIME, "this chain lists no model")
+    for found in models:
+        if wanted is None or wanted.lower() in (found["name"].lower(), found["model"]):
+            return found["name"], from_hex(found["model"])
+    known = ", ".join(f"{found['name']} ({found['model']})" for found in models)
+    raise Fatal(USAGE, f"the chain knows no model {wanted!r}; it knows {known}")
+
+
+def own_chain(client: Client, folder: DataFolder) -> tuple[ChainParams, bytes]:
+    """Parameters and genesis hash of the folder's chain, which is the node's. Raises Fatal when it is another."""
+    try:
+        spec = load_spec(folder.genesis)
+        genesis_hash = build_genesis(spec).block.hash
+    except InvalidSpec as error:
+        raise Fatal(CONFIGURATION, f"{error}; `labora init` makes a node's folder (--data-dir names it)") from error
+    found = from_hex(client.call("eth_getBlockByNumber", "0x0", False)["hash"])
+    if found != genesis_hash:
+        raise Fatal(
+            WRONG_CHAIN,
+            f"{client.url} is on the chain 0x{found.hex()}, {folder.root} on 0x{genesis_hash.hex()}: --rpc or "
+            f"--data-dir names the wrong one",
+        )
+    return spec.params, genesis_hash
+
+
+def measure(client: Client, model: bytes, config: NodeConfig) -> int:
+    """Multiply-adds a second of the configured engine on this machine, the process started as the node starts it."""
+    import trio
+
+    from node import logs
+    from node.inference import find_models
+    from node.worker import WorkerConfig, WorkerFailed, WorkerUnfit
+
+    hint = "or say --macs-per-block"
+    if config.engine == "none":
+        raise Fatal(CONFIGURATION, f"engine = none: this node runs no models; choose another engine, {hint}")
+    folders = find_models(config.model_dir)
+    if model not in folders:
+        where = config.model_dir or "the shipped models"
+        raise Fatal(CONFIGURATION, f"no files of model 0x{model.hex()} in {where}: set model_dir, {hint}")
+    (values,) = abi.GET_MODEL.decode_result(client.read_contract(MODELS, abi.GET_MODEL.encode_call(model)))
+    facts = abi.MODEL.named(values)
+    cost = ModelCost(facts["a"], facts["b"], facts["c"], facts["auditWeightNum"], facts["auditWeightDen"])
+    tokens = min(MEASURE_TOKENS, facts["context"] // 2)
+    allowed = [token for token in range(min(facts["vocabulary"], 256)) if token not in facts["stopIds"]]
+    prompt = [allowed[i % len(allowed)] for i in range(tokens)]
+    worker_config = WorkerConfig(folders[model], config.engine, config.engine_threads, config.engine_device)
+    logs.set_up("error", config.log_format)
+    try:
+        return trio.run(_measure, worker_config, cost, prompt, tokens)
+    except (WorkerFailed, WorkerUnfit) as error:
+        raise Fatal(RUNTIME, f"the model does not run on this machine: {error}") from error
+
+
+async def _measure(config: Any, cost: ModelCost, prompt: list[int], tokens: int) -> int:
+    """Runs until enough time was spent on the model; the first warms up and is not counted."""
+    from node.worker import Worker
+
+    worker = Worker(config)
+    spent_ms = macs = 0
+    try:
+        for number in range(MEASURE_RUNS_MAX + 1):
+            answer = await worker.ask({
+                "op": "generate", "prompt": prompt, "max_tokens": tokens, "temperature_q16": 1 << 16, "top_k": 0,
+                "seed": number.to_bytes(32, "big"), "trace_key": bytes(32),
+            })  # fmt: skip
+            if number:
+                spent_ms += max(1, answer["total_ms"])
+                macs += cost.execution(len(prompt), len(answer["tokens"]))
+            if spent_ms >= MEASURE_SECONDS * 1000:
+                break
+    finally:
+        await worker.stop()
+    return macs * 1000 // spent_ms
+
+
+def parse_coins(text: str) -> int:
+    """Wei of an amount in coins, exact. Raises Fatal (2)."""
+    match = AMOUNT.fullmatch(text)
+    wei = 0 if match is None else int(match[1]) * COIN + int((match[2] or "").ljust(18, "0"))
+    if not wei:
+        raise Fatal(USAGE, f"{text!r} is no amount in coins: digits, at most 18 after the point, more than 0")
+    return wei
+
+
+def _address(text: str) -> bytes:
+    try:
+        return parse(text)
+    except InvalidAddress as error:
+        raise Fatal(USAGE, f"--payout: {error}") from error
