@@ -151,7 +151,7 @@ def test_a_chain_killed_whole_goes_on_from_the_last_block(tmp_path: Path) -> Non
     finally:
         devnet.stop()
     text = (tmp_path / "launcher.log").read_text()
-    assert "was killed by signal 9" in text and f"labora run --data-dir {tmp_path}" in text
+    assert "was killed by signal 9" in text and f" run --data-dir {tmp_path}" in text
     again = start_devnet(tmp_path, "--engine", "numpy")
     try:
         again.wait_height(0, 8)

@@ -27,7 +27,7 @@ BOND = 9_000
 PASSPHRASE = {"LABORA_PASSPHRASE": "correct horse"}
 SET_SECONDS = 300.0
 """Two to three epochs of 32 blocks, on a shared machine."""
-VOTES_BLOCKS = 40
+VOTES_BLOCKS = 64
 
 
 def labora(*arguments: str) -> str:
