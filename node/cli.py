@@ -232,12 +232,13 @@ def model_import(
     text: Annotated[Path | None, typer.Option(help="Text to measure quality on (default: the shipped one).")] = None,
     name: Annotated[str | None, typer.Option(help="The model's name (default: that of PATH).")] = None,
     licence: Annotated[str, typer.Option(help="The weights' licence, for the manifest.")] = "",
+    threads: Threads = 1,
     json: AsJson = False,
 ) -> None:
     """Turn a float checkpoint into an exact integer program, and say what that costs in quality."""
     from node.model import import_checkpoint
 
-    import_checkpoint(path, out, text, name, licence, json)
+    import_checkpoint(path, out, text, name, licence, threads, json)
 
 
 @model.command("check")

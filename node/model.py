@@ -25,9 +25,10 @@ TRACE_KEY = bytes(32)  # nothing is at stake without a chain, so anybody can com
 
 
 def import_checkpoint(
-    source: Path, out: Path | None, text: Path | None, name: str | None, licence: str, as_json: bool
+    source: Path, out: Path | None, text: Path | None, name: str | None, licence: str, threads: int, as_json: bool
 ) -> None:
     """Convert a Hugging Face folder, print what came out."""
+    _limit_threads(threads)
     from inference.importer import import_model
 
     base = re.sub(r"[^!-~]", "-", source.resolve().name)
@@ -56,6 +57,7 @@ def import_checkpoint(
 
 def check(folder: Path) -> None:
     """Every hash, every bound, and the known answers on each engine that is installed."""
+    _limit_threads(1)
     from inference import model as files
     from inference.engine import Engine, make_executor
     from inference.tokenizer import open_tokenizer
@@ -153,7 +155,8 @@ def _engines() -> list[str]:
 
 
 def _limit_threads(threads: int) -> None:
-    """BLAS reads these once, when numpy is first imported."""
+    """BLAS reads these once, when numpy is first imported. On a busy machine its threads wait for each other: a small
+    model became fifty times slower with two of them, so that one is the default everywhere."""
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(threads)
 
