@@ -22,7 +22,7 @@ from genesis.spec import devnet_spec, load_spec
 spec = load_spec(devnet_spec(4, 1_700_000_000_000))
 import inference.model, contracts, vm.system.abi
 print(json.dumps({
-    "owners": {name: owners.get(name) for name in sys.argv[1:]},
+    "owners": {name: sorted(set(owners[name])) for name in sys.argv[1:]},
     "files": {name: __import__(name).__file__ for name in sys.argv[1:]},
     "models": len(spec.models),
 }))
