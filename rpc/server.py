@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import h11
 import httptools
 import orjson
 import structlog
@@ -94,6 +95,8 @@ async def _connection(
         await _Http(config, dispatcher, hub, context, page, stream).run()
     except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
         pass  # the client went away, or reads too slowly; a WebSocket's nursery says so in a group
+    except* Exception:  # the edge: what one client sends must not take the node down
+        log.exception("connection_failed")
     finally:
         limiter.release_on_behalf_of(stream)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1):
@@ -249,7 +252,8 @@ class _Http:
         socket = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
         try:
             socket.initiate_upgrade_connection(list(request.headers.items()), request.path)
-        except wsproto.utilities.RemoteProtocolError as error:
+        except (wsproto.utilities.ProtocolError, h11.ProtocolError, UnicodeDecodeError) as error:
+            # The last two come through wsproto: a missing Host, bytes that are no ASCII.
             await self._respond(400, _error_body(f"bad WebSocket handshake: {error}"), request.headers, False)
             return
         origin = request.headers.get(b"origin", b"").decode("latin-1")

@@ -292,6 +292,20 @@ def test_a_notification_after_the_clients_farewell_harms_nobody_else(host: Any) 
     with_server(host, check)
 
 
+def test_a_malformed_websocket_handshake_harms_nobody_else(host: Any) -> None:
+    good = request(b"", "GET", Upgrade="websocket", Connection="Upgrade", Sec_WebSocket_Version="13")
+    good = good.replace(b"\r\n\r\n", b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
+
+    async def check(port: int) -> None:
+        without_host, no_ascii = good.replace(b"Host:", b"Most:"), good.replace(b"Upgrade\r", b"Upg\xffrade\r")
+        for bad in (without_host, no_ascii):
+            ((status, _, _),) = await exchange(port, bad)
+            assert status == 400
+        assert (await exchange(port, request()))[0][0] == 200
+
+    with_server(host, check)
+
+
 def test_an_id_that_could_not_be_given_back_is_refused(host: Any) -> None:
     async def check(port: int) -> None:
         nested = b'{"jsonrpc":"2.0","method":"eth_chainId","id":' + b"[" * 300 + b"]" * 300 + b"}"
