@@ -106,13 +106,13 @@ class TorchExecutor:
     def _rotate(self, wide: torch.Tensor, block: int) -> torch.Tensor:
         if block == 1:
             return wide
-        blocks = wide.double().reshape(-1, block)
-        return (blocks @ self._rotation(block)).long().reshape(wide.shape)
+        blocks = wide.double().view(-1, block)
+        return torch.mm(blocks, self._rotations[block]).long().view(wide.shape)
 
     def _multiply(self, q: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         """Exact product over tiles of K, each below 2^24."""
         if len(weights) == 1:
-            return (q @ weights[0]).long()
+            return torch.mm(q, weights[0]).long()
         total, begin = None, 0
         for weight in weights:
             part = (q[:, begin : begin + weight.shape[0]] @ weight).long()
@@ -169,7 +169,8 @@ class TorchExecutor:
         if s.qk_norm:
             q, k = self._norm_head(q, f"layers.{layer}.q_norm.gain"), self._norm_head(k, f"layers.{layer}.k_norm.gain")
         turned = self._rotate(self._rope(torch.cat([q, k], 1), start), self._head_block)
-        all_q, all_top, all_bits = _quantise(torch.cat([turned, v], 1))  # rows are quantised each by itself
+        every = torch.cat([turned, v], 1)  # rows are quantised each by itself
+        all_q, all_top, all_bits = _quantise_few(every) if self._scalar and rows == 1 else _quantise(every)
         kv, kv_top, kv_bits = all_q[:, s.heads :], all_top[:, s.heads :], all_bits[:, s.heads :]
         tiles.append(_octets(kv.cpu().numpy(), "<i1"))
         tiles.append(_octets((kv_top + (kv_bits << 16)).cpu().numpy(), "<i4"))
@@ -213,7 +214,7 @@ class TorchExecutor:
             future = keys > torch.arange(start, length, device=self._device).repeat_interleave(shared).unsqueeze(1)
             score.masked_fill_(future, -(1 << 62))
         below = score.amax(2, keepdim=True) - score
-        e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> (below >> 16).clamp_(max=31)
+        e = self._exp2.take((below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)) >> (below >> 16).clamp_(max=31)
         if rows > 1:
             highest = torch.cummax(v_bits, 2).values[:, 0, start:].repeat_interleave(shared, 1).unsqueeze(2)
         else:
@@ -221,11 +222,14 @@ class TorchExecutor:
         weight = (e * v_top) >> (highest - v_bits).clamp_(0, 63)
         narrow = (_bit_length(weight.amax(2, keepdim=True)) - 15).clamp_(min=0)
         weight >>= narrow
-        total = torch.zeros((s.kv_heads, rows * shared, s.head_width), dtype=torch.int64, device=self._device)
+        halves = torch.cat((weight >> 7, weight & 127), 1).float()  # each below 2^8: exact products in one pass
+        total: torch.Tensor | None = None
         for first in range(0, length, cip.PV_TILE_KEYS):
-            part, values = weight[:, :, first : first + cip.PV_TILE_KEYS], v[:, first : first + cip.PV_TILE_KEYS]
-            total += torch.bmm((part >> 7).float(), values).long() << 7
-            total += torch.bmm((part & 127).float(), values).long()
+            values = v[:, first : first + cip.PV_TILE_KEYS]
+            high, low = torch.bmm(halves[:, :, first : first + cip.PV_TILE_KEYS], values).long().chunk(2, 1)
+            part = (high << 7).add_(low)
+            total = part if total is None else total.add_(part)
+        assert total is not None
         mass = e.sum(2, keepdim=True)
         mass_bits = _bit_length(mass)
         reciprocal = (1 << 43) // (mass >> (mass_bits - cip.WINDOW_BITS))
@@ -239,7 +243,7 @@ class TorchExecutor:
         normed = self._norm(x, f"layers.{layer}.mlp_norm.gain")
         gate, up = self._linear(f"layers.{layer}.gate_up", normed, cip.NORM_BITS + cip.GAIN_BITS).chunk(2, 1)
         half = 1 << (cip.SIGMOID_INDEX_BITS - 1)
-        sigmoid = self._sigmoid[((gate >> cip.SIGMOID_STEP_BITS) + half).clamp_(0, 2 * half - 1)]
+        sigmoid = self._sigmoid.take((gate >> cip.SIGMOID_STEP_BITS).add_(half).clamp_(0, 2 * half - 1))
         act = ((gate * sigmoid) >> cip.SIGMOID_VALUE_BITS).clamp_(-cip.GATE_MAX, cip.GATE_MAX)
         wide = (act * up.clamp(-cip.GATE_MAX, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
         return (x + self._linear(f"layers.{layer}.down", wide, cip.RESIDUAL_BITS)).clamp_(
@@ -302,6 +306,22 @@ def _quantise_row(wide: torch.Tensor) -> tuple[torch.Tensor, int, int]:
     y += 1 << 29
     y >>= 30
     return y.float(), top, bits
+
+
+def _quantise_few(wide: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """_quantise of few rows [1, n, m] on a CPU: their scales in Python."""
+    largest = wide.abs().amax(-1)[0].tolist()
+    bits = [value.bit_length() for value in largest]
+    if max(bits) > cip.WINDOW_BITS:
+        return _quantise(wide)
+    left = [cip.WINDOW_BITS - each for each in bits]
+    top = [((value << by) >> 7) + 1 for value, by in zip(largest, left, strict=True)]
+    # (x << left) * reciprocal = x * (reciprocal << left), below 2^39 in magnitude.
+    factor = [((cip.ACTIVATION_MAX << 23) // each) << by for each, by in zip(top, left, strict=True)]
+    made = torch.tensor([factor, top, bits]).unsqueeze(2)
+    q = (wide * made[0]).add_(1 << 29)
+    q >>= 30
+    return q.float(), made[1:2], made[2:3]
 
 
 def _octets(array: np.ndarray, dtype: str) -> np.ndarray:
