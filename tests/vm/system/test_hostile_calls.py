@@ -15,7 +15,7 @@ from vm.system import abi
 
 NUMBERS = (0, 1, 2, 12, 30, 64, 2**16, 2**31, 2**32 - 1, 2**63, 2**64, 2**96, 2**128, 2**255, 2**256 - 1)
 ADDRESSES = (*SYSTEM_ACCOUNTS, bytes(20), STRANGER.operator, *(person.operator for person in PEOPLE))
-CALLS = 600
+CALLS = 300
 
 
 def value_of(rng: random.Random, param: abi.Param):
