@@ -1,8 +1,8 @@
 """The inference service: sees in the state what this validator owes, has child processes run models, sends results.
 
 Everything is derived from the committed state; a restart loses nothing that cannot be computed again with the same
-bits. One work transaction at a time. A validator without a model's files still validates every block and says
-what it cannot serve. Replaying or syncing blocks never runs a model.
+bits. Nothing that is ready waits for what was sent before it. A validator without a model's files
+still validates every block and says what it cannot serve. Replaying or syncing blocks never runs a model.
 """
 
 from collections.abc import Callable, Mapping
