@@ -273,6 +273,10 @@ class Consensus:
                 else:
                     if await self._step(event) and not isinstance(event, StatusReceived):
                         self._network.relay(data)
+                    if self.core.is_behind and self.ledger.head.number == self.core.height:
+                        # Others have begun the next height. Waiting for one's own interval would keep a node that once
+                        # began late behind for ever: always in step, and never in time to vote.
+                        self._begin_after(0.0)
             case BeginHeight(height=height):
                 await self._begin(height)
             case BlockArrived(block=block):
@@ -427,7 +431,7 @@ class Consensus:
         for told in self.on_commit:
             told(committed)
         interval = self.ledger.params.block_interval_ms / 1000
-        self._begin_after(self._began_at + interval - trio.current_time())
+        self._begin_after(0.0 if self.core.is_behind else self._began_at + interval - trio.current_time())
 
     def _watch_own_key(self, committed: Committed) -> None:
         """Tell a silent new signer when its key signs on another machine."""

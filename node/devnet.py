@@ -224,11 +224,14 @@ def _watch(members: list[Member], options: Options) -> int:
             raise Fatal(RUNTIME, f"no node is left; their logs are {options.data_dir}/node*/{LOG_FILE}")
         figures = [_health(client) for client in clients]
         height = max((found["height"] for found in figures if found), default=0)
-        if not banner_shown and height >= 1:
-            genesis = clients[0].call("eth_getBlockByNumber", "0x0", False)["hash"]
-            _banner(members, genesis, clients[0].number("eth_chainId"))
+        # A chain that goes on has blocks as soon as its first node answers: the others may still be starting.
+        answering = [client for client, found in zip(clients, figures, strict=True) if found]
+        if not banner_shown and height >= 1 and len(answering) >= len(alive):
+            genesis = answering[0].call("eth_getBlockByNumber", "0x0", False)["hash"]
+            chain_id = answering[0].number("eth_chainId")
+            _banner(members, genesis, chain_id)
             if options.json is not None:
-                _write_json(options.json, members, genesis, clients[0].number("eth_chainId"))
+                _write_json(options.json, members, genesis, chain_id)
             banner_shown = True
         if not banner_shown and time.monotonic() > deadline:
             raise Fatal(RUNTIME, f"no block in {FIRST_BLOCK_SECONDS:g} s; see {options.data_dir}/node*/{LOG_FILE}")

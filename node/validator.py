@@ -156,7 +156,7 @@ def register(
     secrets = read_node_keys(folder.keys, find_passphrase(file, folder.keys, ask_passphrase))
     arguments = registration(secrets, params, genesis_hash, operator.address, payout_address)
     done = operator.send(abi.REGISTER, *arguments, value=wei)
-    epoch = params.epoch(done.block) + 2
+    epoch = params.epoch(done.block + 1) + 2  # an epoch turns before the transactions of its last block
     hot = keys.address_of(secrets.hot)
     hot_wei = operator.client.number("eth_getBalance", to_hex(hot), "latest")
     lines = [

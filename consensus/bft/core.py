@@ -182,6 +182,15 @@ class Core:
         """Whether this height is decided and the next has not begun."""
         return self.state.step is Step.DECIDED
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether members with more than a third of the next height's power have begun it: one of them is correct."""
+        following = self._next_set
+        if following is None or not self._early:
+            return False
+        places = [following.index_of(signer) for signer in self._early]
+        return following.is_over_third(following.power_of(place for place in places if place is not None))
+
     def names(self, block_hash: bytes) -> bool:
         """Whether the block can still matter at this height; what no line needs any more is let go of (_forget)."""
         return block_hash in self._blocks or (self._commit is not None and self._commit.block_hash == block_hash)

@@ -671,6 +671,19 @@ def test_messages_of_the_next_height_come_back_when_it_begins() -> None:
     assert [output.event for output in core.receive(start(2)) if isinstance(output, Redeliver)] == early
 
 
+def test_a_node_is_behind_when_more_than_a_third_have_begun_the_next_height() -> None:
+    core = Core(ADDRESSES[3], Timing())
+    assert not core.is_behind, "no height has begun"
+    core.receive(start())
+    core.receive(proposal(A, height=2))
+    core.receive(vote(PREVOTE, 0, A, height=2))
+    assert not core.is_behind, "one of four, and the same one again, may be faulty"
+    core.receive(vote(PREVOTE, 2, None, height=2))
+    assert core.is_behind
+    core.receive(start(2))
+    assert not core.is_behind
+
+
 def test_early_messages_of_strangers_are_not_kept() -> None:
     core = Core(ADDRESSES[3], Timing())
     core.receive(start())
