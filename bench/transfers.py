@@ -35,8 +35,9 @@ def signed(accounts: list[dict[str, str]], chain_id: int, count: int) -> list[li
 
 
 def flood(url: str, by_sender: list[list[str]]) -> float:
-    """Seconds from the first send until the last transfer has a receipt."""
+    """Seconds from the first send until every sender's last transfer has a receipt."""
     begun = time.monotonic()
+    last: dict[str, str] = {}
     for at in range(0, len(by_sender[0]), BATCH):
         for raws in by_sender:
             calls = [
@@ -46,11 +47,13 @@ def flood(url: str, by_sender: list[list[str]]) -> float:
             request = urllib.request.Request(url, json.dumps(calls).encode(), {"content-type": "application/json"})
             with urllib.request.urlopen(request, timeout=60) as response:
                 answers = json.load(response)
-            last = answers[-1].get("result")
-            if last is None:
-                raise SystemExit(f"refused: {answers[-1]}")
-    while harness.rpc(url, "eth_getTransactionReceipt", last) is None:
-        time.sleep(0.02)
+            refused = [answer for answer in answers if "result" not in answer]
+            if refused:
+                raise SystemExit(f"refused: {refused[0]}")
+            last[raws[0]] = answers[-1]["result"]
+    for transaction in last.values():  # each sender's: the order between senders is the builder's
+        while harness.rpc(url, "eth_getTransactionReceipt", transaction) is None:
+            time.sleep(0.02)
     return time.monotonic() - begun
 
 
