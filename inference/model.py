@@ -94,14 +94,28 @@ def gain_limit(width: int) -> int:
 
 
 def tensor_root(tensor: Tensor, array: np.ndarray) -> bytes:
-    """Merkle root over the tensor's chunks of 256 KiB; each leaf is bound to name, dtype, shape and chunk index."""
+    """Merkle root over the digests of the tensor's chunks."""
     data = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+    return merkle.root_of([
+        chunk_digest(tensor, i, data[slice(*chunk_span(tensor, i))]) for i in range(chunk_count(tensor))
+    ])  # fmt: skip
+
+
+def chunk_count(tensor: Tensor) -> int:
+    """Chunks of 256 KiB that a tensor is hashed and sent in; at least one."""
+    return max(1, -(-tensor.size_bytes // CHUNK_BYTES))
+
+
+def chunk_span(tensor: Tensor, index: int) -> tuple[int, int]:
+    """Where a chunk begins and ends in the tensor's bytes."""
+    return index * CHUNK_BYTES, min((index + 1) * CHUNK_BYTES, tensor.size_bytes)
+
+
+def chunk_digest(tensor: Tensor, index: int, data: bytes | memoryview) -> bytes:
+    """Hash of one chunk, bound to the tensor's name, dtype and shape and to the chunk's place."""
     extent = ",".join(map(str, tensor.shape))
     head = TENSOR_DOMAIN + f"|{tensor.name}|{tensor.dtype}|{extent}|".encode()
-    count = max(1, -(-len(data) // CHUNK_BYTES))
-    return merkle.root([
-        head + i.to_bytes(8, "big") + bytes(data[i * CHUNK_BYTES : (i + 1) * CHUNK_BYTES]) for i in range(count)
-    ])  # fmt: skip
+    return merkle.digest(head + index.to_bytes(8, "big") + bytes(data))
 
 
 def save(folder: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:

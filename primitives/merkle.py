@@ -1,4 +1,7 @@
-"""Binary keccak Merkle trees (RFC 6962 prefixes): leaf 0x00, node 0x01, an odd node is promoted unchanged."""
+"""Binary keccak Merkle trees (RFC 6962 prefixes): leaf 0x00, node 0x01, an odd node is promoted unchanged.
+
+Below, a digest is the hash of a leaf; `root` takes the leaves' bytes, the other functions take digests.
+"""
 
 from collections.abc import Sequence
 
@@ -10,15 +13,54 @@ TOKENS_CHUNK = 256
 
 def root(leaves: Sequence[bytes]) -> bytes:
     """Root over the leaves' bytes; of none: keccak of nothing."""
-    if not leaves:
-        return EMPTY_KECCAK
-    level = [keccak(b"\x00" + leaf) for leaf in leaves]
-    while len(level) > 1:
+    return root_of([digest(leaf) for leaf in leaves]) if leaves else EMPTY_KECCAK
+
+
+def digest(leaf: bytes) -> bytes:
+    """Hash of one leaf."""
+    return keccak(b"\x00" + leaf)
+
+
+def root_of(digests: Sequence[bytes]) -> bytes:
+    """Root over at least one digest."""
+    return levels(digests)[-1][0]
+
+
+def levels(digests: Sequence[bytes]) -> list[list[bytes]]:
+    """Every level of the tree over at least one digest, from the digests themselves up to the root alone."""
+    tree = [list(digests)]
+    while len(level := tree[-1]) > 1:
         paired = [keccak(b"\x01" + level[i] + level[i + 1]) for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
-        level = paired
-    return level[0]
+        tree.append(paired)
+    return tree
+
+
+def path(tree: Sequence[Sequence[bytes]], index: int) -> list[bytes]:
+    """The siblings that lead from digest `index` of a tree (`levels`) to its root, lowest first; none where an odd
+    node is promoted."""
+    siblings = []
+    for level in tree[:-1]:
+        if index ^ 1 < len(level):
+            siblings.append(level[index ^ 1])
+        index //= 2
+    return siblings
+
+
+def root_by_path(found: bytes, index: int, count: int, siblings: Sequence[bytes]) -> bytes | None:
+    """The root that a digest at `index` of `count` and its path lead to; None when the path has not the length that
+    index and count ask for."""
+    remaining = list(reversed(siblings))
+    while count > 1:
+        if index ^ 1 < count:
+            if not remaining:
+                return None
+            sibling = remaining.pop()
+            found = keccak(b"\x01" + (sibling + found if index % 2 else found + sibling))
+        index //= 2
+        count = (count + 1) // 2
+    return None if remaining else found
 
 
 def parts_root(body: bytes) -> bytes:
