@@ -7,11 +7,11 @@ Knows no executor and no float. A safetensors header is used to find the tensors
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -129,25 +129,31 @@ def save(folder: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) ->
     (folder / MANIFEST_NAME).write_bytes(manifest.encode())
 
 
+def tensor_layout(tensors: Iterable[Tensor]) -> tuple[bytes, dict[str, int], int]:
+    """The safetensors file that this program writes: (header, where each tensor begins, size of the file)."""
+    header: dict[str, dict[str, Any]] = {}
+    begin: dict[str, int] = {}
+    end = 0
+    for tensor in sorted(tensors, key=lambda tensor: (-DTYPE_BYTES[tensor.dtype], tensor.name)):
+        begin[tensor.name], end = end, end + tensor.size_bytes
+        entry = {"dtype": SAFETENSORS_DTYPES[tensor.dtype], "shape": list(tensor.shape)}
+        header[tensor.name] = entry | {"data_offsets": [begin[tensor.name], end]}
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    data = 8 + len(encoded)
+    offsets = {name: data + first for name, first in begin.items()}
+    return len(encoded).to_bytes(8, "little") + encoded, offsets, data + end
+
+
 class TensorWriter(AbstractContextManager["TensorWriter"]):
     """A safetensors file written in any order, some rows at a time, so that no tensor needs to be whole in memory."""
 
     def __init__(self, path: Path, table: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
-        header: dict[str, dict[str, Any]] = {}
-        self._begin: dict[str, int] = {}
-        self._tensors: dict[str, Tensor] = {}
-        end = 0
-        for name, (dtype, shape) in sorted(table.items(), key=lambda item: (-DTYPE_BYTES[item[1][0]], item[0])):
-            tensor = self._tensors[name] = Tensor(name, dtype, shape, b"")
-            self._begin[name], end = end, end + tensor.size_bytes
-            entry = {"dtype": SAFETENSORS_DTYPES[dtype], "shape": list(shape)}
-            header[name] = entry | {"data_offsets": [self._begin[name], end]}
-        encoded = json.dumps(header, separators=(",", ":")).encode()
-        encoded += b" " * (-len(encoded) % 8)
-        self._data = 8 + len(encoded)
+        self._tensors = {name: Tensor(name, dtype, shape, b"") for name, (dtype, shape) in table.items()}
+        header, self._begin, size = tensor_layout(self._tensors.values())
         self._file = path.open("w+b")
-        self._file.write(len(encoded).to_bytes(8, "little") + encoded)
-        self._file.truncate(self._data + end)
+        self._file.write(header)
+        self._file.truncate(size)
 
     def put(self, name: str, rows: np.ndarray, first_row: int = 0) -> None:
         """Write rows of a tensor, in its own dtype."""
@@ -155,13 +161,13 @@ class TensorWriter(AbstractContextManager["TensorWriter"]):
         assert rows.dtype == np.dtype(tensor.dtype) and rows.shape[1:] == tensor.shape[1:], name
         assert first_row + len(rows) <= tensor.shape[0], name
         row_bytes = tensor.size_bytes // tensor.shape[0]
-        self._file.seek(self._data + self._begin[name] + first_row * row_bytes)
+        self._file.seek(self._begin[name] + first_row * row_bytes)
         self._file.write(np.ascontiguousarray(rows, np.dtype(tensor.dtype).newbyteorder("<")).tobytes())
 
     def root(self, name: str) -> bytes:
         """Merkle root of a tensor as it was written."""
         tensor = self._tensors[name]
-        self._file.seek(self._data + self._begin[name])
+        self._file.seek(self._begin[name])
         data = self._file.read(tensor.size_bytes)
         return tensor_root(tensor, np.frombuffer(data, np.uint8))
 
@@ -173,27 +179,36 @@ def _read_tensors(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Every tensor of the manifest, read only when the file's size is exactly header + what the manifest declares."""
     declared = sum(tensor.size_bytes for tensor in manifest.tensors)
     with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        header_size = int.from_bytes(file.read(8), "little")
-        if size < 8 or header_size > min(HEADER_BYTES_MAX, size - 8):
-            raise ProgramError(f"{path}: header of {header_size} bytes in a file of {size}")
-        if size != 8 + header_size + declared:
-            raise ProgramError(f"{path} has {size} bytes, the manifest declares {8 + header_size + declared}")
-        header = _header(file.read(header_size), path)
-        unknown = set(header) ^ {tensor.name for tensor in manifest.tensors}
-        if unknown:
-            raise ProgramError(f"{path} and the manifest differ in tensors {sorted(unknown)[:4]}")
-        for tensor in manifest.tensors:
-            _check_entry(header[tensor.name], tensor, declared, path)
+        offsets = tensor_offsets(file, path, manifest)
+        start = file.tell()
         data = file.read(declared)
     if len(data) != declared:
         raise ProgramError(f"{path} shrank to {len(data)} of {declared} bytes while it was read")
     tensors = {}
     for tensor in manifest.tensors:
-        begin = header[tensor.name]["data_offsets"][0]
-        flat = np.frombuffer(data, np.dtype(tensor.dtype).newbyteorder("<"), tensor.size_bytes // _width(tensor), begin)
+        begin, dtype = offsets[tensor.name] - start, np.dtype(tensor.dtype).newbyteorder("<")
+        flat = np.frombuffer(data, dtype, tensor.size_bytes // _width(tensor), begin)
         tensors[tensor.name] = flat.reshape(tensor.shape)
     return tensors
+
+
+def tensor_offsets(file: BinaryIO, path: Path, manifest: Manifest) -> dict[str, int]:
+    """Where each tensor of the manifest begins in an open safetensors file, which is left at the first byte behind its
+    header. Raises ProgramError unless size and header are what the manifest asks for."""
+    declared = sum(tensor.size_bytes for tensor in manifest.tensors)
+    size = os.fstat(file.fileno()).st_size
+    header_size = int.from_bytes(file.read(8), "little")
+    if size < 8 or header_size > min(HEADER_BYTES_MAX, size - 8):
+        raise ProgramError(f"{path}: header of {header_size} bytes in a file of {size}")
+    if size != 8 + header_size + declared:
+        raise ProgramError(f"{path} has {size} bytes, the manifest declares {8 + header_size + declared}")
+    header = _header(file.read(header_size), path)
+    unknown = set(header) ^ {tensor.name for tensor in manifest.tensors}
+    if unknown:
+        raise ProgramError(f"{path} and the manifest differ in tensors {sorted(unknown)[:4]}")
+    for tensor in manifest.tensors:
+        _check_entry(header[tensor.name], tensor, declared, path)
+    return {t.name: 8 + header_size + int(header[t.name]["data_offsets"][0]) for t in manifest.tensors}
 
 
 def _width(tensor: Tensor) -> int:
