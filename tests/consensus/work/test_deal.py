@@ -130,3 +130,32 @@ def test_the_shown_rate_counts_both_ends():
 
 def test_retries_double_up_to_32_blocks():
     assert [retry_after(tries) for tries in range(1, 9)] == [1, 2, 4, 8, 16, 32, 32, 32]
+
+
+def test_ten_thousand_tasks_are_dealt_in_proportion_to_bond():
+    """Pearson's chi-square of the executors drawn against the bonds, eleven degrees of freedom: 31.26 is the 99.9 %
+    point. The mix is fixed, so that the test says the same on every machine."""
+    weights = [1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144]
+    fleet = candidates(*weights)
+    drawn = dict.fromkeys((c.key for c in fleet), 0)
+    tasks = 10_000
+    for number in range(tasks):
+        task = keccak(b"fair" + number.to_bytes(4, "big"))
+        (executor,) = draw(keccak(b"fairness"), Purpose.DEAL, task, 0, fleet, 1)
+        drawn[executor] += 1
+    expected = [tasks * weight / sum(weights) for weight in weights]
+    chi_square = sum((drawn[c.key] - want) ** 2 / want for c, want in zip(fleet, expected, strict=True))
+    print(f"chi-square {chi_square:.2f}, drawn {list(drawn.values())}, expected {[round(want) for want in expected]}")
+    assert chi_square < 31.26
+
+
+def test_splitting_a_bond_in_two_gains_no_tasks():
+    whole, halves = candidates(40, 60), candidates(20, 60, 20)
+    mine = {b"\x01" * 20, b"\x03" * 20}
+    counts = [0, 0]
+    for number in range(4_000):
+        task = keccak(b"split" + number.to_bytes(4, "big"))
+        counts[0] += draw(keccak(b"s"), Purpose.DEAL, task, 0, whole, 1)[0] in mine
+        counts[1] += draw(keccak(b"s"), Purpose.DEAL, task, 0, halves, 1)[0] in mine
+    # Both are binomial(4000, 0.4), standard deviation 31: their difference stays within four of its own, 4 * 44.
+    assert abs(counts[0] - counts[1]) < 176, counts
