@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import harness
@@ -27,6 +28,7 @@ sys.path.insert(0, str(harness.ROOT))
 
 from inference.build import random_model
 from inference.engine import Engine, make_executor
+from inference.kv import Segment
 from inference.program import Shape
 from inference.sampling import sample
 
@@ -64,15 +66,17 @@ class FloatModel:
         self.cos, self.sin = (torch.cat([turn(angle)] * 2, 1)[:, None] for turn in (torch.cos, torch.sin))
         self.norm = torch.ones(s.width)
 
-    def new_cache(self, capacity: int) -> dict[str, Any]:
+    def new_sequence(self, capacity: int) -> Any:
         s = self.shape
         extent = (s.layers, 2, s.kv_heads, capacity, s.head_width)
-        return {"kv": torch.zeros(extent), "length": 0}
+        return SimpleNamespace(kv=torch.zeros(extent), length=0, free=lambda: None)
 
     @torch.inference_mode()
-    def feed(self, cache: dict[str, Any], tokens: list[int], logits_from: int) -> Any:
-        s, start, rows = self.shape, cache["length"], len(tokens)
-        end = cache["length"] = start + rows
+    def feed(self, segments: list[Segment]) -> Any:
+        [segment] = segments
+        cache, tokens = segment.sequence, segment.tokens
+        s, start, rows = self.shape, cache.length, len(tokens)
+        end = cache.length = start + rows
         x = self.embedding[torch.tensor(tokens)]
         cos, sin = self.cos[start:end], self.sin[start:end]
         mask = None if rows == 1 else torch.ones(rows, end, dtype=torch.bool).tril(start)
@@ -82,7 +86,7 @@ class FloatModel:
             a, b = turned.chunk(2, -1)
             turned = turned * cos + torch.cat([-b, a], -1) * sin
             q, k = turned.split([s.heads, s.kv_heads], dim=1)
-            kv = cache["kv"][layer]
+            kv = cache.kv[layer]
             kv[0, :, start:end], kv[1, :, start:end] = k.transpose(0, 1), v.transpose(0, 1)
             mixed = F.scaled_dot_product_attention(
                 q.transpose(0, 1)[None], kv[0, None, :, :end], kv[1, None, :, :end], mask, enable_gqa=True
@@ -90,19 +94,20 @@ class FloatModel:
             x = x + mixed[0].transpose(0, 1).reshape(rows, -1) @ out.T
             gate, up = (F.rms_norm(x, (s.width,), second, 1e-5) @ gate_up.T).chunk(2, 1)
             x = x + (F.silu(gate) * up) @ down.T
-        return F.rms_norm(x[logits_from:], (s.width,), self.norm, 1e-5) @ self.head.T, []
+        return [(F.rms_norm(x[segment.logits_from :], (s.width,), self.norm, 1e-5) @ self.head.T, [])]
 
 
 def speed(model: Any, chunk: int) -> tuple[float, float]:
     """Milliseconds a token of prefill and of decode."""
     tokens = [(7 * i * i + 3) % model.shape.vocabulary for i in range(PREFILL)]
-    cache = model.new_cache(PREFILL + DECODE)
+    sequence = model.new_sequence(PREFILL + DECODE)
     began = clock()
     for i in range(0, PREFILL, chunk):
-        model.feed(cache, tokens[i : i + chunk], chunk - 1)
+        model.feed([Segment(sequence, tokens[i : i + chunk], chunk - 1)])
     fed = clock()
     for token in tokens[:DECODE]:
-        model.feed(cache, [token], 0)
+        model.feed([Segment(sequence, [token], 0)])
+    sequence.free()
     return (fed - began) * 1000 / PREFILL, (clock() - fed) * 1000 / DECODE
 
 
@@ -111,12 +116,13 @@ def untraced(engine: Engine, executor: Any) -> Callable[[], None]:
     tokens = [(7 * i * i + 3) % executor.shape.vocabulary for i in range(PROMPT)]
 
     def run() -> None:
-        cache = executor.new_cache(PROMPT + ANSWER)
-        logits, _ = executor.feed(cache, tokens, PROMPT - 1)
+        sequence = executor.new_sequence(PROMPT + ANSWER)
+        [(logits, _)] = executor.feed([Segment(sequence, tokens, PROMPT - 1)])
         for i in range(ANSWER):
             token = sample(logits[-1], SEED, PROMPT + i, 0, 0, engine.model.tensors["table.exp2"])
             if i + 1 < ANSWER:
-                logits, _ = executor.feed(cache, [token], 0)
+                [(logits, _)] = executor.feed([Segment(sequence, [token], 0)])
+        sequence.free()
 
     return run
 

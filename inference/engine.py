@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from inference import model as model_files
+from inference.kv import PAGE, Fed, Pool, Segment, pages_of
+from inference.kv import Sequence as Handle
 from inference.model import Model
 from inference.program import NO_BAD_POSITION, KnownAnswer
 from inference.reference import CHUNK_ROWS, NumpyExecutor
@@ -66,12 +68,20 @@ class Executor(Protocol):
 
     name: str
     model: Model
+    pool: Pool
 
-    def new_cache(self, capacity: int) -> Any: ...
+    def new_sequence(self, capacity: int = 0) -> Handle:
+        """An empty sequence; pages for `capacity` positions are taken at once. Raises PoolExhausted."""
+        ...
 
-    def feed(self, cache: Any, tokens: list[int], logits_from: int) -> tuple[np.ndarray, list[np.ndarray]]: ...
+    def feed(self, segments: Sequence[Segment]) -> list[Fed]:
+        """One pass over many sequences. What else is in the pass changes no bit of a segment. Raises PoolExhausted
+        before anything is changed."""
+        ...
 
-    def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]: ...
+    def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
+        """(computed, expected) of one product with every operand at its bound."""
+        ...
 
 
 def open_engine(name: str, model_dir: Path, threads: int = 1, device: str = "cpu") -> "Engine":
@@ -85,25 +95,27 @@ def open_engine(name: str, model_dir: Path, threads: int = 1, device: str = "cpu
     return engine
 
 
-def make_executor(name: str, model: Model, threads: int = 1, device: str = "cpu") -> Executor:
-    """The named implementation over a loaded model."""
+def make_executor(
+    name: str, model: Model, threads: int = 1, device: str = "cpu", pages: int | None = None
+) -> Executor:
+    """The named implementation over a loaded model, with a pool of `pages` (without it: kv.default_pages)."""
     if name not in ENGINES:
         raise EngineUnavailable(f"no engine {name!r}, there are {', '.join(ENGINES)}")
     if name == "numpy":
-        return _numpy(model, device)
+        return _numpy(model, device, pages)
     try:
         from inference.torch_engine import TorchExecutor
     except ImportError as error:
         if name == "auto":
-            return _numpy(model, device)
+            return _numpy(model, device, pages)
         raise EngineUnavailable(f"engine 'torch' is not installed: {error}") from error
-    return TorchExecutor(model, threads, device)
+    return TorchExecutor(model, threads, device, pages)
 
 
-def _numpy(model: Model, device: str) -> Executor:
+def _numpy(model: Model, device: str, pages: int | None) -> Executor:
     if device != "cpu":
         raise EngineUnavailable(f"engine 'numpy' runs on the cpu only, not on {device!r}; torch runs on both")
-    return NumpyExecutor(model)
+    return NumpyExecutor(model, pages)
 
 
 class Engine:
@@ -131,21 +143,24 @@ class Engine:
         began = time.monotonic()
         manifest = self.model.manifest
         trace = Trace(trace_key, manifest.shape.groups)
-        cache = self._executor.new_cache(len(prompt) + max_tokens - 1)
-        logits = self._feed_all(cache, list(prompt), len(prompt) - 1, trace, cancelled)
-        tokens: list[int] = []
-        first_token_ms = 0
-        while True:
-            token = self._sample(logits[-1], seed, len(prompt) + len(tokens), temperature_q16, top_k)
-            trace.add_output(logits[-1].astype("<i8").tobytes(), token)
-            tokens.append(token)
-            if len(tokens) == 1:
-                first_token_ms = _elapsed_ms(began)
-            if on_token is not None:
-                on_token(token)
-            if token in manifest.stop or len(tokens) == max_tokens:
-                return Answer(tokens, trace.root(), first_token_ms, _elapsed_ms(began))
-            logits = self._feed_all(cache, [token], 0, trace, cancelled)
+        sequence = self._executor.new_sequence(len(prompt) + max_tokens - 1)
+        try:
+            logits = self._feed_all(sequence, list(prompt), len(prompt) - 1, trace, cancelled)
+            tokens: list[int] = []
+            first_token_ms = 0
+            while True:
+                token = self._sample(logits[-1], seed, len(prompt) + len(tokens), temperature_q16, top_k)
+                trace.add_output(logits[-1].astype("<i8").tobytes(), token)
+                tokens.append(token)
+                if len(tokens) == 1:
+                    first_token_ms = _elapsed_ms(began)
+                if on_token is not None:
+                    on_token(token)
+                if token in manifest.stop or len(tokens) == max_tokens:
+                    return Answer(tokens, trace.root(), first_token_ms, _elapsed_ms(began))
+                logits = self._feed_all(sequence, [token], 0, trace, cancelled)
+        finally:
+            sequence.free()
 
     def verify(
         self,
@@ -164,7 +179,11 @@ class Engine:
         self._check_ids(output, "output")
         trace = Trace(trace_key, self.model.manifest.shape.groups)
         fed = [*prompt, *output[:-1]]
-        logits = self._feed_all(self._executor.new_cache(len(fed)), fed, len(prompt) - 1, trace, None)
+        sequence = self._executor.new_sequence(len(fed))
+        try:
+            logits = self._feed_all(sequence, fed, len(prompt) - 1, trace, None)
+        finally:
+            sequence.free()
         bad = NO_BAD_POSITION
         for i, token in enumerate(output):
             position = len(prompt) + i
@@ -204,7 +223,7 @@ class Engine:
                 )
 
     def _feed_all(
-        self, cache: Any, tokens: list[int], logits_from: int, trace: Trace, cancelled: Callable[[], bool] | None
+        self, sequence: Handle, tokens: list[int], logits_from: int, trace: Trace, cancelled: Callable[[], bool] | None
     ) -> np.ndarray:
         """Feed in chunks; int64 logits of the rows from `logits_from` on."""
         logits = []
@@ -212,7 +231,8 @@ class Engine:
             if cancelled is not None and cancelled():
                 raise Cancelled
             chunk = tokens[begin : begin + CHUNK_ROWS]
-            rows, payloads = self._executor.feed(cache, chunk, min(max(logits_from - begin, 0), len(chunk)))
+            wanted = min(max(logits_from - begin, 0), len(chunk))
+            [(rows, payloads)] = self._executor.feed([Segment(sequence, chunk, wanted)])
             logits.append(rows)
             for group, payload in enumerate(payloads):
                 trace.add_states(group, map(memoryview, payload))
@@ -228,6 +248,10 @@ class Engine:
         if not prompt or max_tokens < 1 or len(prompt) + max_tokens > context:
             raise RequestError(f"{len(prompt)} prompt tokens and {max_tokens} to generate; at least 1 of each, "
                                f"at most {context} together")  # fmt: skip
+        pool = self._executor.pool
+        if pages_of(len(prompt) + max_tokens - 1) > pool.pages:
+            raise RequestError(f"{len(prompt)} prompt tokens and {max_tokens} to generate do not fit the pool of "
+                               f"{pool.pages} pages of {PAGE} positions")  # fmt: skip
         if not 0 <= temperature_q16 < 2**32 or not 0 <= top_k < 2**32:
             raise RequestError(f"temperature_q16 {temperature_q16} and top_k {top_k} must be u32")
         if len(seed) != SEED_BYTES or len(trace_key) != KEY_BYTES:

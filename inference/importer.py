@@ -24,6 +24,7 @@ from inference import program as cip
 from inference.build import build_manifest, request, with_known_answers
 from inference.checkpoint import Checkpoint, open_checkpoint
 from inference.float_model import hidden_states
+from inference.kv import Segment
 from inference.model import TensorWriter
 from inference.reference import CHUNK_ROWS, NumpyExecutor, hadamard
 from inference.tables import tables
@@ -116,16 +117,17 @@ def measure(checkpoint: Checkpoint, executor: NumpyExecutor, windows: np.ndarray
     sums, differences = np.zeros(4), []
     for number, (tokens, expected, state) in enumerate(zip(inputs, targets, states, strict=True)):
         progress("integer model", number, len(windows))
-        cache = executor.new_cache(len(tokens))
+        sequence = executor.new_sequence(len(tokens))
         for begin in range(0, len(tokens), CHUNK_ROWS):
             rows = slice(begin, begin + CHUNK_ROWS)
-            logits, _ = executor.feed(cache, tokens[rows].tolist(), 0)
+            [(logits, _)] = executor.feed([Segment(sequence, tokens[rows].tolist(), 0)])
             exact = _log_softmax((state[rows] @ head.T).astype(np.float64))
             found = _log_softmax(logits / (1 << cip.RESIDUAL_BITS))
             at = (np.arange(len(exact)), expected[rows])
             differences.append(exact[at] - found[at])
             same = exact.argmax(1) == found.argmax(1)
             sums += [-exact[at].sum(), -found[at].sum(), (np.exp(exact) * (exact - found)).sum(), same.sum()]
+        sequence.free()
     progress("integer model", len(windows), len(windows))
     count = inputs.size
     error = np.concatenate(differences).std() / math.sqrt(count)

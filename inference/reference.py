@@ -8,23 +8,25 @@ and no clock.
 
 import math
 from collections.abc import Mapping
+from collections.abc import Sequence as Items
 from typing import NamedTuple
 
 import numpy as np
 
 from inference import program as cip
+from inference.kv import PAGE, Fed, Pool, Segment, Sequence, default_pages, extend_all
 from inference.model import Model
 
-CHUNK_ROWS = 64  # positions fed at once: bounds the scores' memory to heads * 64 * context
+CHUNK_ROWS = 64  # positions of a sequence fed at once: bounds the scores' memory to heads * 64 * context
 _MASKED = -(1 << 62)  # below every score, and far enough from the int64 edge to subtract
 
 
 class NumpyExecutor:
-    """Runs one model. Stateless between sequences: each has its own Cache."""
+    """Runs one model over a pool of `pages` pages of keys and values. Many sequences go in one pass."""
 
     name = "numpy"
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, pages: int | None = None) -> None:
         self.model, self.shape = model, model.manifest.shape
         tensors = model.tensors
         self._products = {linear.name: _Product(linear, tensors) for linear in model.manifest.linears}
@@ -39,29 +41,37 @@ class NumpyExecutor:
         self._cos, self._sin = tensors["table.cos"], tensors["table.sin"]  # int16, widened where they meet int64
         self._head_rotation = _blocks(hadamard(cip.rotation_block(self.shape.head_width)), self.shape.head_width)
         self._score_scale = cip.score_scale(self.shape.head_width)
+        self._store = _Store(self.shape, default_pages(self.shape) if pages is None else pages)
+        self.pool = Pool(self._store.pages, self._store.copy_page)
 
-    def new_cache(self, capacity: int) -> "Cache":
-        """Room for a sequence of at most `capacity` positions."""
-        return Cache(self.shape, capacity)
+    def new_sequence(self, capacity: int = 0) -> Sequence:
+        """An empty sequence; pages for `capacity` positions are taken at once, more as it grows. Raises
+        PoolExhausted."""
+        return Sequence(self.pool, capacity)
 
-    def feed(self, cache: "Cache", tokens: list[int], logits_from: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Append tokens to a sequence. Returns int64 logits [rows, vocabulary] of the rows from `logits_from` on, and
-        for each layer group the trace payloads, uint8 [tokens, bytes]."""
-        s, start = self.shape, cache.length
-        assert start + len(tokens) <= cache.capacity, "the cache was made too small"
-        cache.length += len(tokens)
-        x = self._embed(np.array(tokens))
+    def feed(self, segments: Items[Segment]) -> list[Fed]:
+        """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
+        s, starts = self.shape, extend_all(self.pool, segments)
+        batch = _Batch.of(segments, starts)
+        x = self._embed(np.concatenate([np.asarray(segment.tokens, np.int64) for segment in segments]))
         payloads = []
         for first in range(0, s.layers, s.layers_per_group):
             tiles: list[np.ndarray] = []
             for layer in range(first, min(first + s.layers_per_group, s.layers)):
-                x = self._attention(x, layer, cache, start, tiles)
+                x = self._attention(x, layer, batch, tiles)
                 x = self._mlp(x, layer)
             payloads.append(np.concatenate([_octets(x), *tiles], axis=1))
-        rows = x[logits_from:]
-        if not len(rows):
-            return np.zeros((0, s.vocabulary), np.int64), payloads
-        return self._products["head"](self._norm(rows, "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS), payloads
+        wanted = [rows.start + segment.logits_from for rows, segment in zip(batch.rows, segments, strict=True)]
+        picked = np.concatenate([np.arange(first, rows.stop) for first, rows in zip(wanted, batch.rows, strict=True)])
+        logits = np.zeros((0, s.vocabulary), np.int64)
+        if len(picked):
+            logits = self._products["head"](self._norm(x[picked], "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS)
+        fed, begin = [], 0
+        for first, rows in zip(wanted, batch.rows, strict=True):
+            end = begin + rows.stop - first
+            fed.append(Fed(logits[begin:end], [payload[rows] for payload in payloads]))
+            begin = end
+        return fed
 
     def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
         """(computed, expected) of one product with every operand at its bound, for the startup test."""
@@ -109,7 +119,7 @@ class NumpyExecutor:
         unit = self._rms(heads.reshape(-1, self.shape.head_width)).reshape(heads.shape)
         return (unit * self._head_gains[layer]) >> cip.HEAD_NORM_SHIFT
 
-    def _attention(self, x: np.ndarray, layer: int, cache: "Cache", start: int, tiles: list[np.ndarray]) -> np.ndarray:
+    def _attention(self, x: np.ndarray, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> np.ndarray:
         s, rows = self.shape, len(x)
         normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
         qkv = self._products[f"layers.{layer}.qkv"](normed, cip.NORM_BITS + cip.GAIN_BITS)
@@ -119,21 +129,23 @@ class NumpyExecutor:
         turned = qkv[:, : s.heads + s.kv_heads]
         if s.qk_norm:
             turned = self._norm_heads(turned, layer)
-        turned = self._rope(turned, start)
+        turned = self._rope(turned, batch.positions)
         turned = (turned.astype(np.float64) @ self._head_rotation).astype(np.int64)
         q, top, bits = quantise(np.concatenate([turned, qkv[:, s.heads + s.kv_heads :]], axis=1))
         own, stored = slice(s.heads), slice(s.heads, None)
         tiles.append(_octets(q[:, stored].astype("<i1")))
         tiles.append(_octets((top[:, stored] + (bits[:, stored] << 16)).astype("<i4")))
-        cache.append(layer, start, q[:, stored], top[:, stored], bits[:, stored])
-        wide = self._mix(q[:, own], top[:, own], bits[:, own], cache.view(layer, start + rows), start)
+        self._store.write(layer, batch, q[:, stored], top[:, stored], bits[:, stored])
+        wide = np.concatenate([
+            self._mix(q[rows, own], top[rows, own], bits[rows, own], self._store.read(layer, sequence), start)
+            for rows, start, sequence in zip(batch.rows, batch.starts, batch.sequences, strict=True)
+        ])  # fmt: skip
         return saturate(x + self._products[f"layers.{layer}.out"](wide, cip.ATTENTION_BITS))
 
-    def _rope(self, heads: np.ndarray, start: int) -> np.ndarray:
+    def _rope(self, heads: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Rotate pairs (i, i + rotary / 2) of each head by the position's angle; the rest of the head passes."""
         half = self.shape.rotary // 2
-        cos = self._cos[start : start + len(heads), None]
-        sin = self._sin[start : start + len(heads), None]
+        cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
         a, b = heads[..., :half], heads[..., half : 2 * half]
         turned = heads.copy()
         turned[..., :half] = (a * cos - b * sin) >> cip.ROPE_BITS
@@ -190,26 +202,57 @@ class NumpyExecutor:
         return saturate(x + self._products[f"layers.{layer}.down"](wide, cip.RESIDUAL_BITS))
 
 
-class Cache:
-    """int8 keys and values (carried in float32 for exact products) with their scales, for one sequence. Key heads
-    first, then value heads."""
+class _Batch(NamedTuple):
+    """Where the rows of a pass lie: each segment's rows, first position and sequence; each row's position and page."""
 
-    def __init__(self, shape: cip.Shape, capacity: int) -> None:
-        self.capacity, self.length, self._kv_heads = capacity, 0, shape.kv_heads
-        self._values = np.zeros((shape.layers, 2 * shape.kv_heads, capacity, shape.head_width), np.float32)
-        self._scales = np.zeros((shape.layers, 2, 2 * shape.kv_heads, 1, capacity), np.int64)  # tops, bits
+    rows: list[slice]
+    starts: list[int]
+    sequences: list[Sequence]
+    positions: np.ndarray
+    pages: np.ndarray
 
-    def append(self, layer: int, start: int, values: np.ndarray, top: np.ndarray, bits: np.ndarray) -> None:
-        """Write one layer's rows [rows, key heads + value heads, ...] at `start`."""
-        end = start + len(values)
-        self._values[layer, :, start:end] = values.transpose(1, 0, 2)
-        self._scales[layer, 0, :, 0, start:end] = top[..., 0].T
-        self._scales[layer, 1, :, 0, start:end] = bits[..., 0].T
+    @classmethod
+    def of(cls, segments: Items[Segment], starts: list[int]) -> "_Batch":
+        rows, positions, pages, begin = [], [], [], 0
+        for segment, start in zip(segments, starts, strict=True):
+            rows.append(slice(begin, begin + len(segment.tokens)))
+            begin = rows[-1].stop
+            positions.append(np.arange(start, start + len(segment.tokens)))
+            pages.append(np.array(segment.sequence.pages)[positions[-1] // PAGE])
+        return cls(rows, starts, [s.sequence for s in segments], np.concatenate(positions), np.concatenate(pages))
 
-    def view(self, layer: int, length: int) -> "View":
-        """What positions before `length` hold."""
-        n = self._kv_heads
-        values, (top, bits) = self._values[layer, :, :length], self._scales[layer, ..., :length]
+
+class _Store:
+    """The bytes of a pool: int8 key heads, then value heads, with their scales, by layer and page."""
+
+    def __init__(self, shape: cip.Shape, pages: int) -> None:
+        self.pages, self._kv_heads = pages, shape.kv_heads
+        extent = (shape.layers, pages, 2 * shape.kv_heads, PAGE)
+        self._values = np.zeros((*extent, shape.head_width), np.int8)
+        self._top, self._bits = np.zeros(extent, np.uint16), np.zeros(extent, np.uint8)
+
+    def copy_page(self, source: int, target: int, positions: int) -> None:
+        """Copy a page's first positions."""
+        for array in (self._values, self._top, self._bits):
+            array[:, target, :, :positions] = array[:, source, :, :positions]
+
+    def write(self, layer: int, batch: _Batch, values: np.ndarray, top: np.ndarray, bits: np.ndarray) -> None:
+        """Write one layer's rows [rows, key heads + value heads, ...] where the batch says."""
+        offsets = batch.positions % PAGE
+        self._values[layer][batch.pages, :, offsets] = values
+        self._top[layer][batch.pages, :, offsets] = top[..., 0]
+        self._bits[layer][batch.pages, :, offsets] = bits[..., 0]
+
+    def read(self, layer: int, sequence: Sequence) -> "View":
+        """One layer of a sequence, widened."""
+        pages, n, length = sequence.pages, self._kv_heads, sequence.length
+
+        def heads(array: np.ndarray, dtype: type) -> np.ndarray:  # [2 * kv heads, keys, ...]
+            gathered = array[layer][pages].swapaxes(0, 1)
+            return gathered.reshape(2 * n, len(pages) * PAGE, *gathered.shape[3:])[:, :length].astype(dtype)
+
+        values = heads(self._values, np.float32)
+        top, bits = heads(self._top, np.int64)[:, None], heads(self._bits, np.int64)[:, None]
         return View(values[:n], values[n:], top[:n], bits[:n], top[n:], bits[n:])
 
 

@@ -6,21 +6,27 @@ off) and the float64 rotation (below 2^53). So no order of summation, thread cou
 """
 
 import math
+from collections.abc import Sequence as Items
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from inference import program as cip
 from inference.engine import EngineUnavailable
+from inference.kv import PAGE, Fed, Pool, Segment, Sequence, default_pages, extend_all
 from inference.model import Model
 
 
 class TorchExecutor:
-    """Runs one model on one device. Sets torch's thread count for the process. Raises EngineUnavailable."""
+    """Runs one model on one device over a pool of `pages` pages of keys and values. Sets torch's thread count for the
+    process. Raises EngineUnavailable."""
 
     name = "torch"
 
-    def __init__(self, model: Model, threads: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self, model: Model, threads: int = 1, device: str = "cpu", pages: int | None = None
+    ) -> None:
         if device != "cpu" and not torch.cuda.is_available():
             raise EngineUnavailable(f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA device")
         torch.set_num_threads(threads)
@@ -47,34 +53,52 @@ class TorchExecutor:
         self._head_block = cip.rotation_block(s.head_width)
         self._rotation(self._head_block)
         self._score_mantissa, self._score_exponent = cip.score_scale(s.head_width)
+        self._store = _Store(s, default_pages(s) if pages is None else pages, self._device)
+        self.pool = Pool(self._store.pages, self._store.copy_page)
 
-    def new_cache(self, capacity: int) -> "TorchCache":
-        """Room for a sequence of at most `capacity` positions."""
-        return TorchCache(self.shape, capacity, self._device)
+    def new_sequence(self, capacity: int = 0) -> Sequence:
+        """An empty sequence with pages for `capacity` positions. Raises PoolExhausted."""
+        return Sequence(self.pool, capacity)
 
     @torch.inference_mode()
-    def feed(self, cache: "TorchCache", tokens: list[int], logits_from: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Append tokens to a sequence: int64 logits of the rows from `logits_from` on, and each group's payloads."""
-        s, start = self.shape, cache.length
-        assert start + len(tokens) <= cache.capacity, "the cache was made too small"
-        cache.length += len(tokens)
-        ids = torch.tensor(tokens, device=self._device)
+    def feed(self, segments: Items[Segment]) -> list[Fed]:
+        """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
+        s, starts = self.shape, extend_all(self.pool, segments)
+        batch = self._place(segments, starts)
+        ids = torch.tensor([token for segment in segments for token in segment.tokens], device=self._device)
         x = self._embedding[ids].long() * self._embedding_scale[ids].unsqueeze(1)
         x = (x << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
         payloads: list[np.ndarray] = []
         tiles: list[np.ndarray] = []
         for layer in range(s.layers):
-            x = self._attention(x, layer, cache, start, tiles)
+            x = self._attention(x, layer, batch, tiles)
             x = self._mlp(x, layer)
             if (layer + 1) % s.layers_per_group == 0 or layer + 1 == s.layers:
                 parts = [_octets(x.cpu().numpy(), "<i8"), *tiles]
                 payloads.append(np.concatenate(parts, axis=1))
                 tiles = []
-        wanted = x[logits_from:]
-        if wanted.shape[0] == 0:
-            return np.zeros((0, s.vocabulary), np.int64), payloads
-        logits = self._linear("head", self._norm(wanted, "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS)
-        return logits.cpu().numpy(), payloads
+        wanted = [list(range(begin + segment.logits_from, end))
+                  for segment, (begin, end) in zip(segments, batch.rows, strict=True)]  # fmt: skip
+        logits = np.zeros((0, s.vocabulary), np.int64)
+        if rows := [row for each in wanted for row in each]:
+            picked = x if len(rows) == x.shape[0] else x[torch.tensor(rows, device=self._device)]
+            head = self._linear("head", self._norm(picked, "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS)
+            logits = head.cpu().numpy()
+        parts = np.split(logits, np.cumsum([len(each) for each in wanted[:-1]]))
+        return [Fed(part, [payload[begin:end] for payload in payloads])
+                for part, (begin, end) in zip(parts, batch.rows, strict=True)]  # fmt: skip
+
+    def _place(self, segments: Items[Segment], starts: list[int]) -> "_Batch":
+        rows, positions, pages = [], [], []
+        for segment, start in zip(segments, starts, strict=True):
+            rows.append((len(positions), len(positions) + len(segment.tokens)))
+            for position in range(start, start + len(segment.tokens)):
+                positions.append(position)
+                pages.append(segment.sequence.pages[position // PAGE])
+        held = [torch.tensor(segment.sequence.pages, device=self._device) for segment in segments]
+        lengths = [segment.sequence.length for segment in segments]
+        where = torch.tensor([positions, pages], device=self._device)
+        return _Batch(rows, held, lengths, where[0], where[1])
 
     @torch.inference_mode()
     def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
@@ -158,8 +182,7 @@ class TorchExecutor:
         reciprocal = (1 << 40) // root.clamp_(min=1)
         return (y * reciprocal) >> (40 - cip.NORM_BITS)
 
-    def _attention(self, x: torch.Tensor, layer: int, cache: "TorchCache", start: int,
-                   tiles: list[np.ndarray]) -> torch.Tensor:  # fmt: skip
+    def _attention(self, x: torch.Tensor, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> torch.Tensor:
         s, rows = self.shape, x.shape[0]
         normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
         qkv = self._linear(f"layers.{layer}.qkv", normed, cip.NORM_BITS + cip.GAIN_BITS)
@@ -168,14 +191,18 @@ class TorchExecutor:
         q, k, v = qkv.view(rows, -1, s.head_width).split([s.heads, s.kv_heads, s.kv_heads], dim=1)
         if s.qk_norm:
             q, k = self._norm_head(q, f"layers.{layer}.q_norm.gain"), self._norm_head(k, f"layers.{layer}.k_norm.gain")
-        turned = self._rotate(self._rope(torch.cat([q, k], 1), start), self._head_block)
+        turned = self._rotate(self._rope(torch.cat([q, k], 1), batch.positions), self._head_block)
         every = torch.cat([turned, v], 1)  # rows are quantised each by itself
         all_q, all_top, all_bits = _quantise_few(every) if self._scalar and rows == 1 else _quantise(every)
         kv, kv_top, kv_bits = all_q[:, s.heads :], all_top[:, s.heads :], all_bits[:, s.heads :]
         tiles.append(_octets(kv.cpu().numpy(), "<i1"))
         tiles.append(_octets((kv_top + (kv_bits << 16)).cpu().numpy(), "<i4"))
-        cache.store(layer, start, kv, kv_top, kv_bits)
-        wide = self._mix(all_q[:, : s.heads], all_top[:, : s.heads], all_bits[:, : s.heads], cache, layer, start)
+        self._store.write(layer, batch, kv, kv_top, kv_bits)
+        mixed = []
+        for (begin, end), pages, length in zip(batch.rows, batch.held, batch.lengths, strict=True):
+            query = (part[begin:end, : s.heads] for part in (all_q, all_top, all_bits))
+            mixed.append(self._mix(*query, self._store.read(layer, pages, length)))
+        wide = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
         return (x + self._linear(f"layers.{layer}.out", wide, cip.ATTENTION_BITS)).clamp_(
             -cip.RESIDUAL_MAX, cip.RESIDUAL_MAX
         )
@@ -184,21 +211,22 @@ class TorchExecutor:
         """The norm over each head, in Q16."""
         return (self._norm(heads.flatten(0, 1), gain) >> cip.HEAD_NORM_SHIFT).view(heads.shape)
 
-    def _rope(self, heads: torch.Tensor, start: int) -> torch.Tensor:
+    def _rope(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         half = self.shape.rotary // 2
-        cos = self._cos[start : start + heads.shape[0]].unsqueeze(1)
-        sin = self._sin[start : start + heads.shape[0]].unsqueeze(1)
+        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
         a, b, rest = heads.split([half, half, self.shape.head_width - 2 * half], dim=2)
         first = (a * cos - b * sin) >> cip.ROPE_BITS
         second = (b * cos + a * sin) >> cip.ROPE_BITS
         return torch.cat([first, second, rest], 2)
 
-    def _mix(self, q: torch.Tensor, q_top: torch.Tensor, q_bits: torch.Tensor, cache: "TorchCache", layer: int,
-             start: int) -> torch.Tensor:  # fmt: skip
+    def _mix(
+        self, q: torch.Tensor, q_top: torch.Tensor, q_bits: torch.Tensor, past: tuple[torch.Tensor, ...]
+    ) -> torch.Tensor:
         """Softmax attention: 127 * output in Q14. Inside, axes are [kv head, row * shared head, key]."""
         s, rows = self.shape, q.shape[0]
-        shared, length = s.heads // s.kv_heads, start + q.shape[0]
-        k, v, k_top, k_bits, v_top, v_bits = cache.read(layer, length)
+        k, v, k_top, k_bits, v_top, v_bits = past
+        shared, length = s.heads // s.kv_heads, k.shape[1]
+        start = length - rows
 
         def fold(z: torch.Tensor) -> torch.Tensor:
             if rows == 1:
@@ -251,27 +279,48 @@ class TorchExecutor:
         )
 
 
-class TorchCache:
-    """Keys and values of one sequence on the device: int8 in float32, scales in int64."""
+class _Batch(NamedTuple):
+    """Where a pass's rows lie: (first, end) row, pages and length of each segment; position and page of each row."""
 
-    def __init__(self, shape: cip.Shape, capacity: int, device: torch.device) -> None:
-        self.capacity, self.length, self._heads = capacity, 0, shape.kv_heads
-        pair = 2 * shape.kv_heads  # keys' heads, then values' heads
-        self._q = torch.zeros((shape.layers, pair, capacity, shape.head_width), device=device)
-        self._top = torch.zeros((shape.layers, pair, 1, capacity), dtype=torch.int64, device=device)
-        self._bits = torch.zeros_like(self._top)
+    rows: list[tuple[int, int]]
+    held: list[torch.Tensor]
+    lengths: list[int]
+    positions: torch.Tensor
+    pages: torch.Tensor
 
-    def store(self, layer: int, start: int, q: torch.Tensor, top: torch.Tensor, bits: torch.Tensor) -> None:
-        """Write rows [rows, key heads + value heads, ...] at `start`."""
-        end = start + q.shape[0]
-        self._q[layer, :, start:end] = q.transpose(0, 1)
-        self._top[layer, :, 0, start:end] = top[:, :, 0].t()
-        self._bits[layer, :, 0, start:end] = bits[:, :, 0].t()
 
-    def read(self, layer: int, length: int) -> tuple[torch.Tensor, ...]:
-        """k, v [heads, keys, width]; k top, k bits, v top, v bits [heads, 1, keys]."""
+class _Store:
+    """A pool's bytes on the device: by layer and page, int8 heads (keys', then values'), mantissas and bit lengths."""
+
+    def __init__(self, shape: cip.Shape, pages: int, device: torch.device) -> None:
+        self.pages, self._heads = pages, shape.kv_heads
+        extent = (shape.layers, pages, 2 * shape.kv_heads, PAGE)
+        self._q = torch.empty((*extent, shape.head_width), dtype=torch.int8, device=device)
+        # Mantissas reach 2^15, which int16 holds as -2^15; uint16 has few operations.
+        self._top = torch.empty(extent, dtype=torch.int16, device=device)
+        self._bits = torch.empty(extent, dtype=torch.int8, device=device)
+
+    def copy_page(self, source: int, target: int, positions: int) -> None:
+        """Copy a page's first positions."""
+        for part in (self._q, self._top, self._bits):
+            part[:, target, :, :positions] = part[:, source, :, :positions]
+
+    def write(self, layer: int, batch: _Batch, q: torch.Tensor, top: torch.Tensor, bits: torch.Tensor) -> None:
+        """Write rows [rows, key heads + value heads, ...] where the batch says."""
+        where = (batch.pages, slice(None), batch.positions % PAGE)
+        self._q[layer][where] = q.to(torch.int8)
+        self._top[layer][where] = top[:, :, 0].to(torch.int16)
+        self._bits[layer][where] = bits[:, :, 0].to(torch.int8)
+
+    def read(self, layer: int, pages: torch.Tensor, length: int) -> tuple[torch.Tensor, ...]:
+        """k, v [heads, keys, width] in float32; k top, k bits, v top, v bits [heads, 1, keys] in int64."""
         h = self._heads
-        q, top, bits = self._q[layer, :, :length], self._top[layer, ..., :length], self._bits[layer, ..., :length]
+
+        def join(part: torch.Tensor) -> torch.Tensor:
+            return part[layer][pages].transpose(0, 1).flatten(1, 2)[:, :length]
+
+        q, top, bits = join(self._q).float(), join(self._top).long() & 0xFFFF, join(self._bits).long()
+        top, bits = top.unsqueeze(1), bits.unsqueeze(1)
         return q[:h], q[h:], top[:h], bits[:h], top[h:], bits[h:]
 
 

@@ -128,21 +128,24 @@ def bench(folder: Path, repeats: int, threads: int, as_json: bool) -> None:
 
 def _rates(executor: Any, repeats: int) -> dict[str, list[float]]:
     """Tokens a second; the first run warms up and is not counted."""
+    from inference.kv import Segment
+
     shape = executor.shape
     decode = min(BENCH_DECODE, shape.context // 2)
     prefill = min(BENCH_PREFILL, shape.context - decode)
     prompt = [(7 * i * i + 3) % shape.vocabulary for i in range(prefill)]
     rates: dict[str, list[float]] = {"prefill": [], "decode": []}
     for _ in range(repeats + 1):
-        cache = executor.new_cache(prefill + decode)
+        sequence = executor.new_sequence(prefill + decode)
         began = time.perf_counter()
         for i in range(0, prefill, 64):
-            executor.feed(cache, prompt[i : i + 64], min(prefill - i, 64) - 1)
+            executor.feed([Segment(sequence, prompt[i : i + 64], min(prefill - i, 64) - 1)])
         fed = time.perf_counter()
         for i in range(decode):
-            executor.feed(cache, [prompt[i % prefill]], 0)
+            executor.feed([Segment(sequence, [prompt[i % prefill]], 0)])
         rates["prefill"].append(prefill / (fed - began))
         rates["decode"].append(decode / (time.perf_counter() - fed))
+        sequence.free()
     return {what: values[1:] for what, values in rates.items()}
 
 

@@ -14,6 +14,7 @@ from inference import engine as engines
 from inference import program as cip
 from inference.build import random_model
 from inference.engine import Engine, make_executor
+from inference.kv import Segment
 from inference.model import Model
 from inference.reference import NumpyExecutor
 
@@ -55,12 +56,13 @@ MANY = settings(max_examples=25, deadline=None, suppress_health_check=list(Healt
 
 def run(executor: Any, chunks: list[list[int]]) -> tuple[np.ndarray, list[bytes]]:
     """Logits of all rows and each group's payload bytes, fed chunk by chunk."""
-    cache = executor.new_cache(sum(map(len, chunks)))
+    sequence = executor.new_sequence()
     logits, payloads = [], [b""] * executor.model.manifest.shape.groups
     for chunk in chunks:
-        rows, states = executor.feed(cache, chunk, 0)
+        [(rows, states)] = executor.feed([Segment(sequence, chunk, 0)])
         logits.append(rows)
         payloads = [old + new.tobytes() for old, new in zip(payloads, states, strict=True)]
+    sequence.free()
     return np.concatenate(logits), payloads
 
 

@@ -20,6 +20,7 @@ from inference.checkpoint import open_checkpoint
 from inference.engine import Engine, make_executor
 from inference.float_model import hidden_states
 from inference.importer import Imported, import_model
+from inference.kv import Segment
 from inference.model import load
 from inference.reference import NumpyExecutor
 from inference.tables import Rope, rope
@@ -176,7 +177,7 @@ def bring_in(folder: Path, **options: Any) -> Imported:
 
 
 def logits_of(executor: Any, tokens: list[int]) -> np.ndarray:
-    return executor.feed(executor.new_cache(len(tokens)), tokens, 0)[0]
+    return executor.feed([Segment(executor.new_sequence(), tokens, 0)])[0].logits
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -196,8 +197,9 @@ def test_every_shape_follows_its_float_model_with_the_same_bits_everywhere(tmp_p
     ours = states @ weights.get("lm_head.weight", weights["model.embed_tokens.weight"]).T
     assert np.abs(ours - expected).max() < 1e-3, "the float32 pass that quality is measured against"
     executor = NumpyExecutor(model)
-    cache = executor.new_cache(40)
-    assert np.array_equal(np.concatenate([executor.feed(cache, [t], 0)[0] for t in tokens]), logits)
+    sequence = executor.new_sequence(40)
+    one_by_one = [executor.feed([Segment(sequence, [token], 0)])[0].logits for token in tokens]
+    assert np.array_equal(np.concatenate(one_by_one), logits)
     if find_spec("torch"):
         engine = Engine(make_executor("torch", model))
         engine.known_answer_test()

@@ -8,6 +8,7 @@ import pytest
 
 from inference import program as cip
 from inference.engine import Engine
+from inference.kv import Segment
 from inference.model import Model
 from inference.reference import NumpyExecutor
 from inference.trace import Trace, root
@@ -55,7 +56,7 @@ def test_leaves_are_the_bytes_of_the_format() -> None:
 def test_the_reference_hashes_residual_then_keys_and_values(small: Model) -> None:
     """One position's payload of a group: int64 residual, then per layer int8 heads and one scale word a head."""
     executor, shape = NumpyExecutor(small), small.manifest.shape
-    _, payloads = executor.feed(executor.new_cache(4), PROMPT[:4], 4)
+    [(_, payloads)] = executor.feed([Segment(executor.new_sequence(), PROMPT[:4], 4)])
     per_layer = 2 * shape.kv_heads * (shape.head_width + 4)
     assert [p.shape for p in payloads] == [(4, 8 * shape.width + 2 * per_layer), (4, 8 * shape.width + per_layer)]
     words = payloads[1][:, -8 * shape.kv_heads :].copy().view("<i4")
