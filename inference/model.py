@@ -19,6 +19,7 @@ from inference.program import (
     CHUNK_BYTES,
     DTYPE_BYTES,
     MANIFEST_BYTES_MAX,
+    PIECE_BYTES,
     Linear,
     Manifest,
     ProgramError,
@@ -112,10 +113,12 @@ def chunk_span(tensor: Tensor, index: int) -> tuple[int, int]:
 
 
 def chunk_digest(tensor: Tensor, index: int, data: bytes | memoryview) -> bytes:
-    """Hash of one chunk, bound to the tensor's name, dtype and shape and to the chunk's place."""
+    """Hash of one chunk, bound to the tensor's name, dtype and shape and to the chunk's place. Within it the bytes are
+    a tree over pieces of 4 KiB, so that one row, or a part of one, can be opened."""
     extent = ",".join(map(str, tensor.shape))
     head = TENSOR_DOMAIN + f"|{tensor.name}|{tensor.dtype}|{extent}|".encode()
-    return merkle.digest(head + index.to_bytes(8, "big") + bytes(data))
+    pieces = merkle.root([bytes(data[begin : begin + PIECE_BYTES]) for begin in range(0, len(data), PIECE_BYTES)])
+    return merkle.digest(head + index.to_bytes(8, "big") + pieces)
 
 
 def save(folder: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray]) -> None:

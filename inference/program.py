@@ -42,7 +42,8 @@ LAYERS_MAX, HEADS_MAX, HEAD_WIDTH_MAX = 1024, 1024, 1040  # 1040 * 127 * 127 < 2
 EPSILON_MAX = 1 << 18
 EXPONENT_MAX = 63
 KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 16, 512
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 256 * 1024  # a tensor travels and is hashed in chunks,
+PIECE_BYTES = 4096  # each of them a tree over pieces, as are a trace's payloads: what a dispute opens
 DTYPE_BYTES = {"int8": 1, "int16": 2, "uint16": 2, "int32": 4}
 # What a kind adds to Llama's layer: (biases on query, key and value; norms over each query and key head).
 KINDS = {"llama": (False, False), "qwen2": (True, False), "qwen3": (False, True)}
@@ -121,7 +122,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """One artefact tensor: dtype, shape and the Merkle root over its 256 KiB chunks."""
+    """One artefact tensor: dtype, shape and the Merkle root over its 256 KiB chunks (model.chunk_digest)."""
 
     name: str
     dtype: str

@@ -5,10 +5,14 @@ Leaves in order: one per (position, layer group), position by position; then for
 was drawn from and the token itself. leaf = sha256(0x00 | domain | trace key | index u64 big-endian | payload),
 node = sha256(0x01 | left | right), an odd node is promoted. Domains are 16 bytes, zero-padded; the index counts within
 its domain (position * groups + group; the generated token's number), so that leaves can be hashed while generating.
+A payload of more than 4,096 bytes is hashed as its root: that of the same tree over piece = sha256(0x02 | 4,096 bytes),
+so that a dispute can open a part of it.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
+
+from inference.program import PIECE_BYTES
 
 STATE_DOMAIN = b"labora/state".ljust(16, b"\0")
 LOGITS_DOMAIN = b"labora/logits".ljust(16, b"\0")
@@ -52,8 +56,8 @@ class Trace:
 
 
 def root(leaves: Sequence[bytes]) -> bytes:
-    """Merkle root over leaf hashes (at least one)."""
-    assert leaves, "a trace has at least one leaf"
+    """Merkle root over leaf hashes, or a payload's pieces (at least one)."""
+    assert leaves, "a tree has at least one leaf"
     level = list(leaves)
     while len(level) > 1:
         paired = [hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)]
@@ -63,8 +67,16 @@ def root(leaves: Sequence[bytes]) -> bytes:
     return level[0]
 
 
+def pieces(payload: bytes | memoryview) -> list[bytes]:
+    """Hashes of a payload's pieces of 4 KiB."""
+    return [
+        hashlib.sha256(b"\2" + payload[begin : begin + PIECE_BYTES]).digest()
+        for begin in range(0, len(payload), PIECE_BYTES)
+    ]
+
+
 def _leaf(prefix: "hashlib._Hash", index: int, payload: bytes | memoryview) -> bytes:
     hasher = prefix.copy()
     hasher.update(index.to_bytes(8, "big"))
-    hasher.update(payload)
+    hasher.update(payload if len(payload) <= PIECE_BYTES else root(pieces(payload)))
     return hasher.digest()

@@ -12,6 +12,7 @@ from inference import model as files
 from inference import program as cip
 from inference.build import build_model
 from inference.model import Model, load, save
+from primitives import merkle
 
 
 @pytest.fixture
@@ -199,6 +200,18 @@ def test_a_tensor_root_is_bound_to_name_shape_and_chunk(small: Model) -> None:
     ones = zeros.copy()
     ones[-1] = 1
     assert files.tensor_root(big, zeros) != files.tensor_root(big, ones)
+
+
+def test_a_piece_of_a_tensor_leads_to_its_root(small: Model) -> None:
+    """The bytes of the format: pieces of 4 KiB under the chunk's digest, chunks under the root."""
+    tensor = cip.Tensor("t", "int8", (300_000,), b"")
+    data = bytes(range(256)) * 1171 + bytes(224)
+    chunks = [data[: 1 << 18], data[1 << 18 :]]
+    pieces = [merkle.digest(chunks[1][begin : begin + 4096]) for begin in range(0, len(chunks[1]), 4096)]
+    chunk = merkle.digest(b"labora/tensor|t|int8|300000|" + bytes(7) + b"\1" + merkle.root_of(pieces))
+    assert files.chunk_digest(tensor, 1, chunks[1]) == chunk
+    root = files.tensor_root(tensor, np.frombuffer(data, np.int8))
+    assert merkle.root_by_path(chunk, 1, 2, [files.chunk_digest(tensor, 0, chunks[0])]) == root
 
 
 def test_cost_follows_from_the_shape() -> None:

@@ -53,6 +53,15 @@ def test_leaves_are_the_bytes_of_the_format() -> None:
     assert trace.root() == root(leaves)
 
 
+def test_a_long_payload_is_hashed_as_the_root_of_its_pieces() -> None:
+    payload = bytes(range(256)) * 33
+    trace = Trace(KEY, 1)
+    trace.add_states(0, [payload])
+    first, second, third = (sha(b"\2" + payload[begin : begin + 4096]) for begin in (0, 4096, 8192))
+    top = sha(b"\1" + sha(b"\1" + first + second) + third)
+    assert trace.leaves() == [sha(b"\0" + b"labora/state\0\0\0\0" + KEY + bytes(8) + top)]
+
+
 def test_the_reference_hashes_residual_then_keys_and_values(small: Model) -> None:
     """One position's payload of a group: int64 residual, then per layer int8 heads and one scale word a head."""
     executor, shape = NumpyExecutor(small), small.manifest.shape
