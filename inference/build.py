@@ -12,7 +12,7 @@ from inference.engine import Engine
 from inference.model import Model, check_values, tensor_root
 from inference.reference import NumpyExecutor
 from inference.sampling import philox
-from inference.tables import tables
+from inference.tables import Rope, tables
 from primitives.hashing import sha256
 
 
@@ -30,7 +30,7 @@ def build_model(
 ) -> Model:
     """A model of these tensors, without known answers. Raises ProgramError when they do not fit the shape."""
     cip.check_shape(shape)
-    table = cip.tensor_table(shape)
+    table = cip.tensor_table(shape, cip.two_term(linears))
     if set(table) != set(tensors):
         raise cip.ProgramError(f"tensors differ from the shape's in {sorted(set(table) ^ set(tensors))[:4]}")
     roots = {}
@@ -59,7 +59,8 @@ def build_manifest(
     quality: Mapping[str, int] | None = None,
 ) -> cip.Manifest:
     """The manifest of tensors with these roots, without known answers. Raises ProgramError when it would be refused."""
-    entries = tuple(cip.Tensor(n, dtype, extent, roots[n]) for n, (dtype, extent) in cip.tensor_table(shape).items())
+    table = cip.tensor_table(shape, cip.two_term(linears))
+    entries = tuple(cip.Tensor(n, dtype, extent, roots[n]) for n, (dtype, extent) in table.items())
     manifest = cip.Manifest(
         name=name, shape=shape, tokenizer=tokenizer, stop=tuple(stop),
         linears=tuple(sorted(linears, key=lambda linear: linear.name)), embedding_exponent=embedding_exponent,
@@ -91,12 +92,15 @@ def request(prompt: Sequence[int], max_tokens: int, temperature_q16: int = 0, to
     )
 
 
-def random_model(shape: cip.Shape, seed: int, *, bound: int = 127, stop: Sequence[int] = (), spread: int = 0) -> Model:
-    """A model of random weights. `spread` widens every scale by that many powers of two (tests of saturation)."""
+def random_model(
+    shape: cip.Shape, seed: int, *, bound: int = 127, stop: Sequence[int] = (), spread: int = 0, terms: int = 1
+) -> Model:
+    """A model of random weights. `spread` widens every scale by that many powers of two (tests of saturation); with
+    `terms` 2 every second product has two-term weights."""
     draws = _Draws(seed)
-    tensors = dict(tables(shape))
+    tensors = dict(tables(shape, local=Rope(theta=500)))
     linears = []
-    for name, (outputs, inputs) in cip.linear_shapes(shape).items():
+    for i, (name, (outputs, inputs)) in enumerate(cip.linear_shapes(shape).items()):
         tensors[f"{name}.weight"] = draws.between(-bound, bound, (outputs, inputs)).astype(np.int8)
         tensors[f"{name}.scale"] = draws.between(1 << 14, (1 << 16) - 1, (outputs,)).astype(np.uint16)
         block = cip.rotation_block(inputs)
@@ -104,13 +108,17 @@ def random_model(shape: cip.Shape, seed: int, *, bound: int = 127, stop: Sequenc
         exponent = 22 + bound.bit_length() + block.bit_length() - 1 + inputs.bit_length() // 2 - spread
         if name.endswith(".out"):
             exponent += 7
-        linears.append(cip.Linear(name, outputs, inputs, bound, max(exponent, 0), block))
+        both = terms if i % 2 == 0 else 1
+        if both == 2:
+            second = draws.between(-cip.SECOND_TERM_MAX, cip.SECOND_TERM_MAX, (outputs, inputs))
+            tensors[f"{name}.weight2"] = second.astype(np.int8)
+        linears.append(cip.Linear(name, outputs, inputs, bound, max(exponent, 0), block, both))
     tensors["embedding.weight"] = draws.between(-127, 127, (shape.vocabulary, shape.width)).astype(np.int8)
     tensors["embedding.scale"] = draws.between(1 << 14, (1 << 16) - 1, (shape.vocabulary,)).astype(np.uint16)
     for name, (_, extent) in cip.tensor_table(shape).items():
         if name.endswith(".gain"):
             tensors[name] = draws.between(-(1 << 13), 1 << 13, extent).astype(np.int32)
-        elif name.endswith(".bias"):
+        elif name.endswith((".bias", "position.embedding")):
             tensors[name] = draws.between(-(1 << 18), 1 << 18, extent).astype(np.int32)
     return build_model(f"random-{seed}", shape, tensors, linears, 22, stop=stop, licence="CC0-1.0")
 

@@ -20,6 +20,7 @@ from inference.program import (
     DTYPE_BYTES,
     MANIFEST_BYTES_MAX,
     PIECE_BYTES,
+    SECOND_TERM_MAX,
     Linear,
     Manifest,
     ProgramError,
@@ -68,23 +69,30 @@ def check_values(model: Model) -> None:
     """Refuse tensors whose values would break an overflow proof: weights past their bound, tables out of range."""
     tensors = model.tensors
     for linear in model.manifest.linears:
-        weight = tensors[f"{linear.name}.weight"]
-        low, high = int(weight.min()), int(weight.max())
-        if low < -linear.bound or high > linear.bound:
-            raise ProgramError(f"{linear.name}.weight spans {low}..{high}, its bound is {linear.bound}")
+        _check_weight(f"{linear.name}.weight", tensors, linear.bound)
+        if linear.terms == 2:
+            _check_weight(f"{linear.name}.weight2", tensors, SECOND_TERM_MAX)
     embedding_low = int(tensors["embedding.weight"].min())
     if embedding_low < -127:
         raise ProgramError(f"embedding.weight holds {embedding_low}, allowed -127..127")
-    limits = {"table.exp2": (0, 1 << 30), "table.sigmoid": (0, 1 << 16), "table.cos": (-(1 << 14), 1 << 14)}
-    limits["table.sin"] = limits["table.cos"]
+    gate = model.manifest.shape.features.gate_table
+    limits = {"table.exp2": (0, 1 << 30), gate: (0, 1 << 16)}
     for name, tensor in tensors.items():
         if name.endswith(".gain"):
             limits[name] = (-gain_limit(len(tensor)), gain_limit(len(tensor)))
+        elif name.endswith(("cos", "sin")):
+            limits[name] = (-(1 << 14), 1 << 14)
     for name, (low, high) in limits.items():
         if tensors[name].size and not (low <= int(tensors[name].min()) and int(tensors[name].max()) <= high):
             raise ProgramError(f"{name} spans {tensors[name].min()}..{tensors[name].max()}, allowed {low}..{high}")
     if int(tensors["table.exp2"][0]) != 1 << 30:
         raise ProgramError(f"table.exp2 starts with {tensors['table.exp2'][0]}, must be 2^30")
+
+
+def _check_weight(name: str, tensors: Mapping[str, np.ndarray], bound: int) -> None:
+    low, high = int(tensors[name].min()), int(tensors[name].max())
+    if low < -bound or high > bound:
+        raise ProgramError(f"{name} spans {low}..{high}, its bound is {bound}")
 
 
 def gain_limit(width: int) -> int:

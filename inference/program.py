@@ -6,7 +6,7 @@ docs/inference.md and executed by reference.py; the numbers below are the ones t
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,30 +23,35 @@ RESIDUAL_MAX = 1 << 40  # linear outputs and residual saturate at +-2^40 (2^24 i
 WINDOW_BITS = 22  # rows are normalised to |y| <= 2^22 before anything is divided
 NORM_BITS = 14  # Q14: a normalised row before its gain
 GAIN_BITS = 12  # Q12: norm gains
-HEAD_NORM_SHIFT = NORM_BITS + GAIN_BITS - RESIDUAL_BITS  # a normalised head goes on as the wide values do, in Q16
+HEAD_NORM_SHIFT = NORM_BITS + GAIN_BITS - RESIDUAL_BITS  # a wide norm (of a head, of a sub-layer) goes on in Q16
 ATTENTION_BITS = 14  # Q14, times 127: attention output
 GATE_MAX = 1 << 31  # both factors of the gated product saturate here, so that it fits 2^62
 ROPE_BITS = 14  # Q14 cosines and sines
 EXP2_INDEX_BITS, EXP2_VALUE_BITS = 12, 30  # table of 2^-f, f in [0, 1)
 SIGMOID_INDEX_BITS, SIGMOID_STEP_BITS, SIGMOID_VALUE_BITS = 14, 7, 16  # [-16, 16) in steps of 2^7 / 2^16
+GELU_STEP_BITS = 6  # GELU's gates: as many entries over [-8, 8)
 ROTATION_BLOCK_MAX = 64
 ACTIVATION_MAX = 127
 EXACT_FLOAT32 = 1 << 24  # integers of smaller magnitude are exact in float32, in any order of summation
 PV_TILE_KEYS = 512  # 255 * 127 * 512 < 2^24
+TERM_BITS = 7  # two-term weights are weight * 2^7 + weight2
+SECOND_TERM_MAX = 63  # bound of weight2, and the least bound of the weight beside it
+VECTOR_BITS = 15  # Q15: an embedding of unit length
 NO_BAD_POSITION = 2**32 - 1
 
 # Local bounds on what a manifest may ask for, checked before anything is allocated.
 MANIFEST_BYTES_MAX = 1 << 20
 VOCABULARY_MAX, CONTEXT_MAX, WIDTH_MAX, HIDDEN_MAX = 1 << 20, 1 << 17, 1 << 16, 1 << 17
 LAYERS_MAX, HEADS_MAX, HEAD_WIDTH_MAX = 1024, 1024, 1040  # 1040 * 127 * 127 < 2^24: scores are one float32 tile
+BIDIRECTIONAL_CONTEXT_MAX = 1 << 13  # a sequence without order is fed whole
+SCORE_DIVISOR_MAX = 1 << 20
 EPSILON_MAX = 1 << 18
 EXPONENT_MAX = 63
 KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 16, 512
 CHUNK_BYTES = 256 * 1024  # a tensor travels and is hashed in chunks,
 PIECE_BYTES = 4096  # each of them a tree over pieces, as are a trace's payloads: what a dispute opens
 DTYPE_BYTES = {"int8": 1, "int16": 2, "uint16": 2, "int32": 4}
-# What a kind adds to Llama's layer: (biases on query, key and value; norms over each query and key head).
-KINDS = {"llama": (False, False), "qwen2": (True, False), "qwen3": (False, True)}
+GENERATE, EMBED, SCORE = "generate", "embed", "score"  # what a program can be asked for
 
 
 class ProgramError(ValueError):
@@ -54,8 +59,43 @@ class ProgramError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """In what an architecture differs from Llama's; docs/inference.md (One layer) says what each difference does."""
+
+    biases: tuple[str, ...] = ()
+    """Products of a layer that add a bias."""
+    qk_norm: bool = False
+    """Every query and key head is normalised before it is turned."""
+    post_norms: bool = False
+    """What attention and the MLP give is normalised before it is added to the residual (sandwich norms)."""
+    windows: bool = False
+    """Some layers see only the last `window` positions and turn by tables of their own; scores have a divisor."""
+    encoder: bool = False
+    """BERT's plan: every position sees all others, a table of positions in RoPE's place, LayerNorm after each
+    addition, an MLP without a gating branch, no head."""
+    gate_table: str = "table.sigmoid"
+    """Share of a value that the activation lets through, by the value."""
+    gate_step_bits: int = SIGMOID_STEP_BITS
+
+
+KINDS = {
+    "bert": Kind(biases=("qkv", "out", "up", "down"), encoder=True, gate_table="table.gelu",
+                 gate_step_bits=GELU_STEP_BITS),
+    "gemma3": Kind(qk_norm=True, post_norms=True, windows=True, gate_table="table.gelu_tanh",
+                   gate_step_bits=GELU_STEP_BITS),
+    "llama": Kind(),
+    "qwen2": Kind(biases=("qkv",)),
+    "qwen3": Kind(qk_norm=True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Shape:
-    """Architecture of a program of one of the KINDS. Widths in elements; epsilon is real epsilon * 2^32."""
+    """Architecture of a program of one of the KINDS. Widths in elements; epsilon is real epsilon * 2^32.
+
+    Kinds with windows: a layer i with (i + 1) % window_pattern != 0 is local, its positions see the last `window`
+    ones, their own among them; scores are divided by sqrt(score_divisor). Other kinds have 0 in all three.
+    """
 
     vocabulary: int
     context: int
@@ -69,26 +109,47 @@ class Shape:
     norm_epsilon_q32: int
     layers_per_group: int
     kind: str = "llama"
+    window: int = 0
+    window_pattern: int = 0
+    score_divisor: int = 0
+
+    @property
+    def features(self) -> Kind:
+        """What the kind adds to Llama's layer."""
+        return KINDS[self.kind]
 
     @property
     def qkv_bias(self) -> bool:
         """Whether query, key and value have biases."""
-        return KINDS[self.kind][0]
+        return "qkv" in self.features.biases
 
     @property
     def qk_norm(self) -> bool:
         """Whether every query and key head is normalised before it is turned."""
-        return KINDS[self.kind][1]
+        return self.features.qk_norm
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position sees only itself and those before it; only then is there a head, and text to generate."""
+        return not self.features.encoder
 
     @property
     def groups(self) -> int:
-        """Layer groups, each one leaf of the trace a position."""
-        return -(-self.layers // self.layers_per_group)
+        """State leaves of the trace a position: one a layer group; an encoder's are before each layer and after all."""
+        return -(-self.layers // self.layers_per_group) if self.causal else self.layers + 1
 
     @property
     def qkv_rows(self) -> int:
         """Output rows of the fused query, key and value product."""
         return (self.heads + 2 * self.kv_heads) * self.head_width
+
+    def local(self, layer: int) -> bool:
+        """Whether this layer's positions see only the last `window` ones."""
+        return self.window > 0 and (layer + 1) % self.window_pattern != 0
+
+    def tasks(self) -> tuple[str, ...]:
+        """What a program of this shape can be asked for."""
+        return (GENERATE, EMBED, SCORE) if self.causal else (EMBED,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +171,8 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One product: int8 weights [outputs, inputs] with |w| <= bound, per-output scales, input rotated in blocks."""
+    """One product: int8 weights [outputs, inputs] with |w| <= bound, per-output scales, input rotated in blocks.
+    With two terms there is a second tensor, `weight2`, and a weight is (w * 128 + w2) / 128."""
 
     name: str
     outputs: int
@@ -118,6 +180,7 @@ class Linear:
     bound: int
     exponent: int
     block: int
+    terms: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +203,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class KnownAnswer:
-    """A request and the tokens and trace root that every executor must give for it."""
+    """A request and the tokens and trace root that every executor must give for it. To embed or to score there is
+    only a prompt and a key, and the root binds the vector."""
 
     prompt: tuple[int, ...]
     max_tokens: int
@@ -150,6 +214,7 @@ class KnownAnswer:
     trace_key: bytes
     tokens: tuple[int, ...]
     root: bytes
+    task: str = GENERATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +235,12 @@ class Manifest:
     @property
     def cost(self) -> Cost:
         """Cost coefficients by the protocol's formula."""
-        return cost(self.shape)
+        return cost(self.shape, self.two_term)
+
+    @property
+    def two_term(self) -> frozenset[str]:
+        """Names of the products whose weights have two terms."""
+        return two_term(self.linears)
 
     def encode(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, ASCII, integers only."""
@@ -181,15 +251,24 @@ class Manifest:
         return keccak(self.encode())
 
 
-def cost(shape: Shape) -> Cost:
-    """a: all linears of the layers; b: scores and weighted values; c: the head, needed at generated positions only."""
-    attention = shape.width * shape.qkv_rows + shape.heads * shape.head_width * shape.width
-    mlp = 3 * shape.width * shape.hidden
+def cost(shape: Shape, two_term: Collection[str] = ()) -> Cost:
+    """a: all products of the layers, once a term, and the windows of local layers as if always full; b: scores and
+    weighted values of the others, twice where every position sees all; c: the head, needed at scored or generated
+    positions only."""
+    macs = {name: o * i * (2 if name in two_term else 1) for name, (o, i) in linear_shapes(shape).items()}
+    head = macs.pop("head", 0)
+    seen = 2 * shape.heads * shape.head_width  # multiply-adds a layer and a key
+    local = sum(shape.local(layer) for layer in range(shape.layers))
     return Cost(
-        a=shape.layers * (attention + mlp),
-        b=shape.layers * 2 * shape.heads * shape.head_width,
-        c=shape.width * shape.vocabulary,
+        a=sum(macs.values()) + local * seen * min(shape.window, shape.context),
+        b=(shape.layers - local) * seen * (1 if shape.causal else 2),
+        c=head,
     )
+
+
+def two_term(linears: Iterable[Linear]) -> frozenset[str]:
+    """Names of the products whose weights have two terms."""
+    return frozenset(linear.name for linear in linears if linear.terms == 2)
 
 
 def rotation_block(width: int, block_max: int = ROTATION_BLOCK_MAX) -> int:
@@ -197,15 +276,17 @@ def rotation_block(width: int, block_max: int = ROTATION_BLOCK_MAX) -> int:
     return min(width & -width, block_max)
 
 
-def score_scale(head_width: int) -> tuple[int, int]:
-    """(mantissa in [2^14, 2^15), exponent) of log2(e) / (sqrt(head_width) * block * 127^2), by integers alone.
+def score_scale(head_width: int, divisor: int = 0) -> tuple[int, int]:
+    """(mantissa in [2^14, 2^15), exponent) of log2(e) / (sqrt(divisor) * block * 127^2), by integers alone. The
+    divisor is the head's width unless the shape has its own.
 
-    The mantissa is the floor of sqrt(LOG2E_SQUARED_Q60 * 4^k / (head_width * block^2 * 127^4)).
+    The mantissa is the floor of sqrt(LOG2E_SQUARED_Q60 * 4^k / (divisor * block^2 * 127^4)).
     """
     block = rotation_block(head_width)
     exponent = 0
     while True:
-        mantissa = integer_sqrt((LOG2E_SQUARED_Q60 << (2 * exponent)) // ((head_width * block**2 * 127**4) << 60))
+        below = (divisor or head_width) * block**2 * 127**4
+        mantissa = integer_sqrt((LOG2E_SQUARED_Q60 << (2 * exponent)) // (below << 60))
         if mantissa >= 1 << 14:
             return mantissa, exponent
         exponent += 1
@@ -231,34 +312,46 @@ def linear_shapes(shape: Shape) -> dict[str, tuple[int, int]]:
     layer = {
         "qkv": (shape.qkv_rows, shape.width),
         "out": (shape.width, attention_width),
-        "gate_up": (2 * shape.hidden, shape.width),
+        **({"gate_up": (2 * shape.hidden, shape.width)} if shape.causal else {"up": (shape.hidden, shape.width)}),
         "down": (shape.width, shape.hidden),
     }
     shapes = {f"layers.{i}.{name}": extent for i in range(shape.layers) for name, extent in layer.items()}
-    return shapes | {"head": (shape.vocabulary, shape.width)}
+    return shapes | ({"head": (shape.vocabulary, shape.width)} if shape.causal else {})
 
 
-def tensor_table(shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
+def tensor_table(shape: Shape, two_term: Collection[str] = ()) -> dict[str, tuple[str, tuple[int, ...]]]:
     """dtype and shape of every tensor that a program of this shape has, by name: exactly these, no more."""
+    features, width = shape.features, shape.width
     table: dict[str, tuple[str, tuple[int, ...]]] = {
-        "embedding.weight": ("int8", (shape.vocabulary, shape.width)),
+        "embedding.weight": ("int8", (shape.vocabulary, width)),
         "embedding.scale": ("uint16", (shape.vocabulary,)),
-        "norm.gain": ("int32", (shape.width,)),
         "table.exp2": ("int32", (1 << EXP2_INDEX_BITS,)),
-        "table.sigmoid": ("int32", (1 << SIGMOID_INDEX_BITS,)),
-        "table.cos": ("int16", (shape.context, shape.rotary // 2)),
-        "table.sin": ("int16", (shape.context, shape.rotary // 2)),
+        features.gate_table: ("int32", (1 << SIGMOID_INDEX_BITS,)),
     }
-    for i in range(shape.layers):
-        table[f"layers.{i}.attention_norm.gain"] = ("int32", (shape.width,))
-        table[f"layers.{i}.mlp_norm.gain"] = ("int32", (shape.width,))
-        if shape.qkv_bias:
-            table[f"layers.{i}.qkv.bias"] = ("int32", (shape.qkv_rows,))
-        if shape.qk_norm:
-            table |= {f"layers.{i}.{part}_norm.gain": ("int32", (shape.head_width,)) for part in "qk"}
+    norms = ["attention_norm", "mlp_norm"]
+    if features.post_norms:
+        norms += ["post_attention_norm", "post_mlp_norm"]
+    norms = [f"layers.{i}.{norm}" for i in range(shape.layers) for norm in norms]
+    norms.append("norm" if shape.causal else "embedding_norm")
+    for norm in norms:
+        table[f"{norm}.gain"] = ("int32", (width,))
+        if features.encoder:
+            table[f"{norm}.bias"] = ("int32", (width,))
+    if features.encoder:
+        table["position.embedding"] = ("int32", (shape.context, width))
+    else:
+        angles = ["cos", "sin", *(["local_cos", "local_sin"] if features.windows else [])]
+        table |= {f"table.{name}": ("int16", (shape.context, shape.rotary // 2)) for name in angles}
+    if features.qk_norm:
+        heads = [f"layers.{i}.{part}_norm.gain" for i in range(shape.layers) for part in "qk"]
+        table |= dict.fromkeys(heads, ("int32", (shape.head_width,)))
     for name, (outputs, inputs) in linear_shapes(shape).items():
         table[f"{name}.weight"] = ("int8", (outputs, inputs))
         table[f"{name}.scale"] = ("uint16", (outputs,))
+        if name in two_term:
+            table[f"{name}.weight2"] = ("int8", (outputs, inputs))
+        if name.rpartition(".")[2] in features.biases:
+            table[f"{name}.bias"] = ("int32", (outputs,))
     return dict(sorted(table.items()))
 
 
@@ -282,12 +375,28 @@ def check_shape(shape: Shape) -> None:
             raise ProgramError(f"shape.{name} is {getattr(shape, name)}, allowed {low}..{high}")
     if shape.kind not in KINDS:
         raise ProgramError(f"architecture.kind {shape.kind[:40]!r} is not supported, there are {sorted(KINDS)}")
+    _check_kind(shape)
     if shape.heads % shape.kv_heads:
         raise ProgramError(f"shape.heads {shape.heads} is no multiple of kv_heads {shape.kv_heads}")
     if shape.rotary % 2 or shape.rotary > shape.head_width:
         raise ProgramError(f"shape.rotary {shape.rotary} must be even and at most head_width {shape.head_width}")
     if shape.heads * shape.head_width > WIDTH_MAX:
         raise ProgramError(f"heads * head_width {shape.heads * shape.head_width} exceeds {WIDTH_MAX}")
+
+
+def _check_kind(shape: Shape) -> None:
+    """The extents that only some kinds have, and those that some kinds fix."""
+    features, extents = shape.features, {"window": CONTEXT_MAX, "window_pattern": LAYERS_MAX,
+                                         "score_divisor": SCORE_DIVISOR_MAX}  # fmt: skip
+    for name, most in extents.items():
+        low, high = (1, most) if features.windows else (0, 0)
+        if not low <= getattr(shape, name) <= high:
+            raise ProgramError(f"shape.{name} is {getattr(shape, name)}, kind {shape.kind} allows {low}..{high}")
+    if features.encoder and (shape.rotary, shape.layers_per_group) != (0, 1):
+        raise ProgramError(f"shape.rotary {shape.rotary} must be 0 and shape.layers_per_group "
+                           f"{shape.layers_per_group} 1 in kind {shape.kind}")  # fmt: skip
+    if features.encoder and shape.context > BIDIRECTIONAL_CONTEXT_MAX:
+        raise ProgramError(f"shape.context is {shape.context}, kind {shape.kind} allows {BIDIRECTIONAL_CONTEXT_MAX}")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -319,14 +428,15 @@ def decode_manifest(data: bytes) -> Manifest:
     if fields["format"] != FORMAT:
         raise ProgramError(f"manifest.format is {fields['format']!r}, this node runs {FORMAT!r}")
     shape = _shape(fields["architecture"])
+    linears = _linears(fields["linears"], shape)
     manifest = Manifest(
         name=_text(fields["name"], "name", 64),
         shape=shape,
         tokenizer=_text(fields["tokenizer"], "tokenizer", 64),
         stop=tuple(_ids(fields["stop"], "stop", shape.vocabulary, STOP_IDS_MAX)),
-        linears=_linears(fields["linears"], shape),
+        linears=linears,
         embedding_exponent=_integer(fields["embeddingExponent"], "embeddingExponent", 0, EXPONENT_MAX),
-        tensors=_tensors(fields["tensors"], shape),
+        tensors=_tensors(fields["tensors"], shape, two_term(linears)),
         known_answers=_known_answers(fields["knownAnswers"], shape),
         licence=_text(fields["licence"], "licence", 256),
         quality=_quality(fields["quality"]),
@@ -341,44 +451,34 @@ def _to_json(m: Manifest) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "name": m.name,
-        "architecture": {
-            "kind": s.kind,
-            "vocabulary": s.vocabulary,
-            "context": s.context,
-            "width": s.width,
-            "layers": s.layers,
-            "heads": s.heads,
-            "kvHeads": s.kv_heads,
-            "headWidth": s.head_width,
-            "rotary": s.rotary,
-            "hidden": s.hidden,
-            "normEpsilonQ32": s.norm_epsilon_q32,
-            "layersPerGroup": s.layers_per_group,
-        },
+        "architecture": {"kind": s.kind}
+        | {theirs: getattr(s, ours) for theirs, ours in _architecture_fields(s.features).items()},
         "tokenizer": m.tokenizer,
         "stop": list(m.stop),
         "linears": {
-            linear.name: {"bound": linear.bound, "exponent": linear.exponent, "block": linear.block}
+            linear.name: {
+                "bound": linear.bound, "exponent": linear.exponent, "block": linear.block, "terms": linear.terms,
+            }
             for linear in m.linears
         },
         "embeddingExponent": m.embedding_exponent,
         "tensors": {t.name: {"dtype": t.dtype, "shape": list(t.shape), "root": t.root.hex()} for t in m.tensors},
-        "knownAnswers": [
-            {
-                "prompt": list(k.prompt),
-                "maxTokens": k.max_tokens,
-                "temperatureQ16": k.temperature_q16,
-                "topK": k.top_k,
-                "seed": k.seed.hex(),
-                "traceKey": k.trace_key.hex(),
-                "tokens": list(k.tokens),
-                "root": k.root.hex(),
-            }
-            for k in m.known_answers
-        ],
+        "knownAnswers": [_known_answer_json(known) for known in m.known_answers],
         "licence": m.licence,
         "quality": dict(m.quality),
     }
+
+
+def _known_answer_json(known: KnownAnswer) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "task": known.task, "prompt": list(known.prompt), "traceKey": known.trace_key.hex(), "root": known.root.hex(),
+    }  # fmt: skip
+    if known.task == GENERATE:
+        fields |= {
+            "maxTokens": known.max_tokens, "temperatureQ16": known.temperature_q16, "topK": known.top_k,
+            "seed": known.seed.hex(), "tokens": list(known.tokens),
+        }  # fmt: skip
+    return fields
 
 
 def _object(value: Any, where: str, keys: set[str]) -> dict[str, Any]:
@@ -416,15 +516,25 @@ def _found(value: Any) -> str:
     return f", not {len(value)}" if isinstance(value, list) else ""
 
 
-def _shape(value: Any) -> Shape:
+def _architecture_fields(features: Kind) -> dict[str, str]:
+    """The manifest's name of every extent of a shape of this kind."""
     names = {
         "vocabulary": "vocabulary", "context": "context", "width": "width", "layers": "layers", "heads": "heads",
         "kvHeads": "kv_heads", "headWidth": "head_width", "rotary": "rotary", "hidden": "hidden",
         "normEpsilonQ32": "norm_epsilon_q32", "layersPerGroup": "layers_per_group",
     }  # fmt: skip
+    windows = {"window": "window", "windowPattern": "window_pattern", "scoreDivisor": "score_divisor"}
+    return names | (windows if features.windows else {})
+
+
+def _shape(value: Any) -> Shape:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ProgramError(f"architecture.kind {str(kind)[:40]!r} is not supported, there are {sorted(KINDS)}")
+    names = _architecture_fields(KINDS[kind])
     fields = _object(value, "architecture", {"kind", *names})
     shape = Shape(**{ours: _integer(fields[theirs], f"architecture.{theirs}", 0, 1 << 30)
-                     for theirs, ours in names.items()}, kind=str(fields["kind"]))  # fmt: skip
+                     for theirs, ours in names.items()}, kind=kind)  # fmt: skip
     check_shape(shape)
     return shape
 
@@ -434,18 +544,20 @@ def _linears(value: Any, shape: Shape) -> tuple[Linear, ...]:
     fields = _object(value, "linears", set(extents))
     linears = []
     for name, (outputs, inputs) in sorted(extents.items()):
-        item = _object(fields[name], f"linears.{name}", {"bound", "exponent", "block"})
+        item = _object(fields[name], f"linears.{name}", {"bound", "exponent", "block", "terms"})
         block = _integer(item["block"], f"linears.{name}.block", 1, ROTATION_BLOCK_MAX)
         if block & (block - 1) or inputs % block:
             raise ProgramError(f"linears.{name}.block {block} must be a power of two that divides {inputs}")
-        bound = _integer(item["bound"], f"linears.{name}.bound", 1, ACTIVATION_MAX)
+        terms = _integer(item["terms"], f"linears.{name}.terms", 1, 2)
+        least = SECOND_TERM_MAX if terms == 2 else 1
+        bound = _integer(item["bound"], f"linears.{name}.bound", least, ACTIVATION_MAX)
         exponent = _integer(item["exponent"], f"linears.{name}.exponent", 0, EXPONENT_MAX)
-        linears.append(Linear(name, outputs, inputs, bound, exponent, block))
+        linears.append(Linear(name, outputs, inputs, bound, exponent, block, terms))
     return tuple(linears)
 
 
-def _tensors(value: Any, shape: Shape) -> tuple[Tensor, ...]:
-    table = tensor_table(shape)
+def _tensors(value: Any, shape: Shape, two_term: Collection[str]) -> tuple[Tensor, ...]:
+    table = tensor_table(shape, two_term)
     fields = _object(value, "tensors", set(table))
     tensors = []
     for name, (dtype, extent) in table.items():
@@ -462,30 +574,40 @@ def _tensors(value: Any, shape: Shape) -> tuple[Tensor, ...]:
 def _known_answers(value: Any, shape: Shape) -> tuple[KnownAnswer, ...]:
     if not isinstance(value, list) or len(value) > KNOWN_ANSWERS_MAX:
         raise ProgramError(f"knownAnswers must be a list of at most {KNOWN_ANSWERS_MAX}")
-    answers = []
-    for i, entry in enumerate(value):
-        where = f"knownAnswers[{i}]"
-        item = _object(entry, where, {
-            "prompt", "maxTokens", "temperatureQ16", "topK", "seed", "traceKey", "tokens", "root",
-        })  # fmt: skip
-        prompt = _ids(item["prompt"], f"{where}.prompt", shape.vocabulary, KNOWN_ANSWER_TOKENS_MAX)
-        tokens = _ids(item["tokens"], f"{where}.tokens", shape.vocabulary, KNOWN_ANSWER_TOKENS_MAX)
-        limit = _integer(item["maxTokens"], f"{where}.maxTokens", 1, KNOWN_ANSWER_TOKENS_MAX)
-        if not prompt or not 1 <= len(tokens) <= limit or len(prompt) + limit > shape.context:
-            raise ProgramError(f"{where}: {len(prompt)} + {len(tokens)} tokens do not fit the request or the context")
-        answers.append(
-            KnownAnswer(
-                prompt=tuple(prompt),
-                max_tokens=limit,
-                temperature_q16=_integer(item["temperatureQ16"], f"{where}.temperatureQ16", 0, 2**32 - 1),
-                top_k=_integer(item["topK"], f"{where}.topK", 0, 2**32 - 1),
-                seed=_hex32(item["seed"], f"{where}.seed"),
-                trace_key=_hex32(item["traceKey"], f"{where}.traceKey"),
-                tokens=tuple(tokens),
-                root=_hex32(item["root"], f"{where}.root"),
-            )
-        )
-    return tuple(answers)
+    return tuple(_known_answer(entry, f"knownAnswers[{i}]", shape) for i, entry in enumerate(value))
+
+
+def _known_answer(value: Any, where: str, shape: Shape) -> KnownAnswer:
+    task = value.get("task") if isinstance(value, dict) else None
+    if task not in shape.tasks():
+        raise ProgramError(f"{where}.task is {str(task)[:40]!r}, kind {shape.kind} has {', '.join(shape.tasks())}")
+    request = {"maxTokens", "temperatureQ16", "topK", "seed", "tokens"} if task == GENERATE else set()
+    item = _object(value, where, {"task", "prompt", "traceKey", "root"} | request)
+    prompt = tuple(_ids(item["prompt"], f"{where}.prompt", shape.vocabulary, KNOWN_ANSWER_TOKENS_MAX))
+    if not (2 if task == SCORE else 1) <= len(prompt) <= shape.context:
+        raise ProgramError(f"{where}: a prompt of {len(prompt)} tokens to {task} with a context of {shape.context}")
+    trace_key, root = (_hex32(item[field], f"{where}.{field}") for field in ("traceKey", "root"))
+    if task != GENERATE:
+        return vector_answer(task, prompt, trace_key, root)
+    tokens = tuple(_ids(item["tokens"], f"{where}.tokens", shape.vocabulary, KNOWN_ANSWER_TOKENS_MAX))
+    limit = _integer(item["maxTokens"], f"{where}.maxTokens", 1, KNOWN_ANSWER_TOKENS_MAX)
+    if not 1 <= len(tokens) <= limit or len(prompt) + limit > shape.context:
+        raise ProgramError(f"{where}: {len(prompt)} + {len(tokens)} tokens do not fit the request or the context")
+    return KnownAnswer(
+        prompt=prompt,
+        max_tokens=limit,
+        temperature_q16=_integer(item["temperatureQ16"], f"{where}.temperatureQ16", 0, 2**32 - 1),
+        top_k=_integer(item["topK"], f"{where}.topK", 0, 2**32 - 1),
+        seed=_hex32(item["seed"], f"{where}.seed"),
+        trace_key=trace_key,
+        tokens=tokens,
+        root=root,
+    )
+
+
+def vector_answer(task: str, prompt: tuple[int, ...], trace_key: bytes, root: bytes = b"") -> KnownAnswer:
+    """A known answer to EMBED or SCORE."""
+    return KnownAnswer(prompt, 0, 0, 0, b"", trace_key, (), root, task)
 
 
 def _quality(value: Any) -> dict[str, int]:

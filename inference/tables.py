@@ -1,7 +1,8 @@
-"""The tables that a program ships: powers of two, sigmoid, cosines and sines, made with decimal arithmetic so that
-every importer writes the same bytes. Executors read the shipped tensors and never call this.
+"""The tables that a program ships: powers of two, the gate of its activation, cosines and sines, made with decimal
+arithmetic so that every importer writes the same bytes. Executors read the shipped tensors and never call this.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from functools import cache
@@ -11,6 +12,7 @@ import numpy as np
 from inference.program import (
     EXP2_INDEX_BITS,
     EXP2_VALUE_BITS,
+    GELU_STEP_BITS,
     RESIDUAL_BITS,
     ROPE_BITS,
     SIGMOID_INDEX_BITS,
@@ -55,10 +57,15 @@ class Rope:
         return share * frequency + (1 - share) * frequency / self.factor
 
 
-def tables(shape: Shape, how: Rope = Rope()) -> dict[str, np.ndarray]:
-    """All four tables of a program of this shape."""
-    cos, sin = rope(shape.context, shape.rotary, how)
-    return {"table.exp2": exp2(), "table.sigmoid": sigmoid(), "table.cos": cos, "table.sin": sin}
+def tables(shape: Shape, how: Rope = Rope(), local: Rope = Rope()) -> dict[str, np.ndarray]:
+    """All tables of a program of this shape; `local` turns the layers that see a window."""
+    gate = shape.features.gate_table
+    made = {"table.exp2": exp2(), gate: GATES[gate]()}
+    if shape.causal:
+        made["table.cos"], made["table.sin"] = rope(shape.context, shape.rotary, how)
+    if shape.features.windows:
+        made["table.local_cos"], made["table.local_sin"] = rope(shape.context, shape.rotary, local)
+    return made
 
 
 @cache
@@ -86,6 +93,50 @@ def sigmoid() -> np.ndarray:
             values.append(int(((1 << SIGMOID_VALUE_BITS) / (1 + decay)).to_integral_value()))
             decay *= ratio
     return np.array(values, np.int32)
+
+
+@cache
+def gelu() -> np.ndarray:
+    """The normal distribution function in Q16 at the middle of each step of [-8, 8): int32 [16384]. Exactly 0 below
+    -4.4 and 2^16, which lets everything through, above 4.4."""
+
+    def normal(x: Decimal) -> Decimal:
+        """1/2 + density(x) * (x + x^3/3 + x^5/(3*5) + ...), for x > 0."""
+        square, n = x * x, 1
+        term = total = x
+        while term > Decimal(10) ** -30:
+            n += 2
+            term = term * square / n
+            total += term
+        return Decimal("0.5") + (-square / 2).exp() / (2 * PI).sqrt() * total
+
+    return _symmetric(normal)
+
+
+@cache
+def gelu_tanh() -> np.ndarray:
+    """(1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3))) / 2 in Q16, places as in gelu: int32 [16384]."""
+
+    def gate(x: Decimal) -> Decimal:
+        inner = (2 / PI).sqrt() * (x + Decimal("0.044715") * x**3)
+        return 1 / (1 + (-2 * inner).exp())
+
+    return _symmetric(gate)
+
+
+def _symmetric(gate: Callable[[Decimal], Decimal]) -> np.ndarray:
+    """A gate with gate(-x) = 1 - gate(x), given for x > 0, in Q16 at the middle of each step. Beyond 6 it is 1."""
+    half, one = 1 << (SIGMOID_INDEX_BITS - 1), 1 << SIGMOID_VALUE_BITS
+    values = []
+    with localcontext(prec=PRECISION):
+        step = Decimal(1 << GELU_STEP_BITS) / (1 << RESIDUAL_BITS)
+        for i in range(half):
+            x = step * i + step / 2
+            values.append(int((gate(x) * one).to_integral_value()) if x < 6 else one)
+    return np.array([one - value for value in reversed(values)] + values, np.int32)
+
+
+GATES = {"table.sigmoid": sigmoid, "table.gelu": gelu, "table.gelu_tanh": gelu_tanh}
 
 
 def rope(context: int, rotary: int, how: Rope) -> tuple[np.ndarray, np.ndarray]:

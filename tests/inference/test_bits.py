@@ -39,7 +39,7 @@ def shapes(draw: Any) -> cip.Shape:
         hidden=draw(st.sampled_from([1, 7, 40, 128, 1041, 1300])),
         norm_epsilon_q32=draw(st.sampled_from([1, 42950, cip.EPSILON_MAX])),
         layers_per_group=draw(st.integers(1, 3)),
-        kind=draw(st.sampled_from(sorted(cip.KINDS))),
+        kind=draw(st.sampled_from(["llama", "qwen2", "qwen3"])),
     )
 
 
