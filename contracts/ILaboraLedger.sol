@@ -11,6 +11,7 @@ interface ILaboraLedger {
         bytes32 indexed task,
         address indexed executor,
         uint8 class,
+        uint8 kind,
         bytes32 model,
         bytes32 promptHash,
         bytes32 outputHash,

@@ -120,6 +120,7 @@ interface ILaboraMarket {
     function fillFund() external payable;
     function prologue(bytes32 parentHash, bytes calldata beaconProof) external;
     function quote(
+        uint8 kind,
         bytes32 model,
         uint32 promptTokens,
         uint32 maxTokens,

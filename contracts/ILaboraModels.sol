@@ -25,6 +25,8 @@ interface ILaboraModels {
         uint256 c,
         uint32 vocabulary,
         uint32 context,
+        uint32 width,
+        bool encoder,
         uint32[] calldata stopIds,
         uint256 referenceMacsPerBlock
     ) external;

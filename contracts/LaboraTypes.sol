@@ -31,6 +31,8 @@ struct Model {
     uint256 c;
     uint32 vocabulary;
     uint32 context;
+    uint32 width;
+    bool encoder;
     uint32 auditWeightNum;
     uint32 auditWeightDen;
     uint256 referenceMacsPerBlock;
@@ -88,6 +90,7 @@ struct Task {
 
 struct Duty {
     uint8 role;
+    uint8 kind;
     bytes32 task;
     bytes32 model;
     bytes32 promptHash;

@@ -5,11 +5,13 @@ Owns the file's form; block 0 is made of it in genesis.build. Imports no virtual
     {"format": 1, "params": {name: integer ...}, "genesis_time_ms": integer,
      "accounts": [{"address", "balance", "nonce"?, "code"?}], "fund": wei,
      "models": [{"folder", "reference_macs_per_block"} or
-                {"id", "name", "a", "b", "c", "vocabulary", "context", "stop_ids", "reference_macs_per_block"}],
+                {"id", "name", "a", "b", "c", "vocabulary", "context", "width", "encoder", "stop_ids",
+                 "reference_macs_per_block"}],
      "validators": [{"operator", "consensus", "beacon_key", "node_key", "hot", "payout", "bond",
                      "serves": [{"model": name or id, "macs_per_block": integer}]}]}
 
-Wei are decimal strings, multiply-adds integers, bytes 0x text. A template has no genesis_time_ms and no validators.
+Wei are decimal strings, multiply-adds integers, bytes 0x text; encoder is 0 or 1. A template has no
+genesis_time_ms and no validators.
 """
 
 import json
@@ -237,12 +239,17 @@ def _model(value: object, where: str, params: ChainParams) -> GenesisModel:
             cost=ModelCost(manifest.cost.a, manifest.cost.b, manifest.cost.c, *weights),
             vocabulary=manifest.shape.vocabulary,
             context=manifest.shape.context,
+            width=manifest.shape.width,
+            encoder=not manifest.shape.causal,
             stop_ids=manifest.stop,
             reference_macs_per_block=rate,
         )
-    numbers = ("a", "b", "c", "vocabulary", "context", "reference_macs_per_block")
+    numbers = ("a", "b", "c", "vocabulary", "context", "width", "encoder", "reference_macs_per_block")
     entry = _keys(value, where, {"id", "name", "stop_ids", *numbers})
-    number = {name: _integer(entry[name], f"{where}.{name}", 0 if name in "bc" else 1) for name in numbers}
+    least = {"b": 0, "c": 0, "encoder": 0}
+    number = {name: _integer(entry[name], f"{where}.{name}", least.get(name, 1)) for name in numbers}
+    if number["encoder"] > 1:
+        raise InvalidSpec(f"{where}.encoder: expected 0 or 1, found {number['encoder']}")
     stop_ids = _list(entry["stop_ids"], f"{where}.stop_ids", STOP_IDS_MAX)
     model = GenesisModel(
         model_id=_hex(entry["id"], f"{where}.id", 32),
@@ -250,6 +257,8 @@ def _model(value: object, where: str, params: ChainParams) -> GenesisModel:
         cost=ModelCost(number["a"], number["b"], number["c"], *weights),
         vocabulary=number["vocabulary"],
         context=number["context"],
+        width=number["width"],
+        encoder=bool(number["encoder"]),
         stop_ids=tuple(_integer(stop, f"{where}.stop_ids") for stop in stop_ids),
         reference_macs_per_block=number["reference_macs_per_block"],
     )
@@ -280,6 +289,8 @@ def _model_json(model: GenesisModel, reference_macs_per_block: int) -> dict[str,
         "c": model.cost.c,
         "vocabulary": model.vocabulary,
         "context": model.context,
+        "width": model.width,
+        "encoder": int(model.encoder),
         "stop_ids": list(model.stop_ids),
         "reference_macs_per_block": reference_macs_per_block,
     }

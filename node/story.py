@@ -10,12 +10,17 @@ from typing import Any
 from inference import tokenizer
 from node.client import Client, to_hex
 from node.exits import RUNTIME, Fatal
-from primitives.task import Status
+from primitives.task import Kind, Status
 from rpc.task_story import cwu_text
 from vm.system import abi
 
 FINAL = (Status.SETTLED, Status.REFUNDED, Status.UNVERIFIED, Status.DISPUTED)
 ROLES = {abi.ROLE_EXECUTE: "for executing", abi.ROLE_AUDIT: "for checking", abi.ROLE_REVEAL: "for revealing"}
+WANTED = {
+    Kind.GENERATE: "at most {most} out",
+    Kind.EMBED: "to embed",
+    Kind.SCORE: "to score",
+}
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,18 @@ class Story:
         return tokenizer.decode(self.told["prompt"])
 
     @property
+    def kind(self) -> Kind:
+        return Kind[self.told["kind"].upper()]
+
+    @property
     def output(self) -> str:
-        return tokenizer.decode(self.told["output"] or [])
+        """The answer as text; of a vector nothing."""
+        return "" if self.kind.is_vector else tokenizer.decode(self.told["output"] or [])
+
+    @property
+    def vector(self) -> list[int] | None:
+        """An embedding in Q15, or log2-likelihoods in Q16; None before the answer, and of kind generate."""
+        return self.told["output"] if self.kind.is_vector else None
 
     @property
     def receipt(self) -> str | None:
@@ -48,8 +63,10 @@ class Story:
 
     def as_json(self) -> dict[str, Any]:
         """The object that `labora task post --json` prints; `cwu` is a decimal text with nine digits."""
-        same = ("taskId", "model", "executor", "verifiers", "postedBlock", "agreedBlock", "settledBlock", "feeWei")
-        words = {"output": self.output, "status": self.told["status"]}
+        blocks = ("postedBlock", "agreedBlock", "settledBlock")
+        same = ("taskId", "kind", "model", "executor", "verifiers", *blocks, "feeWei")
+        answer = {"vector": self.vector} if self.kind.is_vector else {"output": self.output}
+        words = {**answer, "status": self.told["status"]}
         return words | {name: self.told[name] for name in (*same, "cwu", "receiptId")}
 
 
@@ -63,16 +80,18 @@ def read_story(client: Client, task: bytes) -> Story:
 
 def story_of(told: dict[str, Any]) -> Story:
     """The sentences of a labora_task answer."""
-    lines = (f"block {event['block']:>5}  {line}" for event in told["events"] for line in _sentences(event))
+    kind = Kind[told["kind"].upper()]
+    lines = (f"block {event['block']:>5}  {line}" for event in told["events"] for line in _sentences(event, kind))
     return Story(told, tuple(lines))
 
 
-def _sentences(e: dict[str, Any]) -> Iterator[str]:
+def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
     match e["event"]:
         case "TaskPosted":
             origin = "canary: made by the chain" if e["canary"] else f"asked by {short(e['poster'])}"
             escrow = coins(e["escrow"])
-            yield f"{origin}, {len(e['tokens'])} tokens in, at most {e['maxTokens']} out, escrow {escrow}"
+            out = WANTED[kind].format(most=e["maxTokens"])
+            yield f"{origin}, {len(e['tokens'])} tokens in, {out}, escrow {escrow}"
         case "TaskDealt":
             backups = ", ".join(map(short, e["slots"][1:])) or "nobody"
             attempt = f" (attempt {e['attempt'] + 1})" if e["attempt"] else ""
@@ -83,8 +102,10 @@ def _sentences(e: dict[str, Any]) -> Iterator[str]:
             yield f"{short(e['operator'])} missed: {e['reason']}{'' if e['counted'] else ' (not counted against it)'}"
         case "TaskAnswered":
             device = e["device"] or "an unnamed device"
-            times = f"(first token {e['firstTokenMs']} ms, queued {e['queueMs']} ms; as it reports)"
-            yield f"done by {short(e['executor'])}: {len(e['tokens'])} tokens in {e['totalMs']} ms on {device} {times}"
+            first = "" if kind.is_vector else f"first token {e['firstTokenMs']} ms, "
+            times = f"({first}queued {e['queueMs']} ms; as it reports)"
+            what = f"{len(e['tokens'])} {'elements' if kind.is_vector else 'tokens'}"
+            yield f"done by {short(e['executor'])}: {what} in {e['totalMs']} ms on {device} {times}"
         case "AuditDrawn":
             again = f" (redraw {e['round']})" if e["round"] else ""
             yield f"to be checked by {', '.join(map(short, e['verifiers'])) or 'nobody'}, drawn by randomness{again}"
@@ -93,7 +114,8 @@ def _sentences(e: dict[str, Any]) -> Iterator[str]:
         case "RevealBegan":
             yield f"{e['verdicts']} verdicts are in: reveal"
         case "Revealed":
-            bad = "" if e["bad"] is None else f", first bad position {e['bad']}"
+            what = "element" if kind.is_vector else "position"
+            bad = "" if e["bad"] is None else f", first bad {what} {e['bad']}"
             opened = ", ".join(map(short, e["opened"])) or "nothing"
             yield f"root {e['root'][2:18]} revealed by {short(e['sender'])}{bad}; it opens {opened}"
         case "TaskAgreed":

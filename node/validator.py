@@ -24,7 +24,7 @@ from node.story import coins
 from primitives import bls, keys
 from primitives.address import MODELS, STAKING, InvalidAddress, checksum, parse
 from primitives.params import COIN, ChainParams
-from primitives.task import ModelCost
+from primitives.task import Kind, ModelCost
 from vm.system import abi
 from vm.system.staking import Role, statement
 
@@ -355,7 +355,7 @@ async def _measure(config: Any, cost: ModelCost, prompt: list[int], tokens: int)
             })  # fmt: skip
             if number:
                 spent_ms += max(1, answer["total_ms"])
-                macs += cost.execution(len(prompt), len(answer["tokens"]))
+                macs += cost.execution(Kind.GENERATE, len(prompt), len(answer["tokens"]))
             if spent_ms >= MEASURE_SECONDS * 1000:
                 break
     finally:

@@ -27,6 +27,10 @@ class GenesisModel:
     vocabulary: int
     context: int
     """Prompt and output together, in tokens."""
+    width: int
+    """Elements of an embedding."""
+    encoder: bool
+    """It only embeds (and attends both ways); other models generate, embed and score."""
     stop_ids: tuple[int, ...]
     reference_macs_per_block: int
     """Multiply-adds a block of the slowest machine that should serve it; sets the least deadline."""

@@ -17,6 +17,8 @@ STAKE_UNIT = 10**15
 CWU = 10**9
 """Multiply-adds in one canonical work unit."""
 DISPUTE_MESSAGE_GAS = 700_000
+RESULT_BYTES_CAP = 32 * 1024
+"""An answer fits the batch in which a node sends it (48 KiB), and the builder's 64 KiB of batches a block."""
 
 
 class InvalidParams(ValueError):
@@ -45,6 +47,8 @@ class ChainParams:
     base_fee_min: int = 10**9
     block_bytes_max: int = 900 * 1024
     prompt_bytes_max: int = 32 * 1024
+    result_bytes_max: int = 32 * 1024
+    """Of the longest answer that a task may have: what a work batch and a transaction hold with room to spare."""
     validators_max: int = 128
     prologue_items_max: int = 64
     """Deals, settlements and expiries a block, each."""
@@ -151,6 +155,7 @@ class ChainParams:
             "epoch_blocks >= 4 * canaries_per_validator": self.epoch_blocks >= 4 * self.canaries_per_validator,
             "1 <= validators_max <= 128": 1 <= self.validators_max <= 128,
             "block_bytes_max <= 900 KiB": 0 < self.block_bytes_max <= 900 * 1024,
+            "result_bytes_max <= 32 KiB": 0 < self.result_bytes_max <= RESULT_BYTES_CAP,
             "base_fee_initial >= base_fee_min > 0": self.base_fee_initial >= self.base_fee_min > 0,
             "base_price_start >= base_price_floor > 0": self.base_price_start >= self.base_price_floor > 0,
             "power_from_credit on a public chain needs the referee": not self.power_from_credit or self.devnet == 1,

@@ -37,11 +37,18 @@ class Status(IntEnum):
 
 
 class Kind(IntEnum):
-    """What a task asks for."""
+    """What a task asks for. An answer of kind generate is token ids, of the others a vector of int32."""
 
     GENERATE = 0
     EMBED = 1
+    """The prompt's embedding: as many elements as the model is wide."""
     SCORE = 2
+    """Log-likelihood of each token of the prompt but the first, given those before it."""
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the answer is a vector, whose length follows from the task."""
+        return self is not Kind.GENERATE
 
 
 class MalformedBatch(ValueError):
@@ -52,8 +59,9 @@ class MalformedBatch(ValueError):
 class ModelCost:
     """Cost coefficients of a model, in multiply-adds, from its manifest's shapes.
 
-    macs = a * positions + b * sum(position + 1) + c * generated. Generating m tokens after a prompt of p feeds
-    p + m - 1 positions, and so does an audit.
+    macs = a * positions + b * sum(position + 1) + c * logits. Generating m tokens after a prompt of p feeds p + m - 1
+    positions and needs m logits; embedding feeds p and needs none; scoring feeds p and needs p - 1. An audit is the
+    same. Below, `result` is the length of the answer: tokens generated, or elements of the vector.
     """
 
     a: int
@@ -66,18 +74,48 @@ class ModelCost:
         """Multiply-adds of reading a prompt."""
         return self.a * prompt + self.b * (prompt * (prompt + 1) // 2)
 
-    def execution(self, prompt: int, generated: int) -> int:
+    def execution(self, kind: Kind, prompt: int, result: int) -> int:
         """Multiply-adds of the whole task."""
-        positions = prompt + generated - 1
-        return self.a * positions + self.b * (positions * (positions + 1) // 2) + self.c * generated
+        match kind:
+            case Kind.GENERATE:
+                return self.prefill(prompt + result - 1) + self.c * result
+            case Kind.EMBED:
+                return self.prefill(prompt)
+            case Kind.SCORE:
+                return self.prefill(prompt) + self.c * result
 
-    def decode(self, prompt: int, generated: int) -> int:
+    def decode(self, kind: Kind, prompt: int, result: int) -> int:
         """Multiply-adds beyond the prompt's."""
-        return self.execution(prompt, generated) - self.prefill(prompt)
+        return self.execution(kind, prompt, result) - self.prefill(prompt)
 
-    def audit(self, prompt: int, generated: int) -> int:
+    def audit(self, kind: Kind, prompt: int, result: int) -> int:
         """What checking the task counts, in multiply-adds."""
-        return self.execution(prompt, generated) * self.audit_weight_num // self.audit_weight_den
+        return self.weighed(self.execution(kind, prompt, result))
+
+    def weighed(self, macs: int) -> int:
+        """Multiply-adds at the audit weight."""
+        return macs * self.audit_weight_num // self.audit_weight_den
+
+
+def result_length(kind: Kind, prompt: int, max_tokens: int, width: int) -> int:
+    """Elements of the answer to a prompt of so many tokens: at most, when generating; else exactly."""
+    match kind:
+        case Kind.GENERATE:
+            return max_tokens
+        case Kind.EMBED:
+            return width
+        case Kind.SCORE:
+            return prompt - 1
+
+
+def words_of(vector: Iterable[int]) -> tuple[int, ...]:
+    """A vector of int32 as the u32 that a submission carries, two's complement."""
+    return tuple(int.from_bytes(value.to_bytes(4, "big", signed=True), "big") for value in vector)
+
+
+def vector_of(words: Iterable[int]) -> tuple[int, ...]:
+    """Inverse of words_of."""
+    return tuple(int.from_bytes(word.to_bytes(4, "big"), "big", signed=True) for word in words)
 
 
 def price_of(macs: int, wei_per_cwu: int) -> int:
@@ -106,7 +144,8 @@ def execution_commitment(task: bytes, executor: bytes, root: bytes) -> bytes:
 
 
 def verdict_commitment(task: bytes, verifier: bytes, bad: int, root: bytes) -> bytes:
-    """keccak("v" | task | verifier | bad u32 | T)."""
+    """keccak("v" | task | verifier | bad u32 | T). bad: the position of the first token, or the index of the first
+    element of a vector, that the computation does not give; 2^32 - 1 for none."""
     return keccak(b"v" + task + verifier + bad.to_bytes(4, "big") + root)
 
 
@@ -116,6 +155,7 @@ class Submission:
 
     task: bytes
     tokens: tuple[int, ...]
+    """Token ids, or the words of a vector (words_of)."""
     commitment: bytes
     queue_ms: int
     first_token_ms: int

@@ -64,6 +64,8 @@ def models(context: Context) -> list[dict[str, Any]]:
             "listed": model.listed,
             "vocabulary": model.vocabulary,
             "context": model.context,
+            "width": model.width,
+            "kinds": [kind.name.lower() for kind in model.kinds],
             "stopIds": list(model.stop_ids),
             "servedBy": model.served_by,
         }

@@ -7,7 +7,7 @@ from typing import Any
 from primitives.merkle import unpack_tokens
 from primitives.params import CWU
 from primitives.receipt import Log
-from primitives.task import NO_BAD_POSITION, Status
+from primitives.task import NO_BAD_POSITION, Kind, Status, vector_of
 from rpc.codec import address, data
 from vm.system import abi
 
@@ -51,10 +51,12 @@ class PlacedLog:
 
 
 def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
-    """The task as labora_task shows it: a summary and every event in order. Wei and CWU are decimal strings."""
+    """The task as labora_task shows it: a summary and every event in order. Wei and CWU are decimal strings; output is
+    token ids, of kinds embed and score the vector's elements."""
     story: dict[str, Any] = {
         "taskId": data(task),
         "status": None,
+        "kind": None,
         "output": None,
         "executor": None,
         "verifiers": [],
@@ -78,7 +80,7 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
                 "block": placed.number,
                 "timestamp": placed.timestamp,
                 "transactionHash": data(placed.transaction_hash),
-                **{name: _shown(event, name, value) for name, value in values.items() if name != "task"},
+                **{name: _shown(event, story["kind"], name, value) for name, value in values.items() if name != "task"},
             }
         )
     return story
@@ -96,6 +98,7 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
         story["status"] = _STATUS_OF[name].name.lower()
     match name:
         case "TaskPosted":
+            story["kind"] = Kind(values["kind"]).name.lower()
             story["poster"] = _shown_value(values["poster"])
             story["model"] = data(values["model"])
             story["prompt"] = list(unpack_tokens(values["tokens"]))
@@ -109,7 +112,7 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
             story["traceKey"] = data(values["traceKey"])
         case "TaskAnswered":
             story["executor"] = _shown_value(values["executor"])
-            story["output"] = list(unpack_tokens(values["tokens"]))
+            story["output"] = _answer(story["kind"], values["tokens"])
             story["selfReported"] = {
                 "queueMs": values["queueMs"],
                 "firstTokenMs": values["firstTokenMs"],
@@ -150,10 +153,16 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
             )
 
 
-def _shown(event: abi.Event, name: str, value: Any) -> Any:
+def _answer(kind: str | None, words: bytes) -> list[int]:
+    """Token ids, or the elements of a vector."""
+    answer = unpack_tokens(words)
+    return list(vector_of(answer) if kind is not None and Kind[kind.upper()].is_vector else answer)
+
+
+def _shown(event: abi.Event, kind_of_task: str | None, name: str, value: Any) -> Any:
     kind = next(param.type for param in event.params if param.name == name)
     if name == "tokens":
-        return list(unpack_tokens(value))
+        return _answer(kind_of_task, value) if event is abi.TASK_ANSWERED else list(unpack_tokens(value))
     if name == "device":
         return value.decode("utf-8", "replace")
     if kind == "uint256":

@@ -7,17 +7,37 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from primitives.params import ChainParams
-from primitives.task import ModelCost
+from primitives.task import Kind, ModelCost
 
 
-def execution_credit(prefill: int, decode: int) -> int:
-    """Multiply-adds that executing a task counts: decode, plus prefill up to the same amount.
+def fresh_work(cost: ModelCost, kind: Kind, prompt: int, result: int, encoder: bool) -> int:
+    """Multiply-adds of a task that no earlier task on a prompt of the same beginning can have left in a cache.
 
-    More prefill than decode counts for nothing, or long cached prompts would earn without work.
+    Generating: everything beyond the prompt. A decoder that embeds or scores: the last position and its logits, for all
+    before it depend on their own beginnings alone. An encoder attends both ways: one other token changes every
+    position, so that all of it is fresh (docs/decisions/013).
     """
-    assert prefill >= 0
-    assert decode >= 0
-    return decode + min(prefill, decode)
+    if kind is Kind.GENERATE:
+        return cost.decode(kind, prompt, result)
+    whole = cost.execution(kind, prompt, result)
+    return whole if encoder else whole - cost.execution(kind, prompt - 1, max(0, result - 1))
+
+
+def execution_credit(cost: ModelCost, kind: Kind, prompt: int, result: int, encoder: bool) -> int:
+    """Multiply-adds that executing a task counts: what is fresh, plus the rest up to the same amount.
+
+    More than that counts for nothing, or long cached prompts would earn without work.
+    """
+    fresh = fresh_work(cost, kind, prompt, result, encoder)
+    return fresh + min(cost.execution(kind, prompt, result) - fresh, fresh)
+
+
+def audit_credit(cost: ModelCost, kind: Kind, prompt: int, result: int, encoder: bool) -> int:
+    """Multiply-adds that checking a task counts, at the audit weight: a whole generation, of a vector what executing
+    it counts."""
+    if kind is Kind.GENERATE:
+        return cost.audit(kind, prompt, result)
+    return cost.weighed(execution_credit(cost, kind, prompt, result, encoder))
 
 
 def epoch_work(executed: int, audited: int) -> int:
@@ -56,13 +76,21 @@ def scaled_by_room(credit: int, bond_with_room: int, bond_serving: int) -> int:
     return credit * bond_with_room // bond_serving if bond_serving else 0
 
 
-def canary_credit(params: ChainParams, models: Iterable[tuple[ModelCost, int]]) -> int:
+def canary_of(params: ChainParams, context: int, encoder: bool) -> tuple[Kind, int]:
+    """What a canary asks of a model, and the tokens of its prompt (generating: also of its answer).
+
+    canary_tokens in and out, or what the context holds; an encoder embeds.
+    """
+    return Kind.EMBED if encoder else Kind.GENERATE, min(params.canary_tokens, context // 2)
+
+
+def canary_credit(params: ChainParams, models: Iterable[tuple[ModelCost, int, bool]]) -> int:
     """The least credit that one whole canary brings, over the listed models; a C below it counts as 0. At least 1.
 
-    models: (cost, context in tokens). A canary asks canary_tokens in and out, or what the context holds.
+    models: (cost, context in tokens, whether it is an encoder).
     """
     credits = []
-    for cost, context in models:
-        tokens = min(params.canary_tokens, context // 2)
-        credits.append(execution_credit(cost.prefill(tokens), cost.decode(tokens, tokens)))
+    for cost, context, encoder in models:
+        kind, tokens = canary_of(params, context, encoder)
+        credits.append(execution_credit(cost, kind, tokens, tokens, encoder))
     return max(1, min(credits, default=1))

@@ -6,7 +6,7 @@ Pure: moves nothing. Every split adds up to the escrow, which is asserted here a
 from dataclasses import dataclass
 
 from primitives.params import ChainParams
-from primitives.task import ModelCost, price_of
+from primitives.task import Kind, ModelCost, price_of
 
 WORK_GAS_PRICE_FACTOR = 2
 """The work part pays twice the base fee of the post's block."""
@@ -18,12 +18,14 @@ class WorkGas:
 
     submit: int
     submit_token: int
+    submit_element: int
+    """Instead of submit_token: an element of a vector, whose bytes are seldom zero."""
     verdict: int
     reveal: int
 
-    def submission(self, tokens: int) -> int:
-        """Gas paid for an answer of that many tokens."""
-        return self.submit + self.submit_token * tokens
+    def submission(self, kind: Kind, length: int) -> int:
+        """Gas paid for an answer of that many tokens or elements."""
+        return self.submit + (self.submit_element if kind.is_vector else self.submit_token) * length
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Terms:
     """What a task was posted under."""
 
     cost: ModelCost
+    kind: Kind
     prompt: int
     """Tokens."""
-    max_tokens: int
+    longest: int
+    """Tokens or elements that the answer may have."""
     price: int
     """Wei a CWU at the post."""
     base_fee: int
@@ -78,32 +82,32 @@ class Settlement:
 def escrow_of(terms: Terms, gas: WorkGas) -> Escrow:
     """What a post must lock."""
     per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
-    work = gas.submission(terms.max_tokens) + terms.auditors * gas.verdict + gas.reveal
+    work = gas.submission(terms.kind, terms.longest) + terms.auditors * gas.verdict + gas.reveal
     return Escrow(
-        execution=price_of(terms.cost.execution(terms.prompt, terms.max_tokens), terms.price),
-        audits=terms.auditors * price_of(terms.cost.audit(terms.prompt, terms.max_tokens), terms.price),
+        execution=price_of(terms.cost.execution(terms.kind, terms.prompt, terms.longest), terms.price),
+        audits=terms.auditors * price_of(terms.cost.audit(terms.kind, terms.prompt, terms.longest), terms.price),
         work=work * per_gas,
         tip=terms.tip,
     )
 
 
 def settle(
-    terms: Terms, gas: WorkGas, params: ChainParams, escrow: int, generated: int, verifiers: int, revealed: bool
+    terms: Terms, gas: WorkGas, params: ChainParams, escrow: int, length: int, verifiers: int, revealed: bool
 ) -> Settlement:
-    """The split of `escrow` for an answer of `generated` tokens that `verifiers` of them agreed with.
+    """The split of `escrow` for an answer of `length` tokens or elements that `verifiers` of them agreed with.
 
     X = ceil(exec(actual)): burned X * 20 // 100, pool X * 5 // 100, the rest and the tip to the executor; each verifier
     that agreed gets its audit's cost and an equal part of the pool; nobody: the pool is burned, as remainders are.
     Messages are paid their fixed gas: the answer, those verdicts, and a reveal if there was one. What is unused goes
     back to the poster. p = 1 (asserted by the parameters).
     """
-    fee = price_of(terms.cost.execution(terms.prompt, generated), terms.price)
+    fee = price_of(terms.cost.execution(terms.kind, terms.prompt, length), terms.price)
     fee_burn = fee * params.fee_burn_percent // 100
     pool = fee * params.fee_pool_percent // 100
     share = pool // verifiers if verifiers else 0
-    audit = price_of(terms.cost.audit(terms.prompt, generated), terms.price) + share if verifiers else 0
+    audit = price_of(terms.cost.audit(terms.kind, terms.prompt, length), terms.price) + share if verifiers else 0
     per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
-    submission_work = gas.submission(generated) * per_gas
+    submission_work = gas.submission(terms.kind, length) * per_gas
     verdict_work = gas.verdict * per_gas
     reveal_work = gas.reveal * per_gas if revealed else 0
     executor = fee - fee_burn - pool + terms.tip

@@ -19,6 +19,7 @@ from primitives.merkle import pack_tokens, unpack_tokens
 from primitives.params import COIN, ChainParams
 from primitives.receipt import Log, Receipt
 from primitives.task import (
+    Kind,
     ModelCost,
     Reveal,
     Submission,
@@ -105,7 +106,7 @@ class Chain:
         self.poster = address_of(self.poster_key)
         shape = self.model.manifest.cost
         cost = ModelCost(shape.a, shape.b, shape.c, 1, 4)
-        rate = cost.execution(48, 48)
+        rate = cost.execution(Kind.GENERATE, 48, 48)
         self.params = replace(ChainParams(), **params).check()
         self.spec = GenesisSpec(
             params=self.params,
@@ -122,7 +123,12 @@ class Chain:
                 )
                 for i, operator in enumerate(self.operators)
             ),
-            models=(GenesisModel(self.model.model_id, "random", cost, SHAPE.vocabulary, SHAPE.context, (STOP,), rate),),
+            models=(
+                GenesisModel(
+                    self.model.model_id, "random", cost, SHAPE.vocabulary, SHAPE.context, SHAPE.width, not SHAPE.causal,
+                    (STOP,), rate,
+                ),
+            ),
             fund=10 * COIN,
             spec_hash=keccak(b"a spec"),
         )  # fmt: skip

@@ -176,6 +176,8 @@ REFUSALS = [
     ("validators\\[0\\].serves\\[0\\].macs_per_block: ", _set("validators.0.serves.0.macs_per_block", 0)),
     ("validators: the hot .* stands there twice", _twice),
     ("models\\[0\\].vocabulary: expected an integer from 1", _set("models.0.vocabulary", 0)),
+    ("models\\[0\\].width: expected an integer from 1", _set("models.0.width", 0)),
+    ("models\\[0\\].encoder: expected 0 or 1, found 2", _set("models.0.encoder", 2)),
     ("models\\[0\\].stop_ids: .* not all below the vocabulary", _set("models.0.stop_ids", [999])),
     ("models\\[0\\].stop_ids: 17 entries; at most 16", _set("models.0.stop_ids", list(range(17)))),
     ("models\\[0\\].id: expected 32 bytes", _set("models.0.id", "0x00")),

@@ -35,7 +35,7 @@ ROOT = b"\x77" * 32
 
 def duty(role: int, number: int = 1, first: int = 10, last: int = 19, model: bytes = MODEL) -> Duty:
     task = number.to_bytes(32, "big")
-    return Duty(role, task, model, b"p" * 32, b"o" * 32, b"s" * 32, b"k" * 32, 16, 0, 0, 0, first, last, 5, 0)
+    return Duty(role, 0, task, model, b"p" * 32, b"o" * 32, b"s" * 32, b"k" * 32, 16, 0, 0, 0, first, last, 5, 0)
 
 
 def answer(number: int = 1) -> Result:

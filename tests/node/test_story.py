@@ -5,7 +5,7 @@ from typing import Any
 from node.story import Story, coins, story_of
 from primitives.merkle import pack_tokens
 from primitives.receipt import Log
-from primitives.task import NO_BAD_POSITION, Status
+from primitives.task import NO_BAD_POSITION, Kind, Status, words_of
 from rpc.task_story import PlacedLog, cwu_text, tell
 from vm.system import abi
 
@@ -45,10 +45,25 @@ def test_the_whole_life_of_a_task() -> None:
     shown = story.as_json()
     assert shown.pop("executor").lower() == B and [v.lower() for v in shown.pop("verifiers")] == [C]
     assert shown == {
-        "taskId": "0x" + TASK.hex(), "model": "0x" + MODEL.hex(), "output": " you", "status": "settled",
+        "taskId": "0x" + TASK.hex(), "kind": "generate", "model": "0x" + MODEL.hex(), "output": " you",
+        "status": "settled",
         "postedBlock": 5, "agreedBlock": 10, "settledBlock": 14, "feeWei": "1000000000", "cwu": "0.067560960",
         "receiptId": "0x" + (b"t" * 32).hex(),
     }  # fmt: skip
+
+
+def test_a_vector_is_told_with_its_sign() -> None:
+    posted = log(abi.TASK_POSTED, 5, TASK, A, MODEL, False, 2, pack_tokens(list(b"Hi!")), 0, 0, 0, 1, 30, 0, 10**15, 1)
+    words = pack_tokens(words_of((-65_536, 0)))
+    answered = log(abi.TASK_ANSWERED, 7, TASK, B, 0, words, b"o" * 32, b"c" * 32, 1, 0, 9, b"numpy/cpu")
+    differs = log(abi.REVEALED, 10, TASK, C, b"r" * 32, 1, [C])
+    story = told(posted, DEALT, answered, differs)
+    assert (story.kind, story.vector, story.output) == (Kind.SCORE, [-65_536, 0], "")
+    assert story.told["output"] == story.told["events"][2]["tokens"] == [-65_536, 0]
+    assert story.as_json()["vector"] == [-65_536, 0] and "output" not in story.as_json()
+    text = "\n".join(story.lines)
+    for words in ("3 tokens in, to score", "2 elements in 9 ms on numpy/cpu (queued 1 ms", "first bad element 1"):
+        assert words in text
 
 
 def test_disputes_and_refunds_are_told() -> None:

@@ -11,8 +11,10 @@ from primitives import address, bls, keys, merkle, rlp
 from primitives.block import EMPTY_EVIDENCE_ROOT, EMPTY_LAST_COMMIT, Block, MalformedBlock, decode_block
 from primitives.hashing import EMPTY_KECCAK, EMPTY_TRIE_ROOT, keccak
 from primitives.header import Header, Sidecar, decode_header
+from primitives.merkle import pack_tokens, unpack_tokens
 from primitives.params import ChainParams, InvalidParams, params_from_json
 from primitives.task import (
+    Kind,
     MalformedBatch,
     MalformedItem,
     ModelCost,
@@ -22,6 +24,8 @@ from primitives.task import (
     decode_batch,
     encode_batch,
     price_of,
+    vector_of,
+    words_of,
 )
 from primitives.transaction import decode, sign_transaction, system_transaction
 
@@ -171,11 +175,19 @@ def test_garbage_is_no_block(data: bytes) -> None:
 def test_cost_follows_the_formula() -> None:
     cost = ModelCost(a=100, b=3, c=7, audit_weight_num=1, audit_weight_den=4)
     assert cost.prefill(5) == 100 * 5 + 3 * 15
-    assert cost.execution(5, 4) == 100 * 8 + 3 * 36 + 7 * 4
-    assert cost.decode(5, 4) == cost.execution(5, 4) - cost.prefill(5)
-    assert cost.audit(5, 4) == cost.execution(5, 4) // 4
+    assert cost.execution(Kind.GENERATE, 5, 4) == 100 * 8 + 3 * 36 + 7 * 4
+    assert cost.decode(Kind.GENERATE, 5, 4) == cost.execution(Kind.GENERATE, 5, 4) - cost.prefill(5)
+    assert cost.audit(Kind.GENERATE, 5, 4) == cost.execution(Kind.GENERATE, 5, 4) // 4
     assert price_of(1, 1) == 1
     assert price_of(10**9, 10**12) == 10**12
+
+
+@given(st.lists(st.integers(-(2**31), 2**31 - 1)))
+def test_a_vector_survives_as_words(vector: list[int]) -> None:
+    words = words_of(vector)
+    assert all(0 <= word < 2**32 for word in words)
+    assert vector_of(words) == tuple(vector)
+    assert unpack_tokens(pack_tokens(words)) == words
 
 
 def test_a_work_batch_survives_and_its_bad_items_stand_alone() -> None:

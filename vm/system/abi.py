@@ -260,15 +260,15 @@ PAYOUT_CHANGED = _event(STAKING, "PayoutChanged(address indexed operator, addres
 
 MODEL = _struct("""Model {
     bytes32 model; string name; bool listed; uint256 a; uint256 b; uint256 c; uint32 vocabulary; uint32 context;
-    uint32 auditWeightNum; uint32 auditWeightDen; uint256 referenceMacsPerBlock; uint32[] stopIds; address registrant;
-    uint32 servedBy; uint256 servedBond; }""")
+    uint32 width; bool encoder; uint32 auditWeightNum; uint32 auditWeightDen; uint256 referenceMacsPerBlock;
+    uint32[] stopIds; address registrant; uint32 servedBy; uint256 servedBond; }""")
 SERVING = _struct("""Serving {
     bytes32 model; uint256 declaredMacsPerBlock; uint256 bestMacsPerBlock; uint32 scaleQ16; uint32 dealt;
     uint32 missed; }""")
 
 REGISTER_MODEL = _function(MODELS, """register(bytes32 model, string name, string uri, string licence,
-    uint256 a, uint256 b, uint256 c, uint32 vocabulary, uint32 context, uint32[] stopIds,
-    uint256 referenceMacsPerBlock)""")
+    uint256 a, uint256 b, uint256 c, uint32 vocabulary, uint32 context, uint32 width, bool encoder,
+    uint32[] stopIds, uint256 referenceMacsPerBlock)""")
 SERVE = _function(MODELS, "serve(bytes32 model, uint256 macsPerBlock)")
 STOP_SERVING = _function(MODELS, "stopServing(bytes32 model)")
 GET_MODEL = _function(MODELS, "getModel(bytes32 model) view returns (Model info)")
@@ -293,7 +293,8 @@ TASK = _struct("""Task {
     address[] slots; address executor; address[] verifiers; bytes32 executorRoot; bytes32 otherRoot; uint32 bad;
     uint256 escrow; uint256 pricePerCwu; bytes32 receipt; }""")
 DUTY = _struct("""Duty {
-    uint8 role; bytes32 task; bytes32 model; bytes32 promptHash; bytes32 outputHash; bytes32 seed; bytes32 traceKey;
+    uint8 role; uint8 kind; bytes32 task; bytes32 model; bytes32 promptHash; bytes32 outputHash; bytes32 seed;
+    bytes32 traceKey;
     uint32 maxTokens; uint32 temperatureQ16; uint32 topK; uint8 slot; uint64 firstBlock; uint64 lastBlock;
     uint64 postedBlock; uint64 answeredBlock; }""")
 ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL = 1, 2, 3
@@ -306,8 +307,8 @@ CANCEL = _function(MARKET, "cancel(bytes32 task)")
 WORK = _function(MARKET, "work(bytes batch)")
 FILL_FUND = _function(MARKET, "fillFund() payable")
 PROLOGUE = _function(MARKET, "prologue(bytes32 parentHash, bytes beaconProof)")
-QUOTE = _function(MARKET, """quote(bytes32 model, uint32 promptTokens, uint32 maxTokens, uint8 assurance)
-    view returns (uint256 escrow, uint32 deadlineLeast, uint32 deadlineMost)""")
+QUOTE = _function(MARKET, """quote(uint8 kind, bytes32 model, uint32 promptTokens, uint32 maxTokens,
+    uint8 assurance) view returns (uint256 escrow, uint32 deadlineLeast, uint32 deadlineMost)""")
 GET_TASK = _function(MARKET, "getTask(bytes32 task) view returns (Task info)")
 OPEN_TASKS = _function(MARKET, "openTasks(address operator) view returns (Duty[] duties)")
 FUND = _function(MARKET, "fund() view returns (uint256 commissioned, uint256 auditReserve)")
@@ -363,7 +364,7 @@ AUDIT_DELAY = _function(LEDGER, "auditDelay(uint64 epoch) view returns (uint32 b
 RHO = _function(LEDGER, "rho() view returns (uint256 q64)")
 
 RECEIPT = _event(LEDGER, """Receipt(bytes32 indexed receipt, bytes32 indexed task, address indexed executor,
-    uint8 class, bytes32 model, bytes32 promptHash, bytes32 outputHash, bytes32 seed, uint32 promptTokens,
+    uint8 class, uint8 kind, bytes32 model, bytes32 promptHash, bytes32 outputHash, bytes32 seed, uint32 promptTokens,
     uint32 outputTokens, uint256 prefillMacs, uint256 decodeMacs, address[] verifiers, uint8 verification,
     uint256 fee, address payer, uint32 queueMs, uint32 firstTokenMs, uint32 totalMs, bytes device)""")
 CLASS_PAID, CLASS_COMMISSIONED, CLASS_CANARY = 0, 1, 2

@@ -89,12 +89,13 @@ class SetHead:
 class ComputeReceipt:
     """What a settled task leaves: `id` is keccak of the ABI encoding of all fields in order; times are self-reported.
 
-    kind_of_payer: abi.CLASS_*; verification: abi.VERIFIED_*.
+    kind_of_payer: abi.CLASS_*; verification: abi.VERIFIED_*. output_tokens counts the elements of a vector.
     """
 
     task: bytes
     executor: bytes
     kind_of_payer: int
+    kind: int
     model: bytes
     prompt_hash: bytes
     output_hash: bytes

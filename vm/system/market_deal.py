@@ -3,7 +3,7 @@
 Owns the order of deals, retries, room, and what a canary asks. The draw is consensus.work.deal's.
 """
 
-from consensus.work import audit, deal
+from consensus.work import audit, credit, deal
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, task_id, trace_key
@@ -59,7 +59,7 @@ def _undealt(status: int, awaits: int, due: int, queue: Queue, height: int) -> b
 
 def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     """Draw an executor and two backups among those with room, or try again later."""
-    cost = models.require(ctx, task.model).cost.execution(task.prompt, task.max_tokens)
+    cost = task.cost(models.require(ctx, task.model))
     step = audit.slot_step(task.deadline)
     serving = market_parties.serving(ctx, task.model)
     room = [p for p in serving if deal.has_room(IN_FLIGHT.get(ctx, p.operator), cost, p.rate, step)]
@@ -135,18 +135,19 @@ def _create_canary(ctx: SystemContext, number: int) -> None:
         return
     (model,) = picks
     record = models.require(ctx, model)
-    tokens = min(ctx.params.canary_tokens, record.context // 2)
-    cost = record.cost.execution(tokens, tokens)
+    kind, tokens = credit.canary_of(ctx.params, record.context, bool(record.encoder))
+    cost = record.cost.execution(kind, tokens, tokens)
     if not ctx.params.devnet and (number + 1) * cost * 100 > CANARY_SHARE_PERCENT * _declared(ctx, model):
         return
     least, _ = audit.deadline_bounds(cost, record.reference_macs_per_block)
     if least > DEADLINE_MAX:
         return
     prompt = canary_prompt(ctx.mix, sequence, tokens, record.vocabulary, models.stop_ids(ctx, model))
+    generates = kind is Kind.GENERATE
     task = Task(
-        status=Status.POSTED, kind=Kind.GENERATE, canary=1, deadline=max(ctx.params.deadline_default, least),
-        prompt=tokens, max_tokens=tokens, temperature_q16=TEMPERATURE_ONE_Q16, poster=NOBODY, model=model,
-        prompt_hash=tokens_root(prompt), base_fee=ctx.base_fee, paid_auditors=ctx.params.auditors,
+        status=Status.POSTED, kind=kind, canary=1, deadline=max(ctx.params.deadline_default, least), prompt=tokens,
+        max_tokens=tokens if generates else 0, temperature_q16=TEMPERATURE_ONE_Q16 if generates else 0, poster=NOBODY,
+        model=model, prompt_hash=tokens_root(prompt), base_fee=ctx.base_fee, paid_auditors=ctx.params.auditors,
     )  # fmt: skip
     CANARIES.push(ctx, ctx.height + 1, enter(ctx, task, pack_tokens(prompt)))
 

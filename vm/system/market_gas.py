@@ -53,9 +53,12 @@ TASK_WORDS = 48
 MESSAGE = 25_000
 """A transaction that carries one work item: intrinsic gas, calldata, dispatch."""
 TOKEN_CALLDATA = 64
+ELEMENT_CALLDATA_FLOOR = 160
+"""An element of a vector: four bytes that are seldom zero, at the floor of EIP-7623, which a long vector pays."""
 WORK_PAID = WorkGas(
     submit=MESSAGE + WORK + SUBMIT,
     submit_token=SUBMIT_TOKEN + TOKEN_CALLDATA,
+    submit_element=ELEMENT_CALLDATA_FLOOR,
     verdict=MESSAGE + WORK + VERDICT,
     reveal=MESSAGE + WORK + REVEAL,
 )

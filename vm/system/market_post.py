@@ -9,10 +9,10 @@ from typing import Any
 from consensus.work import audit, fees
 from primitives.address import MARKET
 from primitives.merkle import tokens_root, unpack_tokens
-from primitives.task import Kind, Status, task_id
+from primitives.task import Kind, Status, result_length, task_id
 from vm.system import abi, ledger, market_parties, models
 from vm.system import market_gas as gas
-from vm.system.context import Call, Refused, SystemContext
+from vm.system.context import Call, ReadContext, Refused, SystemContext
 from vm.system.gas import VIEW_WORD
 from vm.system.market_refund import refund
 from vm.system.market_state import (
@@ -53,7 +53,6 @@ def post(
     members = market_parties.set_size(ctx)
     ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.MEMBER * members, "post")
     for name, value, active in (
-        ("kind", kind, kind == Kind.GENERATE),
         ("valueAtRisk", value_at_risk, value_at_risk == 0),
         ("tipPerCwu", tip_per_cwu, tip_per_cwu == 0),
         ("callbackGas", callback_gas, callback_gas == 0),
@@ -61,12 +60,10 @@ def post(
         if not active:
             raise Refused("not_active", f"{name} {value}: {abi.NOT_ACTIVE}; it must be 0")
     record = models.require(ctx, model)
-    prompt = _prompt_of(ctx, record, tokens, max_tokens)
+    asked = _kind_of(record, kind)
+    prompt = _prompt_of(ctx, record, asked, tokens, max_tokens)
+    _check_sampling(asked, temperature_q16, top_k)
     _check_assurance(ctx, model, assurance)
-    cost = record.cost
-    least, most = audit.deadline_bounds(cost.execution(len(prompt), max_tokens), record.reference_macs_per_block)
-    if not least <= deadline <= most:
-        raise Refused("deadline", f"a deadline of {deadline} blocks; this task's must be {least} to {most}")
     behind = max(queue.behind(ctx, ctx.height) for queue in QUEUES)
     if behind > BACKLOG_BLOCKS_MAX:
         raise Refused("backlog", f"the market is {behind} blocks behind with its work; try again in some blocks")
@@ -76,8 +73,11 @@ def post(
         prompt_hash=tokens_root(prompt), price=ledger.base_price(ctx), base_fee=ctx.base_fee,
         paid_auditors=audit.seats_wanted(ctx.params.auditors, assurance),
     )  # fmt: skip
+    least, most = audit.deadline_bounds(task.cost(record), record.reference_macs_per_block)
+    if not least <= deadline <= most:
+        raise Refused("deadline", f"a deadline of {deadline} blocks; this task's must be {least} to {most}")
     ctx.charge(gas.caused_by_post(ctx.params, members, deadline), "what a post causes")
-    needed = fees.escrow_of(task.terms(cost), gas.WORK_PAID).total
+    needed = fees.escrow_of(task.terms(record), gas.WORK_PAID).total
     if needed > AMOUNT_MAX:
         raise Refused("fee_too_high", f"the task would cost {needed} wei, more than there can be")
     if call.value < needed:
@@ -127,20 +127,33 @@ def fill_fund(ctx: SystemContext, call: Call) -> None:
 
 
 def quote(
-    ctx: SystemContext, call: Call, model: bytes, prompt: int, max_tokens: int, assurance: int
+    ctx: SystemContext, call: Call, kind: int, model: bytes, prompt: int, max_tokens: int, assurance: int
 ) -> tuple[Any, ...]:
     """Market.quote: the escrow that a post in this block would need, and the bounds of its deadline."""
     ctx.charge(VIEW_WORD * 12, "quote")
     record = models.require(ctx, model)
-    _check_lengths(record.context, prompt, max_tokens)
-    cost = record.cost
+    asked = _kind_of(record, kind)
+    _check_lengths(ctx, record, asked, prompt, max_tokens)
     seats = audit.seats_wanted(ctx.params.auditors, assurance)
-    terms = fees.Terms(cost, prompt, max_tokens, ledger.base_price(ctx), ctx.base_fee, seats, 0)
-    least, most = audit.deadline_bounds(cost.execution(prompt, max_tokens), record.reference_macs_per_block)
+    longest = result_length(asked, prompt, max_tokens, record.width)
+    terms = fees.Terms(record.cost, asked, prompt, longest, ledger.base_price(ctx), ctx.base_fee, seats, 0)
+    cost = record.cost.execution(asked, prompt, longest)
+    least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)
     return fees.escrow_of(terms, gas.WORK_PAID).total, min(least, 2**32 - 1), min(most, 2**32 - 1)
 
 
-def _prompt_of(ctx: SystemContext, record: models.Model, tokens: bytes, max_tokens: int) -> tuple[int, ...]:
+def _kind_of(record: models.Model, kind: int) -> Kind:
+    """The kind asked for. Raises Refused unless the model offers it."""
+    if kind not in list(Kind):
+        raise Refused("kind", f"kind {kind} is none; 0 is generate, 1 embed, 2 score")
+    if kind not in record.kinds:
+        raise Refused("kind", f"kind {Kind(kind).name.lower()}: this model is an encoder and embeds only (kind 1)")
+    return Kind(kind)
+
+
+def _prompt_of(
+    ctx: SystemContext, record: models.Model, kind: Kind, tokens: bytes, max_tokens: int
+) -> tuple[int, ...]:
     """The prompt's token ids. Raises Refused with what is wrong with the prompt or with what is asked of it."""
     if not tokens:
         raise Refused("prompt_empty", "the prompt is empty; it needs at least 1 token")
@@ -150,7 +163,7 @@ def _prompt_of(ctx: SystemContext, record: models.Model, tokens: bytes, max_toke
     if len(tokens) % 4:
         raise Refused("malformed", f"tokens are 4 bytes each; {len(tokens)} bytes are no multiple of 4")
     prompt = unpack_tokens(tokens)
-    _check_lengths(record.context, len(prompt), max_tokens)
+    _check_lengths(ctx, record, kind, len(prompt), max_tokens)
     highest = max(prompt)
     if highest >= record.vocabulary:
         place = prompt.index(highest)
@@ -158,14 +171,32 @@ def _prompt_of(ctx: SystemContext, record: models.Model, tokens: bytes, max_toke
     return prompt
 
 
-def _check_lengths(context: int, prompt: int, max_tokens: int) -> None:
+def _check_lengths(ctx: ReadContext, record: models.Model, kind: Kind, prompt: int, max_tokens: int) -> None:
     if prompt < 1:
         raise Refused("prompt_empty", "the prompt is empty; it needs at least 1 token")
-    if max_tokens < 1:
+    if kind.is_vector and max_tokens:
+        raise Refused("max_tokens", f"maxTokens {max_tokens}: kind {kind.name.lower()} makes no tokens; it must be 0")
+    if not kind.is_vector and max_tokens < 1:
         raise Refused("max_tokens", "maxTokens is 0; at least 1 token must be asked for")
-    if prompt + max_tokens > context:
+    if kind is Kind.SCORE and prompt < 2:
+        raise Refused("prompt_too_short", "a prompt of 1 token; nothing comes before it that it could be scored by")
+    if prompt + max_tokens > record.context:
         raise Refused(
-            "context", f"a prompt of {prompt} and {max_tokens} new tokens; the model's context holds {context} together"
+            "context",
+            f"a prompt of {prompt} and {max_tokens} new tokens; the model's context holds {record.context} together",
+        )
+    longest, most = result_length(kind, prompt, max_tokens, record.width), ctx.params.result_bytes_max // 4
+    if longest > most:
+        what = "elements" if kind.is_vector else "tokens"
+        raise Refused("result_too_long", f"an answer may have {longest} {what} here; at most {most} fit a submission")
+
+
+def _check_sampling(kind: Kind, temperature_q16: int, top_k: int) -> None:
+    """A vector is not sampled."""
+    if kind.is_vector and (temperature_q16 or top_k):
+        raise Refused(
+            "sampling",
+            f"temperature {temperature_q16}, topK {top_k}: kind {kind.name.lower()} samples nothing; both must be 0",
         )
 
 

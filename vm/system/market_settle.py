@@ -7,7 +7,7 @@ whom is consensus.work.fees' question.
 from consensus.work import credit, fees
 from consensus.work.deal import finalised_rate
 from primitives.address import MARKET
-from primitives.task import ModelCost, Status
+from primitives.task import Kind, Status
 from vm.system import abi, ledger, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
@@ -27,7 +27,8 @@ from vm.system.market_state import (
 )
 
 CREDIT_AGAIN_EPOCHS = 64
-"""Greedy work on the same model and prompt earns credit once in so many epochs: its answer is known."""
+"""Work without a seed (greedy, embed, score) on the same model and prompt earns credit once in so many epochs: its
+answer is known."""
 
 
 def settle_mature(ctx: SystemContext) -> bool:
@@ -38,21 +39,21 @@ def settle_mature(ctx: SystemContext) -> bool:
 def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """Pay everyone, count the work, leave the receipt."""
     assert task.status in (Status.AGREED, Status.UNVERIFIED), task.status
-    cost = models.require(ctx, task.model).cost
+    model = models.require(ctx, task.model)
     verified = task.status == Status.AGREED
     end = Status.SETTLED if verified else Status.UNVERIFIED
     verifiers = [seat for seat in seats_of(ctx, task_id, task) if verified and seat.state == SEAT_OPENED]
-    terms = task.terms(cost)
+    terms = task.terms(model)
     split = fees.settle(
         terms, gas.WORK_PAID, ctx.params, task.escrow if not task.canary else _canary_escrow(terms), task.output,
         len(verifiers), task.revealer != NOBODY,
     )  # fmt: skip
-    macs = cost.execution(task.prompt, task.output)
-    receipt = _receipt(task_id, task, cost, verifiers, split.fee)
+    macs = model.cost.execution(terms.kind, task.prompt, task.output)
+    receipt = _receipt(task_id, task, terms, verifiers, split.fee)
     identity = ledger.record_receipt(ctx, receipt)
     executor_wei = _pay(ctx, task_id, task, split, verifiers)
     if verified:
-        _count(ctx, task, cost, verifiers)
+        _count(ctx, task, model, verifiers)
     abi.emit(
         ctx, abi.TASK_SETTLED, task_id, task.executor, identity, end, macs, split.fee, executor_wei,
         split.burned, 0 if task.canary else split.refund,
@@ -98,19 +99,20 @@ def _move(ctx: SystemContext, task_id: bytes, operator: bytes, role: int, fee: i
             abi.emit(ctx, abi.PAID, task_id, operator, target, role, wei)
 
 
-def _receipt(task_id: bytes, task: Task, cost: ModelCost, verifiers: list[Seat], fee: int) -> ComputeReceipt:
+def _receipt(task_id: bytes, task: Task, terms: fees.Terms, verifiers: list[Seat], fee: int) -> ComputeReceipt:
     return ComputeReceipt(
         task=task_id,
         executor=task.executor,
         kind_of_payer=abi.CLASS_CANARY if task.canary else abi.CLASS_PAID,
+        kind=task.kind,
         model=task.model,
         prompt_hash=task.prompt_hash,
         output_hash=task.output_hash,
         seed=task.seed,
         prompt_tokens=task.prompt,
         output_tokens=task.output,
-        prefill_macs=cost.prefill(task.prompt),
-        decode_macs=cost.decode(task.prompt, task.output),
+        prefill_macs=terms.cost.prefill(task.prompt),
+        decode_macs=terms.cost.decode(terms.kind, task.prompt, task.output),
         verifiers=tuple(seat.verifier for seat in verifiers),
         verification=abi.VERIFIED_AUDIT if verifiers else abi.VERIFIED_NONE,
         fee=fee,
@@ -122,27 +124,29 @@ def _receipt(task_id: bytes, task: Task, cost: ModelCost, verifiers: list[Seat],
     )
 
 
-def _count(ctx: SystemContext, task: Task, cost: ModelCost, verifiers: list[Seat]) -> None:
+def _count(ctx: SystemContext, task: Task, model: models.Model, verifiers: list[Seat]) -> None:
     """Credit and shown rate of an agreed task."""
-    macs = cost.execution(task.prompt, task.output)
+    kind = Kind(task.kind)
+    macs = model.cost.execution(kind, task.prompt, task.output)
     shown = finalised_rate(macs, task.slot_window(task.slot).first, task.answered)
     models.note_rate(ctx, task.executor, task.model, shown)
     if not task.serving_bond or not _first_time(ctx, task):
         return
-    executed = credit.execution_credit(cost.prefill(task.prompt), cost.decode(task.prompt, task.output))
-    audited = cost.audit(task.prompt, task.output)
+    done = model.cost, kind, task.prompt, task.output, bool(model.encoder)
+    executed, audited = credit.execution_credit(*done), credit.audit_credit(*done)
     ledger.add_work(ctx, task.executor, credit.scaled_by_room(executed, task.room_bond, task.serving_bond), 0)
     for seat in verifiers:
         ledger.add_work(ctx, seat.verifier, 0, credit.scaled_by_room(audited, task.room_bond, task.serving_bond))
 
 
 def _first_time(ctx: SystemContext, task: Task) -> bool:
-    """Whether work on this prompt may earn credit: greedy work (top-k 1 is, at any temperature) once in a while."""
+    """Whether work on this prompt may earn credit: greedy work (top-k 1 is, at any temperature) and vectors once in a
+    while."""
     if task.temperature_q16 and task.top_k != 1:
         return True
-    now = ctx.params.epoch(ctx.height) + 1
-    last = CREDITED.get(ctx, task.model, task.prompt_hash)
+    now, kind = ctx.params.epoch(ctx.height) + 1, bytes([task.kind])
+    last = CREDITED.get(ctx, task.model, task.prompt_hash, kind)
     if last and now - last < CREDIT_AGAIN_EPOCHS:
         return False
-    CREDITED.set(ctx, now, task.model, task.prompt_hash)
+    CREDITED.set(ctx, now, task.model, task.prompt_hash, kind)
     return True

@@ -12,9 +12,10 @@ from consensus.work.deal import EXECUTOR_SLOTS
 from consensus.work.fees import Terms
 from primitives.address import MARKET
 from primitives.params import ChainParams
-from primitives.task import ModelCost, Status
+from primitives.task import Kind, Status, result_length
 from vm.system.context import ReadContext, Refused, SystemContext
 from vm.system.layout import Queue, Scalar, Table, Words, raw, u64, uint
+from vm.system.models import Model
 
 NOBODY = bytes(20)
 SEAT_DRAWN, SEAT_GIVEN, SEAT_OPENED, SEAT_MISSED = 1, 2, 3, 4
@@ -69,6 +70,7 @@ class Task:
     prompt: int = uint(32)
     """Tokens."""
     output: int = uint(32)
+    """Tokens or elements."""
     max_tokens: int = uint(32)
     temperature_q16: int = uint(32)
     top_k: int = uint(32)
@@ -119,9 +121,20 @@ class Task:
         self.slots = len(parties)
         self.slot0, self.slot1, self.slot2 = (*parties, NOBODY, NOBODY, NOBODY)[:EXECUTOR_SLOTS]
 
-    def terms(self, cost: ModelCost) -> Terms:
+    def terms(self, model: Model) -> Terms:
         """What it was posted under."""
-        return Terms(cost, self.prompt, self.max_tokens, self.price, self.base_fee, self.paid_auditors, 0)
+        return Terms(
+            model.cost, Kind(self.kind), self.prompt, self.longest(model), self.price, self.base_fee,
+            self.paid_auditors, 0,
+        )  # fmt: skip
+
+    def longest(self, model: Model) -> int:
+        """Tokens or elements that its answer may have."""
+        return result_length(Kind(self.kind), self.prompt, self.max_tokens, model.width)
+
+    def cost(self, model: Model) -> int:
+        """Multiply-adds that it may take, by the length of the longest answer."""
+        return model.cost.execution(Kind(self.kind), self.prompt, self.longest(model))
 
     def slot_window(self, slot: int) -> Window:
         """When that slot may submit."""
@@ -170,7 +183,7 @@ AUDIT_RESERVE = Scalar(MARKET, "audit_reserve")
 CREATED = Scalar(MARKET, "canaries_created")
 """Canaries of the current epoch that were created or passed over: epoch << 32 | number."""
 CREDITED = Words(MARKET, "credited")
-"""Epoch + 1 in which greedy work on a (model, prompt hash) last earned credit."""
+"""Epoch + 1 in which work without a seed on a (model, prompt hash, kind) last earned credit."""
 IN_FLIGHT = Words(MARKET, "in_flight")
 """Multiply-adds that an operator is to execute now."""
 

@@ -84,6 +84,7 @@ class Duty:
     """
 
     role: int
+    kind: int
     task: bytes
     model: bytes
     prompt_hash: bytes
@@ -181,8 +182,9 @@ def _owed(ctx: ReadContext, task_id: bytes, task: Task, operator: bytes) -> Iter
 
 def _duty(task_id: bytes, task: Task, role: int, slot: int, window: Window) -> Duty:
     return Duty(
-        role, task_id, task.model, task.prompt_hash, task.output_hash, task.seed, trace_key(task.seed, task.attempt),
-        task.max_tokens, task.temperature_q16, task.top_k, slot, window.first, window.last, task.posted, task.answered,
+        role, task.kind, task_id, task.model, task.prompt_hash, task.output_hash, task.seed,
+        trace_key(task.seed, task.attempt), task.max_tokens, task.temperature_q16, task.top_k, slot, window.first,
+        window.last, task.posted, task.answered,
     )  # fmt: skip
 
 

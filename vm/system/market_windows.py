@@ -86,7 +86,7 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
 
 
 def _cost(ctx: SystemContext, task: Task) -> int:
-    return models.require(ctx, task.model).cost.execution(task.prompt, task.max_tokens)
+    return task.cost(models.require(ctx, task.model))
 
 
 def _rate(ctx: SystemContext, task: Task, operator: bytes) -> int:

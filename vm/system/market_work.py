@@ -11,6 +11,7 @@ from consensus.work.audit import Window
 from consensus.work.verdict import Opened, Outcome, contradicts, open_commitments
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.task import (
+    Kind,
     MalformedBatch,
     MalformedItem,
     Reveal,
@@ -111,8 +112,14 @@ def _submit(ctx: SystemContext, operator: bytes, item: Submission) -> None:
 
 
 def _check_answer(ctx: SystemContext, task: Task, tokens: Sequence[int]) -> None:
-    """1 to maxTokens tokens of the vocabulary; complete: it ends in a stop id or is as long as it may be."""
+    """1 to maxTokens tokens of the vocabulary; complete: it ends in a stop id or is as long as it may be. Of a vector
+    only the length can be seen."""
     record = models.require(ctx, task.model)
+    if Kind(task.kind).is_vector:
+        if len(tokens) != task.longest(record):
+            what = f"a vector of {len(tokens)}; this task's has {task.longest(record)} elements"
+            raise Refused("length", what)
+        return
     stops = models.stop_ids(ctx, task.model)
     if not 1 <= len(tokens) <= task.max_tokens:
         raise Refused("length", f"{len(tokens)} tokens; this task takes 1 to {task.max_tokens}")

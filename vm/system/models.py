@@ -13,7 +13,7 @@ from consensus.work.credit import Server, model_counts
 from consensus.work.deal import RATE_EPOCHS, capacity_floor, effective_rate, scaled_after
 from primitives.address import MODELS
 from primitives.genesis import GenesisModel
-from primitives.task import STOP_IDS_MAX, ModelCost
+from primitives.task import STOP_IDS_MAX, Kind, ModelCost
 from vm.system import abi, gas, ledger, staking
 from vm.system.context import Call, ReadContext, Refused, SystemContext
 from vm.system.layout import AddressList, Blob, Table, WordList, raw, uint
@@ -28,6 +28,7 @@ COST_MAX = 2**64
 """Above every coefficient and length: costs of a task stay below 2^128."""
 VOCABULARY_MAX = 2**24
 CONTEXT_MAX = 2**24
+WIDTH_MAX = 2**16
 SCALE_ONE = 1 << 16
 RATE_BITS = 64
 RATE_MAX = 2**RATE_BITS - 1
@@ -36,13 +37,17 @@ RATE_MAX = 2**RATE_BITS - 1
 
 @dataclass
 class Model:
-    """The numbers of a manifest (macs = a * positions + b * sum(position + 1) + c * generated), and its registrant."""
+    """The numbers of a manifest (macs = a * positions + b * sum(position + 1) + c * logits), and its registrant."""
 
     registrant: bytes = raw(20)
     listed: int = uint(8)
     known: int = uint(8)
+    encoder: int = uint(8)
+    """It embeds and nothing else; a decoder generates, embeds and scores."""
     vocabulary: int = uint(32)
     context: int = uint(32)
+    width: int = uint(32)
+    """Elements of an embedding."""
     a: int = uint(64)
     b: int = uint(64)
     c: int = uint(64)
@@ -54,6 +59,11 @@ class Model:
     def cost(self) -> ModelCost:
         """The cost formula."""
         return ModelCost(self.a, self.b, self.c, self.audit_weight_num, self.audit_weight_den)
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Kinds of task that it offers."""
+        return (Kind.EMBED,) if self.encoder else tuple(Kind)
 
 
 @dataclass
@@ -244,7 +254,8 @@ def put_genesis_model(ctx: SystemContext, spec: GenesisModel) -> None:
     """A listed model of the genesis spec. Raises Refused when a number is out of bounds."""
     cost = spec.cost
     record = Model(
-        listed=1, known=1, vocabulary=spec.vocabulary, context=spec.context, a=cost.a, b=cost.b, c=cost.c,
+        listed=1, known=1, encoder=int(spec.encoder), vocabulary=spec.vocabulary, context=spec.context,
+        width=spec.width, a=cost.a, b=cost.b, c=cost.c,
         audit_weight_num=cost.audit_weight_num, audit_weight_den=cost.audit_weight_den,
         reference_macs_per_block=spec.reference_macs_per_block,
     )  # fmt: skip
@@ -284,6 +295,8 @@ def _register(
     c: int,
     vocabulary: int,
     context: int,
+    width: int,
+    encoder: bool,
     stops: Sequence[int],
     reference: int,
 ) -> None:
@@ -294,8 +307,8 @@ def _register(
     if _MODELS.get(ctx, model_id) is not None:
         raise Refused("known_model", f"model 0x{model_id.hex()} is registered already")
     record = Model(
-        registrant=call.sender, listed=0, known=1, vocabulary=vocabulary, context=context, a=a,
-        b=b, c=c, audit_weight_num=ctx.params.audit_weight_num,
+        registrant=call.sender, listed=0, known=1, encoder=int(encoder), vocabulary=vocabulary, context=context,
+        width=width, a=a, b=b, c=c, audit_weight_num=ctx.params.audit_weight_num,
         audit_weight_den=ctx.params.audit_weight_den, reference_macs_per_block=reference,
     )  # fmt: skip
     _put_model(ctx, model_id, record, name, stops)
@@ -330,8 +343,9 @@ def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ..
     return (
         (
             model_id, name_of(ctx, model_id), bool(record.listed), record.a, record.b, record.c, record.vocabulary,
-            record.context, record.audit_weight_num, record.audit_weight_den, record.reference_macs_per_block,
-            stop_ids(ctx, model_id), record.registrant, len(able), sum(candidate.bond for candidate in able),
+            record.context, record.width, bool(record.encoder), record.audit_weight_num, record.audit_weight_den,
+            record.reference_macs_per_block, stop_ids(ctx, model_id), record.registrant, len(able),
+            sum(candidate.bond for candidate in able),
         ),
     )  # fmt: skip
 
@@ -375,6 +389,7 @@ def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, st
         "a + b + c": record.a + record.b + record.c > 0,
         "vocabulary": 0 < record.vocabulary <= VOCABULARY_MAX,
         "context": 1 < record.context <= CONTEXT_MAX,
+        "width": 0 < record.width <= WIDTH_MAX,
         "reference rate": 0 < record.reference_macs_per_block <= RATE_MAX,
         f"number of stop ids ({len(stops)}, at most {STOP_IDS_MAX})": len(stops) <= STOP_IDS_MAX,
         "stop ids": all(0 <= stop < record.vocabulary for stop in stops) and len(set(stops)) == len(stops),

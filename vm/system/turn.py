@@ -88,9 +88,9 @@ def _credit_everyone(ctx: SystemContext, epoch: int) -> list[Stake]:
     return stakes
 
 
-def _listed(ctx: ReadContext) -> list[tuple[ModelCost, int]]:
+def _listed(ctx: ReadContext) -> list[tuple[ModelCost, int, bool]]:
     found = [models.require(ctx, model_id) for model_id in models.listed_ids(ctx)]
-    return [(record.cost, record.context) for record in found]
+    return [(record.cost, record.context, bool(record.encoder)) for record in found]
 
 
 def _gas(params: ChainParams, operators: int, before: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from primitives.params import ChainParams
-from primitives.task import ModelCost
+from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
 from vm.system import beacon, ledger, market_views, staking
 from vm.system import models as model_room
@@ -95,6 +95,9 @@ class ModelView:
     cost: ModelCost
     vocabulary: int
     context: int
+    width: int
+    kinds: tuple[Kind, ...]
+    """Kinds of task that it offers."""
     reference_macs_per_block: int
     stop_ids: tuple[int, ...]
     served_by: int
@@ -183,8 +186,9 @@ def models(reader: Reader, params: ChainParams, height: int) -> list[ModelView]:
         views.append(
             ModelView(
                 model_id, model_room.name_of(ctx, model_id), bool(record.listed), record.cost, record.vocabulary,
-                record.context, record.reference_macs_per_block, tuple(model_room.stop_ids(ctx, model_id)),
-                len(model_room.candidates(ctx, model_id)), model_room.counts(ctx, model_id),
+                record.context, record.width, record.kinds, record.reference_macs_per_block,
+                tuple(model_room.stop_ids(ctx, model_id)), len(model_room.candidates(ctx, model_id)),
+                model_room.counts(ctx, model_id),
             )
         )
     return views

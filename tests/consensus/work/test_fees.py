@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from consensus.work.fees import Terms, WorkGas, escrow_of, expiry_charge, settle
 from primitives.params import CWU, ChainParams
-from primitives.task import ModelCost
+from primitives.task import Kind, ModelCost
 
 PARAMS = ChainParams()
 COST = ModelCost(a=CWU, b=0, c=0, audit_weight_num=1, audit_weight_den=4)
-GAS = WorkGas(submit=30_000, submit_token=70, verdict=25_000, reveal=28_000)
-TERMS = Terms(COST, prompt=5, max_tokens=16, price=1_000, base_fee=7, auditors=2, tip=0)
+GAS = WorkGas(submit=30_000, submit_token=70, submit_element=160, verdict=25_000, reveal=28_000)
+TERMS = Terms(COST, Kind.GENERATE, prompt=5, longest=16, price=1_000, base_fee=7, auditors=2, tip=0)
 
 
 def test_an_escrow_is_execution_audits_work_and_tip():
@@ -23,7 +23,7 @@ def test_an_escrow_is_execution_audits_work_and_tip():
 
 def test_the_split_of_an_agreed_task():
     escrow = escrow_of(TERMS, GAS).total
-    split = settle(TERMS, GAS, PARAMS, escrow, generated=6, verifiers=2, revealed=True)
+    split = settle(TERMS, GAS, PARAMS, escrow, length=6, verifiers=2, revealed=True)
     assert split.fee == 10_000
     assert split.executor == 7_500
     assert split.burned == 2_000
@@ -33,15 +33,25 @@ def test_the_split_of_an_agreed_task():
     assert split.submission_work == (30_000 + 6 * 70) * 14
 
 
+def test_a_vector_pays_its_bytes_at_the_floor_of_calldata():
+    terms = replace(TERMS, kind=Kind.EMBED, longest=384)
+    escrow = escrow_of(terms, GAS)
+    assert escrow.execution == 5 * 1_000
+    assert escrow.work == (30_000 + 384 * 160 + 2 * 25_000 + 28_000) * 2 * 7
+    split = settle(terms, GAS, PARAMS, escrow.total, length=384, verifiers=2, revealed=True)
+    assert (split.fee, split.refund) == (5_000, 0)
+    assert split.submission_work == (30_000 + 384 * 160) * 14
+
+
 def test_without_a_verifier_the_pool_is_burned_and_nothing_is_minted():
-    split = settle(TERMS, GAS, PARAMS, escrow_of(TERMS, GAS).total, generated=6, verifiers=0, revealed=False)
+    split = settle(TERMS, GAS, PARAMS, escrow_of(TERMS, GAS).total, length=6, verifiers=0, revealed=False)
     assert (split.executor, split.burned, split.minted) == (7_500, 2_500, 0)
     assert (split.audit, split.reveal_work) == (0, 0)
 
 
 def test_what_a_division_leaves_is_burned():
     terms = replace(TERMS, price=20, auditors=3)
-    split = settle(terms, GAS, PARAMS, escrow_of(terms, GAS).total, generated=4, verifiers=3, revealed=True)
+    split = settle(terms, GAS, PARAMS, escrow_of(terms, GAS).total, length=4, verifiers=3, revealed=True)
     assert split.fee == 160
     assert split.audit == 40 + 8 // 3
     assert split.burned == 32 + 8 % 3
@@ -54,13 +64,13 @@ def test_every_wei_of_a_random_task_has_a_place():
     for _ in range(2_000):
         cost = ModelCost(rng.randrange(1, 2**40), rng.randrange(2**20), rng.randrange(2**30), 1, rng.randrange(1, 9))
         terms = Terms(
-            cost, rng.randrange(1, 400), rng.randrange(1, 200), rng.randrange(10**13), rng.randrange(10**10),
-            rng.randrange(3), rng.randrange(1000),
+            cost, Kind(rng.randrange(3)), rng.randrange(1, 400), rng.randrange(1, 200), rng.randrange(10**13),
+            rng.randrange(10**10), rng.randrange(3), rng.randrange(1000),
         )  # fmt: skip
         escrow = escrow_of(terms, GAS).total
         verifiers = rng.randint(0, terms.auditors)
-        generated = rng.randint(1, terms.max_tokens)
-        split = settle(terms, GAS, PARAMS, escrow, generated, verifiers, rng.random() < 0.5)
+        length = terms.longest if terms.kind.is_vector else rng.randint(1, terms.longest)
+        split = settle(terms, GAS, PARAMS, escrow, length, verifiers, rng.random() < 0.5)
         work = split.submission_work + verifiers * split.verdict_work + split.reveal_work
         assert split.executor + verifiers * split.audit + work + split.burned + split.refund == escrow, seed
         assert min(split.executor, split.refund, split.burned) >= 0, seed

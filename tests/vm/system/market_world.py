@@ -10,6 +10,7 @@ from primitives.merkle import pack_tokens, tokens_root
 from primitives.params import COIN, ChainParams
 from primitives.task import (
     NO_BAD_POSITION,
+    Kind,
     ModelCost,
     Reveal,
     Status,
@@ -17,6 +18,7 @@ from primitives.task import (
     Verdict,
     encode_batch,
     execution_commitment,
+    result_length,
     verdict_commitment,
 )
 from vm.system import abi, ledger, market, market_gas, market_state, models, prologue
@@ -28,6 +30,11 @@ MODEL = keccak(b"a small model")
 UNLISTED = keccak(b"a model nobody knows")
 STOP = 1
 COST = ModelCost(a=1_000_000, b=10, c=50_000, audit_weight_num=1, audit_weight_den=4)
+WIDTH = 24
+SMALL = GenesisModel(MODEL, "small", COST, 256, 512, WIDTH, False, (STOP,), 10**9)
+ENCODER = GenesisModel(
+    keccak(b"an encoder"), "encoder", ModelCost(700_000, 8, 0, 1, 4), 256, 128, 48, True, (), 10**9
+)
 POSTER = keccak(b"poster")[12:]
 FUND = 100 * COIN
 
@@ -45,11 +52,13 @@ def payout_of(operator: bytes) -> bytes:
 
 
 def spec_of(
-    validators: int = 4, rate: int = 10**9, serving: int | None = None, bond: int = 10_000 * COIN, **params: int
-) -> GenesisSpec:
-    """`serving` of the validators serve the model (all by default), each declaring `rate`."""
+    validators: int = 4, rate: int = 10**9, serving: int | None = None, bond: int = 10_000 * COIN,
+    encoder: bool = False, **params: int,
+) -> GenesisSpec:  # fmt: skip
+    """`serving` of the validators serve every model (all by default), each declaring `rate`. encoder: one is listed."""
     operators = [operator_of(i) for i in range(validators)]
     serving = validators if serving is None else serving
+    listed = (SMALL, ENCODER) if encoder else (SMALL,)
     return GenesisSpec(
         params=ChainParams(**params).check(),
         genesis_time_ms=0,
@@ -63,11 +72,11 @@ def spec_of(
                 hot=hot_of(operator),
                 payout=payout_of(operator),
                 bond=bond,
-                serves=((MODEL, rate),) if i < serving else (),
+                serves=tuple((model.model_id, rate) for model in listed) if i < serving else (),
             )
             for i, operator in enumerate(operators)
         ),
-        models=(GenesisModel(MODEL, "small", COST, 256, 512, (STOP,), 10**9),),
+        models=listed,
         fund=FUND,
         spec_hash=keccak(b"spec"),
     )
@@ -121,9 +130,13 @@ class World:
         assert self.ctx.balance(LEDGER) == 0
         assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
 
-    def escrow(self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0) -> int:
+    def escrow(self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL) -> int:
         auditors = max(self.params.auditors, assurance)
-        terms = Terms(COST, prompt, max_tokens, self.params.base_price_start, self.ctx.base_fee, auditors, 0)
+        record = models.model(self.ctx, model)
+        cost, width = (COST, WIDTH) if record is None else (record.cost, record.width)
+        asked = Kind(kind) if kind in list(Kind) else Kind.GENERATE
+        longest = result_length(asked, prompt, max_tokens, width)
+        terms = Terms(cost, asked, prompt, longest, self.params.base_price_start, self.ctx.base_fee, auditors, 0)
         return escrow_of(terms, market_gas.WORK_PAID).total
 
     def post(self, sender: bytes = POSTER, value: int | None = None, **changes) -> bytes:
@@ -134,7 +147,7 @@ class World:
         }  # fmt: skip
         tokens = asked["tokens"]
         raw = tokens if isinstance(tokens, bytes) else pack_tokens(tokens)
-        needed = self.escrow(len(raw) // 4, asked["max_tokens"], asked["assurance"])
+        needed = self.escrow(len(raw) // 4, asked["max_tokens"], asked["assurance"], asked["kind"], asked["model"])
         return self.ctx.call(
             market.HANDLERS, abi.POST, asked["kind"], asked["model"], raw, *list(asked.values())[3:],
             sender=sender, value=needed if value is None else value,
@@ -151,7 +164,10 @@ class World:
 
     def submit(self, operator: bytes, task: bytes, tokens=None, root: bytes | None = None) -> list[str]:
         view = self.task(task)
-        tokens = tuple(tokens) if tokens is not None else tuple(range(2, 2 + view.max_tokens))
+        if tokens is None:
+            width = models.require(self.ctx, view.model).width
+            tokens = range(2, 2 + result_length(Kind(view.kind), view.prompt_tokens, view.max_tokens, width))
+        tokens = tuple(tokens)
         root = root or self.root(task, tokens)
         commitment = execution_commitment(task, operator, root)
         return self.work(operator, Submission(task, tokens, commitment, 1, 2, 3, b"test"))

@@ -70,7 +70,7 @@ def sample_spec(params: ChainParams | None = None, people=PEOPLE, bond: int = BO
             GenesisAccount(person.operator, WEALTH, 0, b"") for person in [*people, STRANGER]
         ),
         validators=tuple(person.validator(bond) for person in people),
-        models=(GenesisModel(MODEL, "tiny", COST, 256, 512, (0,), 10**9),),
+        models=(GenesisModel(MODEL, "tiny", COST, 256, 512, 16, False, (0,), 10**9),),
         fund=FUND,
         spec_hash=keccak(b"spec"),
     )

@@ -110,7 +110,7 @@ def test_totals_follow_every_wei_that_is_made_or_destroyed(both):
 
 def receipt(**changes) -> ComputeReceipt:
     values = {
-        "task": keccak(b"task"), "executor": PEOPLE[0].operator, "kind_of_payer": abi.CLASS_PAID,
+        "task": keccak(b"task"), "executor": PEOPLE[0].operator, "kind_of_payer": abi.CLASS_PAID, "kind": 0,
         "model": keccak(b"model"), "prompt_hash": keccak(b"p"), "output_hash": keccak(b"o"), "seed": keccak(b"s"),
         "prompt_tokens": 7, "output_tokens": 9, "prefill_macs": 70, "decode_macs": 90,
         "verifiers": (PEOPLE[1].operator, PEOPLE[2].operator), "verification": abi.VERIFIED_AUDIT, "fee": 10**15,

@@ -7,7 +7,7 @@ from primitives.address import MARKET
 from primitives.hashing import keccak
 from primitives.merkle import tokens_root
 from primitives.params import STAKE_UNIT
-from primitives.task import Status, sampling_seed, task_id
+from primitives.task import Kind, Status, sampling_seed, task_id
 from vm.system import abi, gas, market, market_gas, market_state, prologue
 from vm.system.context import Refused
 from vm.system.market_deal import canary_prompt
@@ -23,7 +23,7 @@ def world() -> World:
 @pytest.mark.parametrize(
     ("changes", "code", "text"),
     [
-        ({"kind": 1}, "not_active", "kind 1: not active on this chain"),
+        ({"kind": 3}, "kind", "kind 3 is none; 0 is generate, 1 embed, 2 score"),
         ({"value_at_risk": 5}, "not_active", "valueAtRisk 5: not active"),
         ({"tip": 7}, "not_active", "tipPerCwu 7: not active"),
         ({"callback_gas": 100_000}, "not_active", "callbackGas 100000: not active"),
@@ -91,10 +91,10 @@ def test_post_charges_what_it_can_cause(world):
 
 
 def test_a_quote_is_what_a_post_then_needs(world):
-    escrow, least, most = world.ctx.call(market.HANDLERS, abi.QUOTE, MODEL, 8, 8, 0, sender=POSTER)
+    escrow, least, most = world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 8, 8, 0, sender=POSTER)
     assert (escrow, least, most) == (world.escrow(), 12, 612)
     with pytest.raises(Refused, match="context"):
-        world.ctx.call(market.HANDLERS, abi.QUOTE, MODEL, 500, 13, 0, sender=POSTER)
+        world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 500, 13, 0, sender=POSTER)
 
 
 def test_ids_hashes_and_seed_are_the_written_ones(world):
@@ -231,8 +231,8 @@ def test_the_money_of_a_settled_task(world):
     world.block()
     assert world.submit(slots[0], task, (2, 3, STOP)) == []
     world.finish(task)
-    fee = -(-COST.execution(8, 3) * price // 10**9)
-    audit = -(-COST.audit(8, 3) * price // 10**9)
+    fee = -(-COST.execution(Kind.GENERATE, 8, 3) * price // 10**9)
+    audit = -(-COST.audit(Kind.GENERATE, 8, 3) * price // 10**9)
     burn, pool = fee * params.fee_burn_percent // 100, fee * params.fee_pool_percent // 100
     receipt = world.of(abi.RECEIPT, task)[0]
     earned = {operator: world.ctx.balance(payout_of(operator)) - balances[operator] for operator in balances}
@@ -241,7 +241,7 @@ def test_the_money_of_a_settled_task(world):
         if world.text(operator) in receipt["verifiers"]:
             assert earned[operator] == audit + pool // 2
     paid = market_gas.WORK_PAID
-    work = (paid.submission(3) + 2 * paid.verdict + paid.reveal) * 2 * world.ctx.base_fee
+    work = (paid.submission(Kind.GENERATE, 3) + 2 * paid.verdict + paid.reveal) * 2 * world.ctx.base_fee
     assert before - world.ctx.balance(POSTER) == fee + 2 * audit + work
     assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)[0] == FUND + burn // 2
     assert receipt["fee"] == fee

@@ -19,7 +19,7 @@ def ctx():
 def register(ctx, **changes):
     values = {
         "model": OTHER_MODEL, "name": "mine", "uri": "", "licence": "MIT", "a": 10, "b": 1, "c": 2, "vocabulary": 300,
-        "context": 100, "stopIds": [1, 2], "referenceMacsPerBlock": 10**6,
+        "context": 100, "width": 16, "encoder": False, "stopIds": [1, 2], "referenceMacsPerBlock": 10**6,
     }  # fmt: skip
     assert changes.keys() <= values.keys()
     values.update(changes)
@@ -64,6 +64,8 @@ def test_anyone_registers_a_model_which_then_earns_no_credit(ctx):
         {"vocabulary": 0},
         {"vocabulary": 2**24 + 1},
         {"context": 1},
+        {"width": 0},
+        {"width": 2**16 + 1},
         {"stopIds": [300]},
         {"stopIds": [1, 1]},
         {"stopIds": list(range(17))},

@@ -10,12 +10,13 @@ from consensus.bft.proposer import ProposerSchedule, smallest_window
 from consensus.work.credit import execution_credit
 from primitives.hashing import ZERO_HASH, keccak
 from primitives.params import ChainParams
+from primitives.task import Kind
 from vm.system import abi, beacon, ledger, models, prologue, staking, turn
 from vm.system.context import OutOfGas, Refused
 
 OPERATORS = sorted(person.operator for person in PEOPLE)
 UNITS = BOND // 10**15
-WORK = execution_credit(COST.prefill(16), COST.decode(16, 16)) * 100
+WORK = execution_credit(COST, Kind.GENERATE, 16, 16, False) * 100
 
 
 @pytest.fixture
