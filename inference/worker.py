@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def answer(engine: Any, request: Any) -> dict[str, Any]:
     """The reply to one request. A request that cannot be served gets ok = false and why."""
-    from inference.engine import RequestError
+    from inference.batch import RequestError
 
     number = request.get("id") if isinstance(request, dict) else None
     try:
@@ -111,7 +111,7 @@ def write_frame(stream: BinaryIO, value: Any) -> None:
 
 def _fields(request: Any) -> dict[str, Any]:
     """Typed fields of a request. Raises RequestError naming the field."""
-    from inference.engine import RequestError
+    from inference.batch import RequestError
 
     kinds: dict[str, type] = {"temperature_q16": int, "top_k": int, "seed": bytes, "trace_key": bytes, "prompt": list}
     if not isinstance(request, dict) or request.get("op") not in ("generate", "verify"):

@@ -189,7 +189,8 @@ def _text(path: Path | None) -> str:
 @contextmanager
 def _refusals() -> Iterator[None]:
     """What is wrong with a model, a request or this machine, as one line."""
-    from inference.engine import EngineUnavailable, ExactnessError, RequestError
+    from inference.batch import RequestError
+    from inference.engine import EngineUnavailable, ExactnessError
     from inference.program import ProgramError
     from inference.tokenizer import TokenizerUnavailable
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from inference import engine as engines
 from inference import program as cip
+from inference.batch import ALONE
 from inference.build import random_model
 from inference.engine import Engine, make_executor
 from inference.kv import Segment
@@ -151,7 +152,7 @@ def test_generating_and_verifying_give_one_root(kind: str, small: Model) -> None
 
 def test_chunks_of_any_size_give_one_root(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     roots = set()
-    for rows in (1, 2, 7, 64, 1000):
-        monkeypatch.setattr(engines, "CHUNK_ROWS", rows)
+    for rows in (1, 2, 7, 64):
+        monkeypatch.setattr(engines, "ALONE", dataclasses.replace(ALONE, prefill_rows_max=rows))
         roots.add(Engine(NumpyExecutor(small)).verify(tokens_of(small, 30), tokens_of(small, 50), 0, 0, SEED, KEY).root)
     assert len(roots) == 1

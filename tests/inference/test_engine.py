@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from inference import engine as engines
+from inference.batch import RequestError
 from inference.build import random_model, request, with_known_answers
-from inference.engine import Cancelled, Engine, EngineUnavailable, ExactnessError, RequestError, open_engine
+from inference.engine import Cancelled, Engine, EngineUnavailable, ExactnessError, open_engine
 from inference.model import Model, save
 from inference.reference import NumpyExecutor
 

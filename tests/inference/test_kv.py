@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from inference.batch import RequestError
 from inference.build import random_model
-from inference.engine import Engine, RequestError, make_executor
+from inference.engine import Engine, make_executor
 from inference.kv import PAGE, Pool, PoolExhausted, Segment, Sequence
 from inference.model import Model
 from inference.program import Shape
