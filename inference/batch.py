@@ -21,8 +21,9 @@ import numpy as np
 from inference.kv import PAGE, Fed, Pool, Segment, page_bytes, pages_of
 from inference.kv import Sequence as Handle
 from inference.model import Model
+from inference.philox import SEED_BYTES
 from inference.program import NO_BAD_POSITION, Shape
-from inference.sampling import SEED_BYTES, sample
+from inference.sampling import sample
 from inference.trace import KEY_BYTES, Trace
 
 LOGITS_BYTES_MAX = 32 << 20

@@ -10,8 +10,8 @@ import numpy as np
 from inference import program as cip
 from inference.engine import Engine
 from inference.model import Model, check_values, tensor_root
+from inference.philox import philox
 from inference.reference import NumpyExecutor
-from inference.sampling import philox
 from inference.tables import Rope, tables
 from primitives.hashing import sha256
 

@@ -37,6 +37,8 @@ PV_TILE_KEYS = 512  # 255 * 127 * 512 < 2^24
 TERM_BITS = 7  # two-term weights are weight * 2^7 + weight2
 SECOND_TERM_MAX = 63  # bound of weight2, and the least bound of the weight beside it
 VECTOR_BITS = 15  # Q15: an embedding of unit length
+DIFFERENCE_MAX = 1 << 28  # sampling, 4,096 nats: nothing that far below the maximum is ever drawn unless it is hot
+MASS_BITS = 31  # sampling: the total mass is shifted below 2^31, so that u32 * mass fits 63 bits
 NO_BAD_POSITION = 2**32 - 1
 
 # Local bounds on what a manifest may ask for, checked before anything is allocated.

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inference.philox import draw, philox
 from inference.program import LOG2E_Q32
-from inference.sampling import draw, philox, sample
+from inference.sampling import sample
 from inference.tables import exp2
 
 SEED = bytes(range(32))
