@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from node.exits import DISK, INTERRUPTED, OK, Fatal
+from node.exits import DISK, INTERRUPTED, OK, USAGE, Fatal
 
 app = typer.Typer(
     name="labora",
@@ -45,6 +45,14 @@ class Device(StrEnum):
 
     CPU = "cpu"
     CUDA = "cuda"
+
+
+class TaskKind(StrEnum):
+    """What a task asks for."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+    SCORE = "score"
 
 
 class WaitFor(StrEnum):
@@ -172,32 +180,52 @@ def account_list(data_dir: DataDir = None) -> None:
 
 @task.command("post")
 def task_post(
-    prompt: Annotated[str, typer.Argument(help="What to continue.")],
+    prompt: Annotated[str, typer.Argument(help="What to continue, to embed or to score.")],
     rpc: Rpc = DEFAULT_RPC,
     key: Key = None,
     account: Account = None,
     data_dir: DataDir = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 is greedy.")] = 0.7,
-    top_k: Annotated[int, typer.Option(min=0, help="Sample among so many; 0: all.")] = 40,
+    kind: Annotated[TaskKind, typer.Option(help="What is asked of the text.")] = TaskKind.GENERATE,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Score this after the text; may be repeated, the likeliest is printed.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the answer (64).")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy (0.7).")] = None,
+    top_k: Annotated[int | None, typer.Option(min=0, help="Sample among so many; 0: all (40).")] = None,
     assurance: Annotated[
         int | None, typer.Option(min=0, max=2, help="Least verifiers; 0 accepts an answer that nobody checks.")
     ] = None,
     wait: Annotated[WaitFor, typer.Option(help="How far to follow it.")] = WaitFor.SETTLED,
     json: AsJson = False,
 ) -> None:
-    """Ask the chain's validators to continue a text; print the answer and its story."""
+    """Ask the chain's validators to continue, embed or score a text; print the answer and its story."""
     from node.accounts import choose_key
     from node.client import Client
     from node.post import Request, Wait, post_task, wait_for
+    from primitives.task import Kind
 
+    if kind is not TaskKind.GENERATE and (max_tokens, temperature, top_k) != (None, None, None):
+        raise Fatal(USAGE, f"--kind {kind} makes no tokens: leave out --max-tokens, --temperature and --top-k")
+    if label and kind is not TaskKind.SCORE:
+        raise Fatal(USAGE, "--label is for --kind score")
+    sampling = (64 if max_tokens is None else max_tokens, 0.7 if temperature is None else temperature,
+                40 if top_k is None else top_k) if kind is TaskKind.GENERATE else (0, 0.0, 0)  # fmt: skip
+    requests = [
+        Request(prompt, *sampling, assurance, kind=Kind[kind.name], label=each) for each in label or [""]
+    ]
     client = Client(rpc)
     secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
-    task_id, _ = post_task(client, secret, Request(prompt, max_tokens, temperature, top_k, assurance))
-    if not json:
-        print(f"task 0x{task_id.hex()}")
-    story = wait_for(client, task_id, Wait(wait.value), _quiet if json else print)
-    _print_story(story, json)
+    posted = [post_task(client, secret, request)[0] for request in requests]
+    stories = []
+    for task_id in posted:
+        if not json:
+            print(f"task 0x{task_id.hex()}")
+        stories.append(wait_for(client, task_id, Wait(wait.value), _quiet if json else print))
+    if kind is TaskKind.SCORE and all(story.vector for story in stories):
+        _print_scores(requests, stories, json)
+        return
+    for story in stories:
+        _print_story(story, json)
 
 
 @task.command("watch")
@@ -478,12 +506,41 @@ def _quiet(_line: str) -> None:
     """Say nothing."""
 
 
+def _print_scores(requests: list[Any], stories: list[Any], as_json: bool) -> None:
+    """Of each label, or of the text itself, how likely the model finds it; the likeliest label."""
+    from node.score import best, scored, shares
+
+    found = [
+        scored(request.label or request.prompt, len(request.given) if request.label else 1, story)
+        for request, story in zip(requests, stories, strict=True)
+    ]
+    parts = shares(found)
+    if as_json:
+        import json as codec
+
+        chosen = best(found).text if requests[0].label else None
+        scores = [each.as_json(part) for each, part in zip(found, parts, strict=True)]
+        print(codec.dumps({"best": chosen, "scores": scores, "tasks": [story.as_json() for story in stories]}))
+        return
+    print()
+    for each, part in zip(found, parts, strict=True):
+        share = f"  {100 * part:6.2f} %" if len(found) > 1 else ""
+        print(f"{each.bits:12.4f} bits over {each.tokens} tokens{share}  {each.text}")
+    print()
+    if requests[0].label:
+        print(best(found).text)
+    for story in stories:
+        print(f"status {story.status.name.lower()}, receipt {story.receipt}")
+
+
 def _print_story(story: Any, as_json: bool) -> None:
     if as_json:
         import json as codec
 
         print(codec.dumps(story.as_json()))
         return
+    if story.vector is not None:
+        print(f"\n{story.vector}\n")
     if story.output:
         print(f"\n{story.prompt}{story.output}\n")
     print(f"status {story.status.name.lower()}")

@@ -13,7 +13,7 @@ from node.story import Story, read_story
 from primitives.address import MARKET, MODELS, STAKING
 from primitives.keys import address_of
 from primitives.merkle import pack_tokens
-from primitives.task import TEMPERATURE_ONE_Q16, Status
+from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status
 from vm.system import abi
 
 QUOTE_GAS = 1_000_000
@@ -40,7 +40,9 @@ ENDED = {Status.REFUNDED, Status.DISPUTED}
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked. temperature 0 is greedy; assurance None lets the command choose by the number of validators."""
+    """What is asked. temperature 0 is greedy; assurance None lets the command choose by the number of validators.
+    Embed and score make no tokens: max_tokens, temperature and top_k are 0. label: text after the prompt, with ids
+    of its own, so that a score's elements from the prompt's end on are the label's."""
 
     prompt: str
     max_tokens: int = 64
@@ -48,12 +50,24 @@ class Request:
     top_k: int = 0
     assurance: int | None = None
     model: bytes | None = None
+    kind: Kind = Kind.GENERATE
+    label: str = ""
+
+    @property
+    def given(self) -> list[int]:
+        """Ids of the prompt."""
+        return tokenizer.encode(self.prompt)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Ids of prompt and label."""
+        return self.given + tokenizer.encode(self.label)
 
 
 def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]:
     """Post, wait for the transaction's receipt, and return (task id, block). Raises Fatal with the chain's reason."""
-    tokens = tokenizer.encode(request.prompt)
-    if not tokens:
+    tokens = request.tokens
+    if not request.given:
         raise Fatal(USAGE, "the prompt is empty")
     if not 0 <= request.temperature <= TEMPERATURE_MAX:
         raise Fatal(USAGE, f"temperature must be between 0 and {TEMPERATURE_MAX:g}, not {request.temperature:g}")
@@ -65,15 +79,16 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     # Without a price the EVM sees a base fee of 0, and the quote would leave out what the validators' gas costs.
     prices = current_prices(client)
     priced = {"from": to_hex(address_of(key)), "to": to_hex(MARKET), **prices.fields()}
-    quote = abi.QUOTE.encode_call(model, len(tokens), request.max_tokens, assurance)
+    quote = abi.QUOTE.encode_call(request.kind, model, len(tokens), request.max_tokens, assurance)
     temperature = round(request.temperature * TEMPERATURE_ONE_Q16)
     try:
         answer = client.call("eth_call", {**priced, "data": to_hex(quote), "gas": hex(QUOTE_GAS)}, "latest")
         escrow, least, most = abi.QUOTE.decode_result(from_hex(answer))
         deadline = min(max(30, least), most)
         call = abi.POST.encode_call(
-            0, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0, 0, deadline, 0
-        )
+            request.kind, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0, 0,
+            deadline, 0,
+        )  # fmt: skip
         receipt = send(client, key, prices, MARKET, call, escrow * ESCROW_MARGIN_PERCENT // 100)
     except RpcFailure as failure:
         hint = "; --assurance 0 accepts an answer that nobody checks" if "assurance" in failure.message else ""

@@ -1,0 +1,50 @@
+"""From a score's vector to the likeliest label, and what the command refuses before it asks."""
+
+from typing import Any
+
+import pytest
+
+from node.cli import TaskKind, task_post
+from node.exits import USAGE, Fatal
+from node.post import Request
+from node.score import best, scored, shares
+from node.story import Story
+from primitives.task import Kind
+
+
+def story(vector: list[int], task: str = "0x01") -> Story:
+    return Story({"kind": "score", "output": vector, "taskId": task}, ())
+
+
+def test_only_the_elements_of_a_labels_own_tokens_count() -> None:
+    request = Request("good or bad: ", 0, 0.0, 0, kind=Kind.SCORE, label="ok")
+    assert request.tokens == [*b"good or bad: ", *b"ok"]
+    vector = [-1_000_000] * 12 + [-65_536, -32_768]
+    found = scored("ok", len(request.given), story(vector))
+    assert (found.tokens, found.log2_q16, found.bits) == (2, -98_304, -1.5)
+    whole = scored("all", 1, story(vector))
+    assert (whole.tokens, whole.log2_q16) == (14, sum(vector))
+
+
+def test_the_likeliest_label_is_the_best_and_shares_add_up() -> None:
+    found = [scored(text, 1, story([log2])) for text, log2 in (("a", -131_072), ("b", -65_536), ("c", -65_536))]
+    assert best(found).text == "b", "the first of a tie"
+    assert shares(found) == [0.2, 0.4, 0.4]
+    far = [scored("x", 1, story([-(2**31)])), scored("y", 1, story([-1]))]
+    assert shares(far)[1] == 1.0, "no likelihood is too small to compare"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kind": TaskKind.EMBED, "temperature": 0.5}, "--kind embed makes no tokens"),
+        ({"kind": TaskKind.SCORE, "max_tokens": 4}, "--kind score makes no tokens"),
+        ({"kind": TaskKind.EMBED, "label": ["a"]}, "--label is for --kind score"),
+        ({"label": ["a"]}, "--label is for --kind score"),
+    ],
+)
+def test_options_that_mean_nothing_for_a_kind_are_refused(options: dict[str, Any], said: str) -> None:
+    none = {"label": None, "max_tokens": None, "temperature": None, "top_k": None}
+    with pytest.raises(Fatal, match=said) as caught:
+        task_post("text", **{"kind": TaskKind.GENERATE, **none, **options})
+    assert caught.value.code == USAGE
