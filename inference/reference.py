@@ -31,16 +31,19 @@ class NumpyExecutor:
         tensors = model.tensors
         self._products = {linear.name: _Product(linear, tensors) for linear in model.manifest.linears}
         self._gains = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith(".gain")}
-        self._biases = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith(".bias")}
+        self._norm_biases = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith("norm.bias")}
         normed_layers = self.shape.layers if self.shape.qk_norm else 0
         self._head_gains = [self._gains_of_heads(layer) for layer in range(normed_layers)]
         self._embedding = tensors["embedding.weight"]
         self._embedding_scale = tensors["embedding.scale"].astype(np.int64)
         self._exp2 = tensors["table.exp2"].astype(np.int64)
-        self._sigmoid = tensors["table.sigmoid"].astype(np.int64)
-        self._cos, self._sin = tensors["table.cos"], tensors["table.sin"]  # int16, widened where they meet int64
+        self._gate = tensors[self.shape.features.gate_table].astype(np.int64)
+        # int16, widened where they meet int64.
+        self._turns, self._local_turns = (
+            (tensors.get(f"table.{where}cos"), tensors.get(f"table.{where}sin")) for where in ("", "local_")
+        )
         self._head_rotation = _blocks(hadamard(cip.rotation_block(self.shape.head_width)), self.shape.head_width)
-        self._score_scale = cip.score_scale(self.shape.head_width)
+        self._score_scale = cip.score_scale(self.shape.head_width, self.shape.score_divisor)
         self._store = _Store(self.shape, default_pages(self.shape) if pages is None else pages)
         self.pool = Pool(self._store.pages, self._store.copy_page)
 
@@ -53,14 +56,20 @@ class NumpyExecutor:
         """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
         s, starts = self.shape, extend_all(self.pool, segments)
         batch = _Batch.of(segments, starts)
-        x = self._embed(np.concatenate([np.asarray(segment.tokens, np.int64) for segment in segments]))
+        ids = np.concatenate([np.asarray(segment.tokens, np.int64) for segment in segments])
+        x = self._embed(ids, batch.positions)
         payloads = []
         for first in range(0, s.layers, s.layers_per_group):
-            tiles: list[np.ndarray] = []
+            entering, tiles = x, list[np.ndarray]()
             for layer in range(first, min(first + s.layers_per_group, s.layers)):
                 x = self._attention(x, layer, batch, tiles)
                 x = self._mlp(x, layer)
-            payloads.append(np.concatenate([_octets(x), *tiles], axis=1))
+            payloads.append(np.concatenate([_octets(x if s.causal else entering), *tiles], axis=1))
+        if not s.causal:
+            assert not any(starts), "a sequence without order is fed whole"
+            payloads.append(_octets(x))
+            return [Fed(np.zeros((0, s.vocabulary), np.int64), [payload[rows] for payload in payloads])
+                    for rows in batch.rows]  # fmt: skip
         wanted = [rows.start + segment.logits_from for rows, segment in zip(batch.rows, segments, strict=True)]
         picked = np.concatenate([np.arange(first, rows.stop) for first, rows in zip(wanted, batch.rows, strict=True)])
         logits = np.zeros((0, s.vocabulary), np.int64)
@@ -81,13 +90,39 @@ class NumpyExecutor:
         exact = weight_sign * input_sign * cip.ACTIVATION_MAX * product.bound * product.inputs
         return int(exact_product(q, w, product.tile)[0, 0]), exact
 
-    def _embed(self, ids: np.ndarray) -> np.ndarray:
+    def _embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         scaled = self._embedding[ids].astype(np.int64) * self._embedding_scale[ids][:, None]
-        return (scaled << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
+        x = (scaled << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
+        if self.shape.causal:
+            return x
+        return self._layer_norm(x + self.model.tensors["position.embedding"][positions], "embedding_norm")
 
     def _norm(self, x: np.ndarray, gain: str) -> np.ndarray:
         """RMS norm of Q16 rows, then the gain: Q26."""
         return (self._rms_row(x) if len(x) == 1 else self._rms(x)) * self._gains[gain]
+
+    def _wide_norm(self, x: np.ndarray, gain: str) -> np.ndarray:
+        """The norm back in Q16."""
+        return self._norm(x, gain) >> cip.HEAD_NORM_SHIFT
+
+    def _layer_norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        """LayerNorm of Q16 rows, in Q16."""
+        mean = x.sum(axis=1, keepdims=True) // x.shape[1]
+        return self._wide_norm(x - mean, f"{name}.gain") + self._norm_biases[f"{name}.bias"]
+
+    def _sublayer_input(self, x: np.ndarray, norm: str) -> tuple[np.ndarray, int]:
+        """What a sub-layer's first product reads, and its fraction bits. An encoder's residual is normed already."""
+        if not self.shape.causal:
+            return x, cip.RESIDUAL_BITS
+        return self._norm(x, f"{norm}.gain"), cip.NORM_BITS + cip.GAIN_BITS
+
+    def _add(self, x: np.ndarray, update: np.ndarray, layer: int, part: str) -> np.ndarray:
+        """The residual with what a sub-layer ('attention' or 'mlp') gave."""
+        if not self.shape.causal:
+            return self._layer_norm(saturate(x + update), f"layers.{layer}.{part}_norm")
+        if self.shape.features.post_norms:
+            update = self._wide_norm(update, f"layers.{layer}.post_{part}_norm.gain")
+        return saturate(x + update)
 
     def _rms(self, x: np.ndarray) -> np.ndarray:
         """Q16 rows over their root mean square: Q14. The root is over normalised rows, so no square passes 2^44."""
@@ -121,40 +156,47 @@ class NumpyExecutor:
 
     def _attention(self, x: np.ndarray, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> np.ndarray:
         s, rows = self.shape, len(x)
-        normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
-        qkv = self._products[f"layers.{layer}.qkv"](normed, cip.NORM_BITS + cip.GAIN_BITS)
-        if s.qkv_bias:
-            qkv = saturate(qkv + self._biases[f"layers.{layer}.qkv.bias"])
+        qkv = self._products[f"layers.{layer}.qkv"](*self._sublayer_input(x, f"layers.{layer}.attention_norm"))
         qkv = qkv.reshape(rows, s.heads + 2 * s.kv_heads, s.head_width)
         turned = qkv[:, : s.heads + s.kv_heads]
         if s.qk_norm:
             turned = self._norm_heads(turned, layer)
-        turned = self._rope(turned, batch.positions)
+        if s.rotary:
+            turned = self._rope(turned, batch.positions, self._local_turns if s.local(layer) else self._turns)
         turned = (turned.astype(np.float64) @ self._head_rotation).astype(np.int64)
         q, top, bits = quantise(np.concatenate([turned, qkv[:, s.heads + s.kv_heads :]], axis=1))
         own, stored = slice(s.heads), slice(s.heads, None)
         tiles.append(_octets(q[:, stored].astype("<i1")))
         tiles.append(_octets((top[:, stored] + (bits[:, stored] << 16)).astype("<i4")))
         self._store.write(layer, batch, q[:, stored], top[:, stored], bits[:, stored])
-        wide = np.concatenate([
-            self._mix(q[rows, own], top[rows, own], bits[rows, own], self._store.read(layer, sequence), start)
-            for rows, start, sequence in zip(batch.rows, batch.starts, batch.sequences, strict=True)
-        ])  # fmt: skip
-        return saturate(x + self._products[f"layers.{layer}.out"](wide, cip.ATTENTION_BITS))
+        wide = np.empty((rows, s.heads * s.head_width), np.int64)
+        for segment, start, sequence in zip(batch.rows, batch.starts, batch.sequences, strict=True):
+            kv = self._store.read(layer, sequence)
+            for first in range(segment.start, segment.stop, CHUNK_ROWS):
+                block = slice(first, min(first + CHUNK_ROWS, segment.stop))
+                own_rows = (q[block, own], top[block, own], bits[block, own])
+                wide[block] = self._mix(*own_rows, kv, start + first - segment.start, s.local(layer))
+        update = self._products[f"layers.{layer}.out"](wide, cip.ATTENTION_BITS)
+        return self._add(x, update, layer, "attention")
 
-    def _rope(self, heads: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    def _rope(self, heads: np.ndarray, positions: np.ndarray, turns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """Rotate pairs (i, i + rotary / 2) of each head by the position's angle; the rest of the head passes."""
         half = self.shape.rotary // 2
-        cos, sin = self._cos[positions][:, None], self._sin[positions][:, None]
+        cos, sin = (table[positions][:, None] for table in turns)
         a, b = heads[..., :half], heads[..., half : 2 * half]
         turned = heads.copy()
         turned[..., :half] = (a * cos - b * sin) >> cip.ROPE_BITS
         turned[..., half : 2 * half] = (b * cos + a * sin) >> cip.ROPE_BITS
         return turned
 
-    def _mix(self, q: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View", start: int) -> np.ndarray:
-        """Softmax attention of int8 queries over int8 keys and values: 127 * output in Q14, [rows, heads * width]."""
+    def _mix(self, q: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View", start: int,
+             local: bool) -> np.ndarray:  # fmt: skip
+        """Softmax attention of int8 queries, from position `start` on, over int8 keys and values: 127 * output in Q14,
+        [rows, heads * width]."""
         s, rows = self.shape, len(q)
+        begin = max(0, start - s.window + 1) if local else 0
+        end = start + rows if s.causal else kv.k.shape[1]
+        kv = kv.between(begin, end)
         shared = s.heads // s.kv_heads
 
         def by_kv_head(z: np.ndarray) -> np.ndarray:  # [rows, heads, ...] -> [kv heads, rows * shared, ...]
@@ -166,20 +208,20 @@ class NumpyExecutor:
         scale = (by_kv_head(q_top) * mantissa) >> 8
         shift = (38 + exponent) - by_kv_head(q_bits) - kv.k_bits
         score = (dot * (kv.k_top * scale)) >> np.minimum(np.maximum(shift, 0), 63)
-        if rows > 1:
-            future = np.arange(start + rows) > np.repeat(np.arange(start, start + rows), shared)[:, None]
-            score[:, future] = _MASKED
+        hidden = self._hidden(np.arange(start, start + rows), np.arange(begin, end), local)
+        if hidden is not None:
+            score[:, hidden.repeat(shared, axis=0)] = _MASKED
         below = score.max(axis=2, keepdims=True) - score
         e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> np.minimum(below >> 16, 31)
-        if rows > 1:
-            v_bits_max = np.maximum.accumulate(kv.v_bits, axis=2)[:, 0, start:].repeat(shared, axis=1)[:, :, None]
+        if hidden is not None:
+            v_bits_max = np.where(hidden, 0, kv.v_bits).max(axis=2, keepdims=True).repeat(shared, axis=1)
         else:
             v_bits_max = kv.v_bits.max(axis=2, keepdims=True)
         weight = (e * kv.v_top) >> np.minimum(np.maximum(v_bits_max - kv.v_bits, 0), 63)
         weight_shift = np.maximum(bit_length(weight.max(axis=2, keepdims=True)) - 15, 0)
         weight >>= weight_shift
         total = np.zeros((s.kv_heads, rows * shared, s.head_width), np.int64)
-        for first in range(0, start + rows, cip.PV_TILE_KEYS):
+        for first in range(0, end - begin, cip.PV_TILE_KEYS):
             part = weight[:, :, first : first + cip.PV_TILE_KEYS]
             v = kv.v[:, first : first + cip.PV_TILE_KEYS]
             total += ((part >> 7).astype(np.float32) @ v).astype(np.int64) << 7
@@ -191,15 +233,28 @@ class NumpyExecutor:
         wide = (total * reciprocal) >> np.minimum(np.maximum(shift, 0), 63)
         return wide.reshape(s.kv_heads, rows, shared, -1).transpose(1, 0, 2, 3).reshape(rows, -1)
 
+    def _hidden(self, positions: np.ndarray, keys: np.ndarray, local: bool) -> np.ndarray | None:
+        """Which keys [rows, keys] a row does not see; None where every row sees all."""
+        if not self.shape.causal or len(positions) == 1:
+            return None
+        hidden = keys > positions[:, None]
+        return hidden | (keys <= positions[:, None] - self.shape.window) if local else hidden
+
     def _mlp(self, x: np.ndarray, layer: int) -> np.ndarray:
-        normed = self._norm(x, f"layers.{layer}.mlp_norm.gain")
-        both = self._products[f"layers.{layer}.gate_up"](normed, cip.NORM_BITS + cip.GAIN_BITS)
-        gate, up = both[:, : self.shape.hidden], both[:, self.shape.hidden :]
-        index = (gate >> cip.SIGMOID_STEP_BITS) + (1 << (cip.SIGMOID_INDEX_BITS - 1))
-        sigmoid = self._sigmoid[np.minimum(np.maximum(index, 0), (1 << cip.SIGMOID_INDEX_BITS) - 1)]
-        act = saturate((gate * sigmoid) >> cip.SIGMOID_VALUE_BITS, cip.GATE_MAX)
-        wide = (act * saturate(up, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
-        return saturate(x + self._products[f"layers.{layer}.down"](wide, cip.RESIDUAL_BITS))
+        inputs = self._sublayer_input(x, f"layers.{layer}.mlp_norm")
+        if self.shape.causal:
+            both = self._products[f"layers.{layer}.gate_up"](*inputs)
+            gate, up = both[:, : self.shape.hidden], both[:, self.shape.hidden :]
+            wide = (self._activate(gate) * saturate(up, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
+        else:
+            wide = self._activate(self._products[f"layers.{layer}.up"](*inputs))
+        return self._add(x, self._products[f"layers.{layer}.down"](wide, cip.RESIDUAL_BITS), layer, "mlp")
+
+    def _activate(self, value: np.ndarray) -> np.ndarray:
+        """Each value times the share that its gate lets through, Q16."""
+        index = (value >> self.shape.features.gate_step_bits) + (1 << (cip.SIGMOID_INDEX_BITS - 1))
+        share = self._gate[np.minimum(np.maximum(index, 0), (1 << cip.SIGMOID_INDEX_BITS) - 1)]
+        return saturate((value * share) >> cip.SIGMOID_VALUE_BITS, cip.GATE_MAX)
 
 
 class _Batch(NamedTuple):
@@ -266,6 +321,11 @@ class View(NamedTuple):
     v_top: np.ndarray
     v_bits: np.ndarray
 
+    def between(self, begin: int, end: int) -> "View":
+        """The keys and values of positions begin .. end - 1."""
+        rows, columns = np.s_[:, begin:end], np.s_[..., begin:end]
+        return View(self.k[rows], self.v[rows], *(scale[columns] for scale in self[2:]))
+
 
 class _Product:
     """One linear: rotate the wide input, quantise it, multiply exactly, rescale to Q16."""
@@ -274,10 +334,24 @@ class _Product:
         self.inputs, self.bound, self.exponent = linear.inputs, linear.bound, linear.exponent
         self.tile = tile_width(linear.bound)
         self._weight = tensors[f"{linear.name}.weight"].astype(np.float32)
+        self._second = tensors[f"{linear.name}.weight2"].astype(np.float32) if linear.terms == 2 else None
+        self._bias = tensors.get(f"{linear.name}.bias")
         self._scale = tensors[f"{linear.name}.scale"].astype(np.int64)
         self._rotation = None if linear.block == 1 else hadamard(linear.block)
 
     def __call__(self, wide: np.ndarray, fraction_bits: int) -> np.ndarray:
+        """Q16 rows of Q`fraction_bits` rows."""
+        out = self._unbiased(wide, fraction_bits)
+        return out if self._bias is None else saturate(out + self._bias)
+
+    def _multiply(self, q: np.ndarray) -> np.ndarray:
+        """Exact product with the weights, in units of the first term."""
+        first = exact_product(q, self._weight, self.tile)
+        if self._second is None:
+            return first
+        return ((first << cip.TERM_BITS) + exact_product(q, self._second, self.tile)) >> cip.TERM_BITS
+
+    def _unbiased(self, wide: np.ndarray, fraction_bits: int) -> np.ndarray:
         if self._rotation is not None:
             block = len(self._rotation)
             rotated = wide.astype(np.float64).reshape(-1, block) @ self._rotation
@@ -285,9 +359,9 @@ class _Product:
         if len(wide) == 1:
             row, row_top, row_bits = quantise_row(wide)
             right = min(max(fraction_bits + self.exponent - 1 - row_bits, 0), 63)
-            return saturate((exact_product(row, self._weight, self.tile) * (row_top * self._scale)) >> right)
+            return saturate((self._multiply(row) * (row_top * self._scale)) >> right)
         q, top, bits = quantise(wide)
-        scaled = exact_product(q, self._weight, self.tile) * (top * self._scale)
+        scaled = self._multiply(q) * (top * self._scale)
         shift = (fraction_bits + self.exponent - 1) - bits
         return saturate(scaled >> np.minimum(np.maximum(shift, 0), 63))
 

@@ -17,6 +17,8 @@ from inference.engine import EngineUnavailable
 from inference.kv import PAGE, Fed, Pool, Segment, Sequence, default_pages, extend_all
 from inference.model import Model
 
+QUERY_ROWS = 64  # rows that attend at once: bounds the scores' memory to heads * 64 * keys
+
 
 class TorchExecutor:
     """Runs one model on one device over a pool of `pages` pages of keys and values. Sets torch's thread count for the
@@ -37,22 +39,28 @@ class TorchExecutor:
         s = self.shape
         self._embedding_scale = self._wide("embedding.scale")
         self._embedding = self._narrow("embedding.weight")
-        self._exp2, self._sigmoid = self._wide("table.exp2"), self._wide("table.sigmoid")
-        self._cos, self._sin = self._narrow("table.cos"), self._narrow("table.sin")
+        self._exp2, self._gate = self._wide("table.exp2"), self._wide(s.features.gate_table)
+        # Cosines and sines of the layers that see everything, and of those that see a window; an encoder has neither.
+        self._angles = {local: [self._narrow(f"table.{prefix}{name}") for name in ("cos", "sin")]
+                        for local, prefix in ((False, ""), (True, "local_"))
+                        if f"table.{prefix}cos" in model.tensors}  # fmt: skip
+        self._places = None if s.causal else self._narrow("position.embedding")
         self._vectors = {name: self._wide(name) for name in model.tensors if name.endswith((".gain", ".bias"))}
         self._linears = {linear.name: linear for linear in model.manifest.linears}
         self._weights: dict[str, list[torch.Tensor]] = {}
         self._scales: dict[str, torch.Tensor] = {}
         self._rotations: dict[int, torch.Tensor] = {}
         for name, linear in self._linears.items():
-            weight = torch.from_numpy(model.tensors[f"{name}.weight"].astype(np.float32)).to(self._device)
+            terms = [model.tensors[f"{name}.weight{suffix}"] for suffix in ("", "2")[: linear.terms]]
+            # A second term lies below the first: one product gives both.
+            weight = torch.from_numpy(np.concatenate(terms).astype(np.float32)).to(self._device)
             tile = self._tile(linear)
             self._weights[name] = [part.t() for part in weight.split(tile, dim=1)]
             self._scales[name] = self._wide(f"{name}.scale")
             self._rotation(linear.block)
         self._head_block = cip.rotation_block(s.head_width)
         self._rotation(self._head_block)
-        self._score_mantissa, self._score_exponent = cip.score_scale(s.head_width)
+        self._score_mantissa, self._score_exponent = cip.score_scale(s.head_width, s.score_divisor)
         self._store = _Store(s, default_pages(s) if pages is None else pages, self._device)
         self.pool = Pool(self._store.pages, self._store.copy_page)
 
@@ -68,6 +76,8 @@ class TorchExecutor:
         ids = torch.tensor([token for segment in segments for token in segment.tokens], device=self._device)
         x = self._embedding[ids].long() * self._embedding_scale[ids].unsqueeze(1)
         x = (x << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
+        if self._places is not None:
+            return self._encode(self._layer_norm(x + self._places[batch.positions], "embedding_norm"), batch)
         payloads: list[np.ndarray] = []
         tiles: list[np.ndarray] = []
         for layer in range(s.layers):
@@ -87,6 +97,19 @@ class TorchExecutor:
         parts = np.split(logits, np.cumsum([len(each) for each in wanted[:-1]]))
         return [Fed(part, [payload[begin:end] for payload in payloads])
                 for part, (begin, end) in zip(parts, batch.rows, strict=True)]  # fmt: skip
+
+    def _encode(self, x: torch.Tensor, batch: "_Batch") -> list[Fed]:
+        """All layers of sequences without order: a state before each layer, and one after the last."""
+        assert all(length == end - begin for (begin, end), length in zip(batch.rows, batch.lengths, strict=True))
+        states = []
+        for layer in range(self.shape.layers):
+            tiles = [_octets(x.cpu().numpy(), "<i8")]
+            x = self._attention(x, layer, batch, tiles)
+            x = self._mlp(x, layer)
+            states.append(np.concatenate(tiles, axis=1))
+        states.append(_octets(x.cpu().numpy(), "<i8"))
+        none = np.zeros((0, self.shape.vocabulary), np.int64)
+        return [Fed(none, [state[begin:end] for state in states]) for begin, end in batch.rows]
 
     def _place(self, segments: Items[Segment], starts: list[int]) -> "_Batch":
         rows, positions, pages = [], [], []
@@ -133,6 +156,14 @@ class TorchExecutor:
         blocks = wide.double().view(-1, block)
         return torch.mm(blocks, self._rotations[block]).long().view(wide.shape)
 
+    def _weigh(self, name: str, q: torch.Tensor) -> torch.Tensor:
+        """Exact product with the weights of one or two terms, in units of the first."""
+        product = self._multiply(q, self._weights[name])
+        if self._linears[name].terms == 1:
+            return product
+        first, second = product.chunk(2, 1)
+        return ((first << cip.TERM_BITS) + second) >> cip.TERM_BITS
+
     def _multiply(self, q: torch.Tensor, weights: list[torch.Tensor]) -> torch.Tensor:
         """Exact product over tiles of K, each below 2^24."""
         if len(weights) == 1:
@@ -146,21 +177,41 @@ class TorchExecutor:
         return total
 
     def _linear(self, name: str, wide: torch.Tensor, fraction_bits: int) -> torch.Tensor:
-        """Rotate, quantise, multiply, rescale to Q16, saturate."""
+        """Rotate, quantise, multiply, rescale to Q16, saturate; then the bias of those that have one."""
+        out = self._rescaled_product(name, wide, fraction_bits)
+        bias = self._vectors.get(f"{name}.bias")
+        return out if bias is None else out.add_(bias).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
+
+    def _rescaled_product(self, name: str, wide: torch.Tensor, fraction_bits: int) -> torch.Tensor:
         linear = self._linears[name]
         wide = self._rotate(wide, linear.block)
         if self._scalar and wide.shape[0] == 1:
             q, row_top, row_bits = _quantise_row(wide)
-            scaled = self._multiply(q, self._weights[name]).mul_(self._scales[name] * row_top)
+            scaled = self._weigh(name, q).mul_(self._scales[name] * row_top)
             scaled >>= min(max(fraction_bits + linear.exponent - 1 - row_bits, 0), 63)
             return scaled.clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
         q, top, bits = _quantise(wide)
-        scaled = self._multiply(q, self._weights[name]).mul_(top * self._scales[name])
+        scaled = self._weigh(name, q).mul_(top * self._scales[name])
         shift = (fraction_bits + linear.exponent - 1 - bits).clamp_(0, 63)
         return (scaled >> shift).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
 
     def _norm(self, x: torch.Tensor, gain: str) -> torch.Tensor:
         return self._over_rms(x).mul_(self._vectors[gain])
+
+    def _norm_to_residual(self, x: torch.Tensor, gain: str) -> torch.Tensor:
+        """A norm that goes on wide, in Q16."""
+        return self._norm(x, gain) >> cip.HEAD_NORM_SHIFT
+
+    def _layer_norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        mean = x.sum(1, keepdim=True).div(x.shape[1], rounding_mode="floor")
+        return self._norm_to_residual(x - mean, f"{name}.gain").add_(self._vectors[f"{name}.bias"])
+
+    def _merge(self, x: torch.Tensor, update: torch.Tensor, layer: int, part: str) -> torch.Tensor:
+        """The residual after attention or the MLP."""
+        if self.shape.features.post_norms:
+            update = self._norm_to_residual(update, f"layers.{layer}.post_{part}_norm.gain")
+        total = (x + update).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
+        return total if self.shape.causal else self._layer_norm(total, f"layers.{layer}.{part}_norm")
 
     def _over_rms(self, x: torch.Tensor) -> torch.Tensor:
         """Q16 rows over their root mean square: Q14."""
@@ -184,14 +235,19 @@ class TorchExecutor:
 
     def _attention(self, x: torch.Tensor, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> torch.Tensor:
         s, rows = self.shape, x.shape[0]
-        normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
-        qkv = self._linear(f"layers.{layer}.qkv", normed, cip.NORM_BITS + cip.GAIN_BITS)
-        if s.qkv_bias:
-            qkv = (qkv + self._vectors[f"layers.{layer}.qkv.bias"]).clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX)
+        if s.causal:
+            normed = self._norm(x, f"layers.{layer}.attention_norm.gain")
+            qkv = self._linear(f"layers.{layer}.qkv", normed, cip.NORM_BITS + cip.GAIN_BITS)
+        else:
+            qkv = self._linear(f"layers.{layer}.qkv", x, cip.RESIDUAL_BITS)
         q, k, v = qkv.view(rows, -1, s.head_width).split([s.heads, s.kv_heads, s.kv_heads], dim=1)
         if s.qk_norm:
             q, k = self._norm_head(q, f"layers.{layer}.q_norm.gain"), self._norm_head(k, f"layers.{layer}.k_norm.gain")
-        turned = self._rotate(self._rope(torch.cat([q, k], 1), batch.positions), self._head_block)
+        local = s.local(layer)
+        turned = torch.cat([q, k], 1)
+        if self._angles:
+            turned = self._rope(turned, batch.positions, *self._angles[local])
+        turned = self._rotate(turned, self._head_block)
         every = torch.cat([turned, v], 1)  # rows are quantised each by itself
         all_q, all_top, all_bits = _quantise_few(every) if self._scalar and rows == 1 else _quantise(every)
         kv, kv_top, kv_bits = all_q[:, s.heads :], all_top[:, s.heads :], all_bits[:, s.heads :]
@@ -200,33 +256,40 @@ class TorchExecutor:
         self._store.write(layer, batch, kv, kv_top, kv_bits)
         mixed = []
         for (begin, end), pages, length in zip(batch.rows, batch.held, batch.lengths, strict=True):
-            query = (part[begin:end, : s.heads] for part in (all_q, all_top, all_bits))
-            mixed.append(self._mix(*query, self._store.read(layer, pages, length)))
+            past = self._store.read(layer, pages, length)
+            for row in range(begin, end, QUERY_ROWS):
+                query = [part[row : min(row + QUERY_ROWS, end), : s.heads] for part in (all_q, all_top, all_bits)]
+                mixed.append(self._mix(*query, past, length - end + row, local))
         wide = mixed[0] if len(mixed) == 1 else torch.cat(mixed)
-        return (x + self._linear(f"layers.{layer}.out", wide, cip.ATTENTION_BITS)).clamp_(
-            -cip.RESIDUAL_MAX, cip.RESIDUAL_MAX
-        )
+        return self._merge(x, self._linear(f"layers.{layer}.out", wide, cip.ATTENTION_BITS), layer, "attention")
 
     def _norm_head(self, heads: torch.Tensor, gain: str) -> torch.Tensor:
         """The norm over each head, in Q16."""
         return (self._norm(heads.flatten(0, 1), gain) >> cip.HEAD_NORM_SHIFT).view(heads.shape)
 
-    def _rope(self, heads: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _rope(
+        self, heads: torch.Tensor, positions: torch.Tensor, cosines: torch.Tensor, sines: torch.Tensor
+    ) -> torch.Tensor:
         half = self.shape.rotary // 2
-        cos, sin = self._cos[positions].unsqueeze(1), self._sin[positions].unsqueeze(1)
+        cos, sin = cosines[positions].unsqueeze(1), sines[positions].unsqueeze(1)
         a, b, rest = heads.split([half, half, self.shape.head_width - 2 * half], dim=2)
         first = (a * cos - b * sin) >> cip.ROPE_BITS
         second = (b * cos + a * sin) >> cip.ROPE_BITS
         return torch.cat([first, second, rest], 2)
 
     def _mix(
-        self, q: torch.Tensor, q_top: torch.Tensor, q_bits: torch.Tensor, past: tuple[torch.Tensor, ...]
-    ) -> torch.Tensor:
-        """Softmax attention: 127 * output in Q14. Inside, axes are [kv head, row * shared head, key]."""
+        self, q: torch.Tensor, q_top: torch.Tensor, q_bits: torch.Tensor, past: tuple[torch.Tensor, ...], start: int,
+        local: bool,
+    ) -> torch.Tensor:  # fmt: skip
+        """Softmax attention of rows from position `start` on: 127 * output in Q14. Inside, axes are [kv head, row *
+        shared head, key], and keys are those that some row sees."""
         s, rows = self.shape, q.shape[0]
-        k, v, k_top, k_bits, v_top, v_bits = past
-        shared, length = s.heads // s.kv_heads, k.shape[1]
-        start = length - rows
+        first_key = max(start + 1 - s.window, 0) if local else 0
+        keys = torch.arange(first_key, start + rows if s.causal else past[0].shape[1], device=self._device)
+        length = len(keys)
+        k, v = (part.narrow(1, first_key, length) for part in past[:2])
+        k_top, k_bits, v_top, v_bits = (part.narrow(2, first_key, length) for part in past[2:])
+        shared = s.heads // s.kv_heads
 
         def fold(z: torch.Tensor) -> torch.Tensor:
             if rows == 1:
@@ -237,14 +300,16 @@ class TorchExecutor:
         scale = (fold(q_top) * self._score_mantissa) >> 8
         shift = (38 + self._score_exponent - fold(q_bits) - k_bits).clamp_(0, 63)
         score = dot.mul_(k_top * scale) >> shift
-        if rows > 1:
-            keys = torch.arange(length, device=self._device)
-            future = keys > torch.arange(start, length, device=self._device).repeat_interleave(shared).unsqueeze(1)
-            score.masked_fill_(future, -(1 << 62))
+        masked = rows > 1 and s.causal
+        if masked:
+            ages = torch.arange(start, start + rows, device=self._device).unsqueeze(1) - keys
+            outside = (ages < 0) | (ages >= s.window) if local else ages < 0
+            score.masked_fill_(outside.repeat_interleave(shared, 0), -(1 << 62))
         below = score.amax(2, keepdim=True) - score
         e = self._exp2.take((below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)) >> (below >> 16).clamp_(max=31)
-        if rows > 1:
-            highest = torch.cummax(v_bits, 2).values[:, 0, start:].repeat_interleave(shared, 1).unsqueeze(2)
+        if masked:
+            seen = v_bits.masked_fill(outside, 0)
+            highest = seen.amax(2, keepdim=True).repeat_interleave(shared, 1)
         else:
             highest = v_bits.amax(2, keepdim=True)
         weight = (e * v_top) >> (highest - v_bits).clamp_(0, 63)
@@ -268,15 +333,19 @@ class TorchExecutor:
         return wide.view(s.kv_heads, rows, shared, -1).transpose(0, 1).reshape(rows, -1)
 
     def _mlp(self, x: torch.Tensor, layer: int) -> torch.Tensor:
-        normed = self._norm(x, f"layers.{layer}.mlp_norm.gain")
-        gate, up = self._linear(f"layers.{layer}.gate_up", normed, cip.NORM_BITS + cip.GAIN_BITS).chunk(2, 1)
+        if self.shape.causal:
+            normed = self._norm(x, f"layers.{layer}.mlp_norm.gain")
+            gate, up = self._linear(f"layers.{layer}.gate_up", normed, cip.NORM_BITS + cip.GAIN_BITS).chunk(2, 1)
+            wide = (self._gated(gate) * up.clamp(-cip.GATE_MAX, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
+        else:
+            wide = self._gated(self._linear(f"layers.{layer}.up", x, cip.RESIDUAL_BITS))
+        return self._merge(x, self._linear(f"layers.{layer}.down", wide, cip.RESIDUAL_BITS), layer, "mlp")
+
+    def _gated(self, values: torch.Tensor) -> torch.Tensor:
+        """What the activation lets through of each value."""
         half = 1 << (cip.SIGMOID_INDEX_BITS - 1)
-        sigmoid = self._sigmoid.take((gate >> cip.SIGMOID_STEP_BITS).add_(half).clamp_(0, 2 * half - 1))
-        act = ((gate * sigmoid) >> cip.SIGMOID_VALUE_BITS).clamp_(-cip.GATE_MAX, cip.GATE_MAX)
-        wide = (act * up.clamp(-cip.GATE_MAX, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
-        return (x + self._linear(f"layers.{layer}.down", wide, cip.RESIDUAL_BITS)).clamp_(
-            -cip.RESIDUAL_MAX, cip.RESIDUAL_MAX
-        )
+        place = (values >> self.shape.features.gate_step_bits).add_(half).clamp_(0, 2 * half - 1)
+        return ((values * self._gate.take(place)) >> cip.SIGMOID_VALUE_BITS).clamp_(-cip.GATE_MAX, cip.GATE_MAX)
 
 
 class _Batch(NamedTuple):
