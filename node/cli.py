@@ -201,7 +201,7 @@ def task_post(
     """Ask the chain's validators to continue, embed or score a text; print the answer and its story."""
     from node.accounts import choose_key
     from node.client import Client
-    from node.post import Request, Wait, post_task, wait_for
+    from node.post import Request, Wait, first_model, post_task, wait_for
     from primitives.task import Kind
 
     if kind is not TaskKind.GENERATE and (max_tokens, temperature, top_k) != (None, None, None):
@@ -210,10 +210,11 @@ def task_post(
         raise Fatal(USAGE, "--label is for --kind score")
     sampling = (64 if max_tokens is None else max_tokens, 0.7 if temperature is None else temperature,
                 40 if top_k is None else top_k) if kind is TaskKind.GENERATE else (0, 0.0, 0)  # fmt: skip
-    requests = [
-        Request(prompt, *sampling, assurance, kind=Kind[kind.name], label=each) for each in label or [""]
-    ]
     client = Client(rpc)
+    model_id = first_model(client)
+    requests = [
+        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each) for each in label or [""]
+    ]
     secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
     posted = [post_task(client, secret, request)[0] for request in requests]
     stories = []

@@ -5,8 +5,7 @@ bits. Nothing that is ready waits for what was sent before it. A validator witho
 still validates every block and says what it cannot serve. Replaying or syncing blocks never runs a model.
 """
 
-from collections.abc import Callable, Mapping
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from node.config import NodeConfig
 from node.consensus import Consensus
 from node.duties import UNDERWAY_MAX, Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
 from node.journal import Journal
+from node.words import find_models
 from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
-from primitives.hashing import keccak
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.receipt import Log
@@ -32,7 +31,6 @@ PRUNE_BLOCKS = 16
 """How often results of finished tasks are looked for."""
 FAILURES_MAX = 5
 """A model process that dies so often on one task is not asked about it again."""
-MANIFEST = "manifest.json"
 
 log = structlog.get_logger("inference")
 
@@ -300,10 +298,3 @@ class InferenceService:
         self._not_accepted = ""
         self._sent = [sent, *waiting] if stale is not None else [*waiting, sent]
         log.debug("work sent", items=len(items), nonce=nonce, height=height)
-
-
-def find_models(model_dir: str) -> Mapping[bytes, Path]:
-    """Model id -> folder, of a folder's models or of those that ship: the id is the hash of the manifest's bytes."""
-    root = Path(model_dir) if model_dir else Path(str(files("genesis.models")))
-    candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())] if root.is_dir() else []
-    return {keccak((path / MANIFEST).read_bytes()): path for path in candidates if (path / MANIFEST).exists()}

@@ -2,14 +2,15 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from inference import tokenizer
+from inference.tokenizer import Bytes, Tokenizer
 from node.client import Client, RpcFailure, from_hex, to_hex
 from node.exits import RUNTIME, USAGE, Fatal
 from node.send import POLL_SECONDS, WAIT_SECONDS_MAX, current_prices, send
 from node.story import Story, read_story
+from node.words import tokenizer_of
 from primitives.address import MARKET, MODELS, STAKING
 from primitives.keys import address_of
 from primitives.merkle import pack_tokens
@@ -54,24 +55,30 @@ class Request:
     label: str = ""
 
     @property
+    def words(self) -> Tokenizer:
+        """The model's tokenizer; without a model ids are bytes."""
+        return Bytes() if self.model is None else tokenizer_of(self.model)
+
+    @property
     def given(self) -> list[int]:
         """Ids of the prompt."""
-        return tokenizer.encode(self.prompt)
+        return self.words.encode(self.prompt)
 
     @property
     def tokens(self) -> list[int]:
         """Ids of prompt and label."""
-        return self.given + tokenizer.encode(self.label)
+        start = len(self.words.encode(""))  # what the model wants in front stands there once
+        return self.given + self.words.encode(self.label)[start:]
 
 
 def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]:
     """Post, wait for the transaction's receipt, and return (task id, block). Raises Fatal with the chain's reason."""
-    tokens = request.tokens
-    if not request.given:
+    model = request.model or first_model(client)
+    tokens = replace(request, model=model).tokens
+    if not request.prompt:
         raise Fatal(USAGE, "the prompt is empty")
     if not 0 <= request.temperature <= TEMPERATURE_MAX:
         raise Fatal(USAGE, f"temperature must be between 0 and {TEMPERATURE_MAX:g}, not {request.temperature:g}")
-    model = request.model or first_model(client)
     assurance = request.assurance
     if assurance is None:
         (operators,) = abi.OPERATORS.decode_result(client.read_contract(STAKING, abi.OPERATORS.encode_call()))

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from inference import tokenizer
-from node.client import Client, to_hex
+from inference.tokenizer import Tokenizer
+from node.client import Client, from_hex, to_hex
 from node.exits import RUNTIME, Fatal
+from node.words import tokenizer_of
 from primitives.task import Kind, Status
 from rpc.task_story import cwu_text
 from vm.system import abi
@@ -40,8 +41,12 @@ class Story:
         return self.told["settledBlock"]
 
     @property
+    def words(self) -> Tokenizer:
+        return tokenizer_of(from_hex(self.told["model"]))
+
+    @property
     def prompt(self) -> str:
-        return tokenizer.decode(self.told["prompt"])
+        return self.words.decode(self.told["prompt"])
 
     @property
     def kind(self) -> Kind:
@@ -50,7 +55,7 @@ class Story:
     @property
     def output(self) -> str:
         """The answer as text; of a vector nothing."""
-        return "" if self.kind.is_vector else tokenizer.decode(self.told["output"] or [])
+        return "" if self.kind.is_vector else self.words.decode(self.told["output"] or [])
 
     @property
     def vector(self) -> list[int] | None:

@@ -317,7 +317,7 @@ def measure(client: Client, model: bytes, config: NodeConfig) -> int:
     import trio
 
     from node import logs
-    from node.inference import find_models
+    from node.words import find_models
     from node.worker import WorkerConfig, WorkerFailed, WorkerUnfit
 
     hint = "or say --macs-per-block"

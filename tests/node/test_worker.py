@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from inference import tokenizer
-from node.inference import find_models
+from node.words import find_models
 from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 
 REQUEST = {
