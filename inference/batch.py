@@ -311,6 +311,8 @@ def check(request: Request, model: Model, pages: int) -> None:
     verifies = request.op == "verify"
     if request.op not in OPS:
         raise RequestError(f"op {request.op!r} is none of {', '.join(OPS)}")
+    if not shape.causal:
+        raise RequestError(f"a model of kind {shape.kind} generates nothing")
     if verifies and not request.output:
         raise RequestError("output of 0 tokens, must have at least 1")
     prompt, new = len(request.prompt), len(request.output) if verifies else request.max_tokens

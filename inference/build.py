@@ -76,6 +76,10 @@ def with_known_answers(
     engine = Engine(executor or NumpyExecutor(model))
     answers = []
     for ask in requests:
+        if ask.task != cip.GENERATE:
+            made = engine.embed if ask.task == cip.EMBED else engine.score
+            answers.append(dataclasses.replace(ask, root=made(ask.prompt, ask.trace_key).root))
+            continue
         answer = engine.generate(
             ask.prompt, ask.max_tokens, ask.temperature_q16, ask.top_k, ask.seed, ask.trace_key
         )
@@ -86,10 +90,19 @@ def with_known_answers(
 
 def request(prompt: Sequence[int], max_tokens: int, temperature_q16: int = 0, top_k: int = 0) -> cip.KnownAnswer:
     """A request for with_known_answers, its seed and key derived from the prompt."""
-    digest = sha256(b"labora/known-answer" + b"".join(token.to_bytes(4, "big") for token in prompt))
+    digest = _digest(prompt)
     return cip.KnownAnswer(
         tuple(prompt), max_tokens, temperature_q16, top_k, digest, sha256(digest), tokens=(), root=b""
     )
+
+
+def vector_request(task: str, prompt: Sequence[int]) -> cip.KnownAnswer:
+    """A request to EMBED or to SCORE for with_known_answers, its key derived from the prompt."""
+    return cip.vector_answer(task, tuple(prompt), sha256(_digest(prompt)))
+
+
+def _digest(prompt: Sequence[int]) -> bytes:
+    return sha256(b"labora/known-answer" + b"".join(token.to_bytes(4, "big") for token in prompt))
 
 
 def random_model(

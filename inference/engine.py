@@ -4,6 +4,8 @@ bits. What node and tests use.
     engine = open_engine("auto", model_dir)
     answer = engine.generate(prompt, 64, 0, 0, seed, trace_key)
     verdict = engine.verify(prompt, answer.tokens, 0, 0, seed, trace_key)
+    embedded = engine.embed(tokens, trace_key)
+    verdict = engine.verify_vector("embed", tokens, embedded.vector, trace_key)
 
 Knows no chain, no process and no text.
 """
@@ -14,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference import model as model_files
-from inference.batch import ALONE, Batch, Done, Event, Executor, Generated, Request, Token, Verdict
-from inference.kv import default_pages
+from inference import vectors
+from inference.batch import ALONE, Batch, Done, Event, Executor, Generated, Request, RequestError, Token, Verdict
+from inference.kv import Segment, default_pages, pages_of
 from inference.model import Model
-from inference.program import KnownAnswer, Shape
-from inference.reference import NumpyExecutor
+from inference.program import EMBED, GENERATE, SCORE, KnownAnswer, Shape
+from inference.reference import CHUNK_ROWS, NumpyExecutor
+from inference.trace import KEY_BYTES, Trace
 
 ENGINES = ("numpy", "torch", "auto")
 
@@ -43,6 +47,22 @@ class Answer:
     root: bytes
     first_token_ms: int
     total_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A prompt's vector of unit length, Q15, as many elements as the model is wide; and T."""
+
+    vector: list[int]
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """log2 of the likelihood of each token but the first, Q16, at most 0; and T."""
+
+    vector: list[int]
+    root: bytes
 
 
 def open_engine(
@@ -134,6 +154,55 @@ class Engine:
                 return event.result
         raise AssertionError("a batch gives every task that has no deadline a result")
 
+    def embed(self, tokens: Sequence[int], trace_key: bytes) -> Embedding:
+        """Embed a prompt. Raises RequestError."""
+        return Embedding(*self._vector(EMBED, tokens, trace_key))
+
+    def score(self, tokens: Sequence[int], trace_key: bytes) -> Scores:
+        """Score a prompt of at least two tokens. Raises RequestError, also where the model is no language model."""
+        return Scores(*self._vector(SCORE, tokens, trace_key))
+
+    def verify_vector(self, task: str, tokens: Sequence[int], vector: Sequence[int], trace_key: bytes) -> Verdict:
+        """T of embedding or scoring a prompt, and the first index at which the vector is not the right one."""
+        found, root = self._vector(task, tokens, trace_key)
+        return Verdict(root, vectors.first_difference(found, vector))
+
+    def _vector(self, task: str, tokens: Sequence[int], trace_key: bytes) -> tuple[list[int], bytes]:
+        shape = self.model.manifest.shape
+        self._check_vector(task, tokens, trace_key)
+        made = vectors.Scores(self.model, tokens) if task == SCORE else vectors.Embedding(self.model)
+        trace = Trace(trace_key, shape.groups, shape.causal)
+        chunk_rows = CHUNK_ROWS if shape.causal else len(tokens)
+        sequence = self.executor.new_sequence(len(tokens))
+        try:
+            for begin in range(0, len(tokens), chunk_rows):
+                chunk = list(tokens[begin : begin + chunk_rows])
+                wanted = 0 if task == SCORE else len(chunk)
+                [fed] = self.executor.feed([Segment(sequence, chunk, wanted)])
+                for group, payload in enumerate(fed.payloads):
+                    trace.add_states(group, map(memoryview, payload))
+                made.add(fed.logits if task == SCORE else fed.payloads)
+        finally:
+            sequence.free()
+        vector = made.vector()
+        trace.add_vector(vectors.vector_bytes(vector))
+        return vector, trace.root()
+
+    def _check_vector(self, task: str, tokens: Sequence[int], trace_key: bytes) -> None:
+        shape = self.model.manifest.shape
+        if task not in shape.tasks() or task == GENERATE:
+            raise RequestError(f"{task!r} asks for no vector that a model of kind {shape.kind} gives")
+        least = 2 if task == SCORE else 1
+        if not least <= len(tokens) <= shape.context:
+            raise RequestError(f"{len(tokens)} tokens to {task}, must be {least} to {shape.context}")
+        if pages_of(len(tokens)) > self.executor.pool.pages:
+            raise RequestError(f"{len(tokens)} tokens do not fit the pool of {self.executor.pool.pages} pages")
+        if len(trace_key) != KEY_BYTES:
+            raise RequestError(f"trace key of {len(trace_key)} bytes, must be {KEY_BYTES}")
+        for position, token in enumerate(tokens):
+            if not 0 <= token < shape.vocabulary:
+                raise RequestError(f"tokens[{position}] is {token}, the vocabulary has {shape.vocabulary}")
+
     def _run(self, request: Request, cancelled: Callable[[], bool] | None = None) -> Iterator[Event]:
         """A batch of this task alone. Raises RequestError, Cancelled."""
         batch = Batch(self.executor, ALONE)
@@ -163,6 +232,10 @@ class Engine:
             self._known_answer(number, answer)
 
     def _known_answer(self, number: int, known: KnownAnswer) -> None:
+        if known.task != GENERATE:
+            _, root = self._vector(known.task, known.prompt, known.trace_key)
+            self._known_root(number, known, f"to {known.task}", root)
+            return
         how = (known.temperature_q16, known.top_k, known.seed, known.trace_key)
         answer = self.generate(known.prompt, known.max_tokens, *how)
         if tuple(answer.tokens) != known.tokens:
@@ -171,10 +244,13 @@ class Engine:
             )
         verdict = self.verify(known.prompt, known.tokens, *how)
         for what, root in (("generating", answer.root), ("verifying", verdict.root)):
-            if root != known.root:
-                raise ExactnessError(
-                    f"{self.name}: known answer {number}, {what}, gives root {root.hex()}, not {known.root.hex()}"
-                )
+            self._known_root(number, known, what, root)
+
+    def _known_root(self, number: int, known: KnownAnswer, what: str, root: bytes) -> None:
+        if root != known.root:
+            raise ExactnessError(
+                f"{self.name}: known answer {number}, {what}, gives root {root.hex()}, not {known.root.hex()}"
+            )
 
 
 def _elapsed_ms(began: float) -> int:

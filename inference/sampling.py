@@ -1,5 +1,6 @@
-"""Sample(logits, seed, position): one token from integer logits, the same on every machine. Both executors and every
-checker use this one function; the referee's arithmetic is the same few lines.
+"""Sample(logits, seed, position): one token from integer logits, the same on every machine; and the likelihood of a
+token under the same masses. All executors and every checker use these functions; the referee's arithmetic is the same
+few lines.
 
 Owns no state and reads no clock; the random words are philox.py's.
 """
@@ -8,6 +9,7 @@ import numpy as np
 
 from inference.philox import draw
 from inference.program import DIFFERENCE_MAX, EXP2_INDEX_BITS, LOG2E_Q32, MASS_BITS
+from primitives.task import TEMPERATURE_ONE_Q16
 
 
 def sample(
@@ -25,12 +27,39 @@ def sample(
     if 0 < top_k < len(logits):
         kept = np.sort(np.argsort(-logits, kind="stable")[:top_k])
     values = logits[kept]
-    difference = np.minimum(values.max() - values, DIFFERENCE_MAX)
-    power = (difference * (LOG2E_Q32 // temperature_q16)) >> 16
-    index = (power & 0xFFFF) >> (16 - EXP2_INDEX_BITS)
-    mass = exp2_table[index].astype(np.int64) >> np.minimum(power >> 16, 31)
+    mass = _masses(_powers(values, temperature_q16), exp2_table)
     total = int(mass.sum())
     mass >>= max(0, total.bit_length() - MASS_BITS)
     cumulative = mass.cumsum()
     target = (draw(seed, position) * int(cumulative[-1])) >> 32
     return int(kept[np.searchsorted(cumulative, target, side="right")])
+
+
+def log2_likelihood(logits: np.ndarray, token: int, exp2_table: np.ndarray) -> int:
+    """log2 of a token's share of the mass that Sample at temperature 1 and top-k 0 draws from, in Q16: at most 0, more
+    than -2^30."""
+    powers = _powers(logits, TEMPERATURE_ONE_Q16)
+    return -int(powers[token]) - _log2(int(_masses(powers, exp2_table).sum()))
+
+
+def _powers(values: np.ndarray, temperature_q16: int) -> np.ndarray:
+    """How many halvings each value lies below the highest, in Q16."""
+    difference = np.minimum(values.max() - values, DIFFERENCE_MAX)
+    return (difference * (LOG2E_Q32 // temperature_q16)) >> 16
+
+
+def _masses(powers: np.ndarray, exp2_table: np.ndarray) -> np.ndarray:
+    """2^-power in Q30."""
+    index = (powers & 0xFFFF) >> (16 - EXP2_INDEX_BITS)
+    return exp2_table[index].astype(np.int64) >> np.minimum(powers >> 16, 31)
+
+
+def _log2(total: int) -> int:
+    """log2 of a mass of at least 2^30 over 2^30, in Q16, by repeated squaring: the highest mass of all is 2^30."""
+    bits = total.bit_length()
+    m, result = total >> (bits - 31), bits - 31
+    for _ in range(16):
+        m = (m * m) >> 30
+        result = 2 * result + (m >> 31)
+        m >>= m >> 31
+    return result

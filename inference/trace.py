@@ -1,10 +1,11 @@
 """The trace of one execution: Merkle root T over what a model computed, keyed so that it cannot be known before the
 work is done. Owns leaf and node hashing; knows no arithmetic.
 
-Leaves in order: one per (position, layer group), position by position; then for each generated token the logits it
-was drawn from and the token itself. leaf = sha256(0x00 | domain | trace key | index u64 big-endian | payload),
+Leaves in order: one per (position, layer group), position by position, or, where every position depends on all others
+(not causal), group by group; then for each generated token the logits it was drawn from and the token itself, or the
+vector that answers. leaf = sha256(0x00 | domain | trace key | index u64 big-endian | payload),
 node = sha256(0x01 | left | right), an odd node is promoted. Domains are 16 bytes, zero-padded; the index counts within
-its domain (position * groups + group; the generated token's number), so that leaves can be hashed while generating.
+its domain (position * groups + group; the generated token's number; 0), so that leaves can be hashed while generating.
 A payload of more than 4,096 bytes is hashed as its root: that of the same tree over piece = sha256(0x02 | 4,096 bytes),
 so that a dispute can open a part of it.
 """
@@ -17,18 +18,20 @@ from inference.program import PIECE_BYTES
 STATE_DOMAIN = b"labora/state".ljust(16, b"\0")
 LOGITS_DOMAIN = b"labora/logits".ljust(16, b"\0")
 TOKEN_DOMAIN = b"labora/token".ljust(16, b"\0")
+VECTOR_DOMAIN = b"labora/vector".ljust(16, b"\0")
 KEY_BYTES = 32
 
 
 class Trace:
     """Collects leaves in any chunking and gives T. One per execution."""
 
-    def __init__(self, key: bytes, groups: int) -> None:
+    def __init__(self, key: bytes, groups: int, causal: bool = True) -> None:
         if len(key) != KEY_BYTES:
             raise ValueError(f"trace key of {len(key)} bytes, must be {KEY_BYTES}")
-        self._groups = groups
-        self._state, self._logits, self._token = (
-            hashlib.sha256(b"\0" + domain + key) for domain in (STATE_DOMAIN, LOGITS_DOMAIN, TOKEN_DOMAIN)
+        self._groups, self._causal = groups, causal
+        self._state, self._logits, self._token, self._vector = (
+            hashlib.sha256(b"\0" + domain + key)
+            for domain in (STATE_DOMAIN, LOGITS_DOMAIN, TOKEN_DOMAIN, VECTOR_DOMAIN)
         )
         self._states: list[list[bytes]] = [[] for _ in range(groups)]
         self._outputs: list[bytes] = []
@@ -45,10 +48,15 @@ class Trace:
         self._outputs.append(_leaf(self._logits, index, logits))
         self._outputs.append(_leaf(self._token, index, token.to_bytes(4, "little")))
 
+    def add_vector(self, payload: bytes) -> None:
+        """The vector that answers, int32 little-endian: the last leaf."""
+        self._outputs.append(_leaf(self._vector, 0, payload))
+
     def leaves(self) -> list[bytes]:
         """All leaf hashes in order. Every group must have seen the same number of positions."""
         assert len({len(group) for group in self._states}) == 1, "a group's states are missing"
-        return [leaf for position in zip(*self._states, strict=True) for leaf in position] + self._outputs
+        ordered = zip(*self._states, strict=True) if self._causal else self._states
+        return [leaf for leaves in ordered for leaf in leaves] + self._outputs
 
     def root(self) -> bytes:
         """T over everything added so far."""
