@@ -47,7 +47,7 @@ $(VENV)/.dev: requirements/dev.lock $(VENV)/.base-1
 
 # Needs uv; torch is not part of any lock file, since its builds differ from machine to machine.
 lock:
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/base.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra import -o requirements/base.lock
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --extra dev -c requirements/base.lock -o requirements/dev.lock
 
 clean:

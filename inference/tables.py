@@ -31,6 +31,7 @@ PI = Decimal("3.14159265358979323846264338327950288419717")
 class Rope:
     """How fast each pair of a head turns. `factor` divides the frequencies: all of them ('linear'), or, by Llama 3's
     rule ('llama3'), those whose wavelength passes original_context / low, blended in down to original_context / high.
+    `divisors` has one for each pair ('divided').
     """
 
     theta: int = 10_000
@@ -39,6 +40,7 @@ class Rope:
     low: Decimal = Decimal(1)
     high: Decimal = Decimal(4)
     original_context: int = 8192
+    divisors: tuple[Decimal, ...] = ()
 
     def frequencies(self, rotary: int) -> list[Decimal]:
         """Radians a position of each pair, in [0, 1]."""
@@ -48,6 +50,8 @@ class Rope:
                 return plain
             if self.kind == "linear":
                 return [frequency / self.factor for frequency in plain]
+            if self.kind == "divided":
+                return [frequency / divisor for frequency, divisor in zip(plain, self.divisors, strict=True)]
             assert self.kind == "llama3", self.kind
             return [self._blended(frequency) for frequency in plain]
 

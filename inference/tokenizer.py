@@ -55,9 +55,14 @@ def open_tokenizer(folder: Path, kind: str) -> Tokenizer:
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of a tokenizer.json in hex."""
+    return hashlib.sha256(read_tokenizer(path)).hexdigest()
+
+
+def read_tokenizer(path: Path) -> bytes:
+    """The bytes of a tokenizer.json, if they are not too many."""
     if (size := path.stat().st_size) > TOKENIZER_BYTES_MAX:
         raise ProgramError(f"{path} has {size} bytes, allowed {TOKENIZER_BYTES_MAX}")
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return path.read_bytes()
 
 
 class Bytes:
@@ -92,6 +97,9 @@ class FromFile:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises nothing more specific
             raise ProgramError(f"{path} is no tokenizer: {str(error)[:200]}") from error
+        # Some files fill up or cut every text to one length, for batches: here a text has the length it has.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
 
     def encode(self, text: str) -> list[int]:
         """With the special tokens of the file's post-processor."""

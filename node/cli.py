@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 account = typer.Typer(help="Accounts: keys that sign transactions.", no_args_is_help=True, rich_markup_mode=None)
 task = typer.Typer(help="Inference tasks: ask, follow, explain.", no_args_is_help=True, rich_markup_mode=None)
-model = typer.Typer(help="Models: import, check, run, measure.", no_args_is_help=True, rich_markup_mode=None)
+model = typer.Typer(help="Models: import, check, run, embed, measure.", no_args_is_help=True, rich_markup_mode=None)
 validator = typer.Typer(help="Validators: register, bond, serve, status.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(account, name="account")
 app.add_typer(task, name="task")
@@ -256,9 +256,11 @@ def task_explain(
 
 @model.command("import")
 def model_import(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A Hugging Face folder: Llama, Qwen2 or Qwen3.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A Hugging Face folder, or a GGUF file.")],
     out: Annotated[Path | None, typer.Option(help="New folder (default: ./<name of PATH>-labora).")] = None,
     text: Annotated[Path | None, typer.Option(help="Text to measure quality on (default: the shipped one).")] = None,
+    max_loss: Annotated[str | None, typer.Option(help="Most that quality may lose, such as 0.5%.")] = None,
+    positions: Annotated[int, typer.Option(min=16, max=1 << 20, help="Tokens to measure quality on.")] = 4096,
     name: Annotated[str | None, typer.Option(help="The model's name (default: that of PATH).")] = None,
     licence: Annotated[str, typer.Option(help="The weights' licence, for the manifest.")] = "",
     threads: Threads = 1,
@@ -267,7 +269,7 @@ def model_import(
     """Turn a float checkpoint into an exact integer program, and say what that costs in quality."""
     from node.model import import_checkpoint
 
-    import_checkpoint(path, out, text, name, licence, threads, json)
+    import_checkpoint(path, out, text, max_loss, positions, name, licence, threads, json)
 
 
 @model.command("check")
@@ -295,6 +297,21 @@ def model_run(
     from node.model import run as run_model
 
     run_model(folder, prompt, max_tokens, temperature, top_k, seed, engine.value, device.value, threads, json)
+
+
+@model.command("embed")
+def model_embed(
+    folder: ModelDir,
+    text: Annotated[str, typer.Option(help="What to embed.")],
+    engine: Annotated[Engine, typer.Option(help="What computes; the bits are the same.")] = Engine.AUTO,
+    device: Annotated[Device, typer.Option(help="Where torch computes.")] = Device.CPU,
+    threads: Threads = 1,
+    json: AsJson = False,
+) -> None:
+    """Make a text's vector on this machine, without a chain."""
+    from node.model import embed as embed_text
+
+    embed_text(folder, text, engine.value, device.value, threads, json)
 
 
 @model.command("bench")

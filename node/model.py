@@ -1,5 +1,5 @@
-"""Models from the command line, no chain needed: bring one in, check it, let it speak, measure it. Owns what is
-printed; the work is inference's. Text and numbers of a command go to standard output, progress to standard error.
+"""Models from the command line, no chain needed: bring one in, check it, let it speak or embed, measure it. Owns what
+is printed; the work is inference's. Text and numbers of a command go to standard output, progress to standard error.
 """
 
 import json
@@ -25,34 +25,37 @@ TRACE_KEY = bytes(32)  # nothing is at stake without a chain, so anybody can com
 
 
 def import_checkpoint(
-    source: Path, out: Path | None, text: Path | None, name: str | None, licence: str, threads: int, as_json: bool
-) -> None:
-    """Convert a Hugging Face folder, print what came out."""
+    source: Path, out: Path | None, text: Path | None, max_loss: str | None, positions: int, name: str | None,
+    licence: str, threads: int, as_json: bool,
+) -> None:  # fmt: skip
+    """Convert a Hugging Face folder or a GGUF file, print what came out."""
     _limit_threads(threads)
+    from inference.gguf_file import SUFFIX
     from inference.importer import import_model
 
-    base = re.sub(r"[^!-~]", "-", source.resolve().name)
+    base = re.sub(r"[^!-~]", "-", source.resolve().name).removesuffix(SUFFIX)
     out = out or Path(f"{base}-labora")
+    share = None if max_loss is None else _percent(max_loss)
     words = _text(text)
     with _refusals(), _progress() as progress:
-        done = import_model(source, out, words, name=name or base[:64], licence=licence, progress=progress)
-    quality = done.quality
-    loss = math.expm1(quality.loss_integer - quality.loss_float) * 100
+        done = import_model(source, out, words, name=name or base[:64], licence=licence, max_loss=share,
+                            positions=positions, progress=progress)  # fmt: skip
     if as_json:
+        tried = [{"precision": scheme, "lossPercent": quality.lost * 100} for scheme, quality in done.tried]
         print(json.dumps({
-            "folder": str(done.folder), "modelId": f"0x{done.model_id.hex()}", "parameters": done.parameters,
-            "perplexityFloat": math.exp(quality.loss_float), "perplexityInteger": math.exp(quality.loss_integer),
-            "perplexityLossPercent": loss, "perplexityLossErrorPercent": quality.loss_error * 100,
-            "divergenceNats": quality.divergence, "argmaxAgreement": quality.agreement,
-            "positions": quality.positions,
+            "folder": str(done.folder), "modelId": f"0x{done.model_id.hex()}", "kind": done.manifest.shape.kind,
+            "parameters": done.parameters, "precision": done.tried[-1][0], "tried": tried, **done.quality.as_json(),
         }))  # fmt: skip
         return
     print(f"{done.folder}  {done.manifest.shape.kind}, {done.parameters:,} parameters")
     print(f"model id         0x{done.model_id.hex()}")
-    print(f"perplexity       {math.exp(quality.loss_float):.4f} float32, {math.exp(quality.loss_integer):.4f} integer: "
-          f"{loss:+.3f} % (standard error {quality.loss_error * 100:.3f} %)")  # fmt: skip
-    print(f"KL to float      {quality.divergence:.6f} nats a token")
-    print(f"argmax agreement {quality.agreement * 100:.2f} % of {quality.positions} positions")
+    for line in done.quality.lines():
+        print(line)
+    for scheme, quality in done.tried[:-1]:
+        print(f"too lossy        {scheme}: {quality.lost * 100:.3f} %")
+    kept = done.tried[-1][0]
+    why = "plain; no --max-loss was asked for" if share is None else f"the cheapest to run of at most {share * 100:g} %"
+    print(f"precision        {kept} ({why})")
 
 
 def check(folder: Path) -> None:
@@ -103,6 +106,23 @@ def run(
     print()
     summary = f"{len(answer.tokens)} tokens, {rate:.1f} a second on {engine.name}; trace root 0x{answer.root.hex()}"
     print(summary, file=sys.stderr)
+
+
+def embed(folder: Path, text: str, engine_name: str, device: str, threads: int, as_json: bool) -> None:
+    """A text's vector, of unit length 2^15, and the trace root that binds it."""
+    _limit_threads(threads)
+    from inference.engine import open_engine
+    from inference.tokenizer import open_tokenizer
+
+    with _refusals():
+        engine = open_engine(engine_name, folder, threads, device)
+        tokenizer = open_tokenizer(folder, engine.model.manifest.tokenizer)
+        found = engine.embed(tokenizer.encode(text), TRACE_KEY)
+    if as_json:
+        print(json.dumps({"vector": list(found.vector), "traceRoot": f"0x{found.root.hex()}"}))
+        return
+    print(" ".join(map(str, found.vector)))
+    print(f"{len(found.vector)} values on {engine.name}; trace root 0x{found.root.hex()}", file=sys.stderr)
 
 
 def bench(folder: Path, repeats: int, threads: int, as_json: bool) -> None:
@@ -172,6 +192,17 @@ def _seed(text: str) -> bytes:
     return bytes.fromhex(digits.zfill(len(digits) + len(digits) % 2)).ljust(32, b"\0")
 
 
+def _percent(text: str) -> float:
+    """A share from '0.5%' or '0.5'."""
+    try:
+        share = float(text.removesuffix("%")) / 100
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise Fatal(USAGE, f"--max-loss {text[:80]!r} is not a percentage, such as 0.5%")
+    return share
+
+
 def _text(path: Path | None) -> str:
     """What quality is measured on: the file, or the part of the shipped text that no training saw."""
     if path is not None:
@@ -191,12 +222,15 @@ def _refusals() -> Iterator[None]:
     """What is wrong with a model, a request or this machine, as one line."""
     from inference.batch import RequestError
     from inference.engine import EngineUnavailable, ExactnessError
+    from inference.gguf_file import FormatUnavailable
     from inference.program import ProgramError
     from inference.tokenizer import TokenizerUnavailable
 
     try:
         yield
-    except (ProgramError, RequestError, EngineUnavailable, ExactnessError, TokenizerUnavailable) as error:
+    except (
+        ProgramError, RequestError, EngineUnavailable, ExactnessError, TokenizerUnavailable, FormatUnavailable,
+    ) as error:  # fmt: skip
         raise Fatal(RUNTIME, str(error)) from error
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise Fatal(RUNTIME, f"{error.filename}: {error.strerror}") from error
