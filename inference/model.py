@@ -85,6 +85,9 @@ def check_values(model: Model) -> None:
     for name, (low, high) in limits.items():
         if tensors[name].size and not (low <= int(tensors[name].min()) and int(tensors[name].max()) <= high):
             raise ProgramError(f"{name} spans {tensors[name].min()}..{tensors[name].max()}, allowed {low}..{high}")
+    ends = (int(tensors[gate][0]), int(tensors[gate][-1]))
+    if ends != (0, 1 << 16):
+        raise ProgramError(f"{gate} begins with {ends[0]} and ends with {ends[1]}, must be 0 and 2^16")
     if int(tensors["table.exp2"][0]) != 1 << 30:
         raise ProgramError(f"table.exp2 starts with {tensors['table.exp2'][0]}, must be 2^30")
 

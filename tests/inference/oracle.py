@@ -257,10 +257,7 @@ class Oracle:
         rows, payloads = self.feed(tokens)
         if not self.encoder:
             rows = [self.wide_norm(x, "norm") for x in rows]
-        pooled = [fits(sum(column)) // len(rows) for column in zip(*rows, strict=True)]
-        y, _ = window(pooled)
-        root = max(1, math.isqrt(fits(sum(v * v for v in y))))
-        vector = [(v << 15) // root for v in y]
+        vector = self.unit_mean(rows)
         return vector, self.vector_root(payloads, key, vector)
 
     def score(self, tokens: list[int], key: bytes) -> tuple[list[int], bytes]:
@@ -268,10 +265,20 @@ class Oracle:
         rows, payloads = self.feed(tokens)
         vector = []
         for x, token in zip(rows, tokens[1:], strict=False):
-            logits = self.logits(x)
-            powers = [fits(min(max(logits) - logit, 1 << 28) * LOG2E_Q16) >> 16 for logit in logits]
-            vector.append(-powers[token] - log2(sum(self.power(power) for power in powers)))
+            vector.append(self.log2_likelihood(self.logits(x), token))
         return vector, self.vector_root(payloads, key, vector)
+
+    def unit_mean(self, rows: list[Row]) -> Row:
+        """Q15, of unit length."""
+        pooled = [fits(sum(column)) // len(rows) for column in zip(*rows, strict=True)]
+        y, _ = window(pooled)
+        root = max(1, math.isqrt(fits(sum(v * v for v in y))))
+        return [(v << 15) // root for v in y]
+
+    def log2_likelihood(self, logits: Row, token: int) -> int:
+        """Q16."""
+        powers = [fits(min(max(logits) - logit, 1 << 28) * LOG2E_Q16) >> 16 for logit in logits]
+        return -powers[token] - log2(sum(self.power(power) for power in powers))
 
     def sample(self, logits: Row, seed: bytes, position: int, temperature_q16: int, top_k: int) -> int:
         if temperature_q16 == 0:

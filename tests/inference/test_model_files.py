@@ -177,6 +177,7 @@ def test_the_file_is_plain_safetensors(small: Model, folder: Path) -> None:
         ("norm.gain", 2**31 - 1, "norm.gain spans"),
         ("table.exp2", (1 << 30) + 1, "table.exp2 spans"),
         ("table.sigmoid", -1, "table.sigmoid spans"),
+        ("table.sigmoid", 65535, "ends with 65535"),
         ("table.cos", (1 << 14) + 1, "table.cos spans"),
     ],
 )
