@@ -19,8 +19,8 @@ from inference.program import (
     CHUNK_BYTES,
     DTYPE_BYTES,
     MANIFEST_BYTES_MAX,
-    PIECE_BYTES,
     SECOND_TERM_MAX,
+    TENSOR_PIECE_BYTES,
     Linear,
     Manifest,
     ProgramError,
@@ -125,10 +125,11 @@ def chunk_span(tensor: Tensor, index: int) -> tuple[int, int]:
 
 def chunk_digest(tensor: Tensor, index: int, data: bytes | memoryview) -> bytes:
     """Hash of one chunk, bound to the tensor's name, dtype and shape and to the chunk's place. Within it the bytes are
-    a tree over pieces of 4 KiB, so that one row, or a part of one, can be opened."""
+    a tree over pieces of 2 KiB, so that one row, or a part of one, can be opened."""
     extent = ",".join(map(str, tensor.shape))
     head = TENSOR_DOMAIN + f"|{tensor.name}|{tensor.dtype}|{extent}|".encode()
-    pieces = merkle.root([bytes(data[begin : begin + PIECE_BYTES]) for begin in range(0, len(data), PIECE_BYTES)])
+    step = TENSOR_PIECE_BYTES
+    pieces = merkle.root([bytes(data[begin : begin + step]) for begin in range(0, len(data), step)])
     return merkle.digest(head + index.to_bytes(8, "big") + pieces)
 
 

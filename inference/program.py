@@ -51,7 +51,8 @@ EPSILON_MAX = 1 << 18
 EXPONENT_MAX = 63
 KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 16, 512
 CHUNK_BYTES = 256 * 1024  # a tensor travels and is hashed in chunks,
-PIECE_BYTES = 4096  # each of them a tree over pieces, as are a trace's payloads: what a dispute opens
+TENSOR_PIECE_BYTES = 2048  # each of them a tree over pieces: what a dispute opens,
+PIECE_BYTES = 4096  # as it does those of a trace's payloads
 DTYPE_BYTES = {"int8": 1, "int16": 2, "uint16": 2, "int32": 4}
 GENERATE, EMBED, SCORE = "generate", "embed", "score"  # what a program can be asked for
 

@@ -204,11 +204,11 @@ def test_a_tensor_root_is_bound_to_name_shape_and_chunk(small: Model) -> None:
 
 
 def test_a_piece_of_a_tensor_leads_to_its_root(small: Model) -> None:
-    """The bytes of the format: pieces of 4 KiB under the chunk's digest, chunks under the root."""
+    """The bytes of the format: pieces of 2 KiB under the chunk's digest, chunks under the root."""
     tensor = cip.Tensor("t", "int8", (300_000,), b"")
     data = bytes(range(256)) * 1171 + bytes(224)
     chunks = [data[: 1 << 18], data[1 << 18 :]]
-    pieces = [merkle.digest(chunks[1][begin : begin + 4096]) for begin in range(0, len(chunks[1]), 4096)]
+    pieces = [merkle.digest(chunks[1][begin : begin + 2048]) for begin in range(0, len(chunks[1]), 2048)]
     chunk = merkle.digest(b"labora/tensor|t|int8|300000|" + bytes(7) + b"\1" + merkle.root_of(pieces))
     assert files.chunk_digest(tensor, 1, chunks[1]) == chunk
     root = files.tensor_root(tensor, np.frombuffer(data, np.int8))
