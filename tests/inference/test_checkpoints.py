@@ -16,6 +16,7 @@ from inference.float_model import forward, pooled
 from inference.importer import import_model, open_checkpoint
 from inference.kv import Segment
 from inference.model import load
+from inference.program import ProgramError
 from inference.quality import TextQuality, VectorQuality
 from inference.reference import NumpyExecutor
 
@@ -202,3 +203,60 @@ def write_gguf(path: Path, checkpoint: Checkpoint, model: Any, quantised: bool =
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def tried(folder: Path, out: Path, monkeypatch: pytest.MonkeyPatch, losses: list[float], max_loss: float) -> Any:
+    """An import whose schemes are said to lose these shares, one after the other."""
+    from inference import importer
+
+    told, real = iter(losses), importer.measure
+
+    def measured(*arguments: Any) -> Any:
+        quality = real(*arguments)
+        assert isinstance(quality, TextQuality)
+        return dataclasses.replace(quality, loss_integer=quality.loss_float + float(np.log1p(next(told))))
+
+    monkeypatch.setattr(importer, "measure", measured)
+    return import_model(folder, out, TEXT, name="m", licence="", positions=512, max_loss=max_loss)
+
+
+def test_the_cheapest_precision_that_gives_the_quality_is_kept(
+    made: dict[str, tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    divergences, kept = [], []
+    for count in range(1, 6):
+        done = tried(made["gemma3"][0], tmp_path / str(count), monkeypatch, [0.02] * (count - 1) + [0.004], 0.005)
+        monkeypatch.undo()
+        assert round(done.quality.lost, 6) == 0.004 and len(done.tried) == count
+        program = load(done.folder)
+        Engine(make_executor("torch", program)).known_answer_test()
+        linears = program.manifest.linears
+        kept.append((done.tried[-1][0], sum(linear.terms == 2 for linear in linears), len(linears)))
+        recorded = program.manifest.quality
+        assert recorded["maxLossPpm"] == 5000 and recorded["linearsOfTwoTerms"] == kept[-1][1]
+        assert recorded["linearsByGptq"] == (0 if count == 1 else len(linears) - kept[-1][1])
+        divergences.append(done.quality.divergence)
+    assert [(name, two) for name, two, _ in kept] == [
+        ("127", 0), ("127, GPTQ", 0), ("two terms in the worst quarter, GPTQ", 8),
+        ("two terms in the worse half, GPTQ", 15), ("two terms", 29),
+    ]  # fmt: skip
+    assert divergences == sorted(divergences, reverse=True), "what costs more is nearer to float"
+
+
+def test_a_wide_product_is_first_tried_with_the_bound_that_saves_a_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = transformers.LlamaConfig(**GROUPED | {"intermediate_size": 1100, "num_hidden_layers": 1})
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path / "m")
+    done = tried(tmp_path / "m", tmp_path / "out", monkeypatch, [0.0], 0.001)
+    assert done.tried[0][0] == "63 where it saves a tile, GPTQ"
+    assert {linear.bound for linear in done.manifest.linears if not linear.name.endswith(".down")} == {127}
+    assert [linear.bound for linear in done.manifest.linears if linear.name.endswith(".down")] == [63]
+
+
+def test_a_quality_that_nothing_gives_is_refused_and_leaves_nothing(
+    made: dict[str, tuple[Path, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ProgramError, match=r"at most 0.1 %; measured 127: 2.000 %, .* two terms: 2.000 %"):
+        tried(made["llama"][0], tmp_path / "out", monkeypatch, [0.02] * 9, 0.001)
+    assert not list(tmp_path.iterdir())

@@ -72,6 +72,12 @@ def test_a_checkpoint_is_imported_checked_and_run(checkpoint: Path, tmp_path: Pa
     assert report["modelId"] in checked.stdout and "numpy: every product on extreme values, 4 known" in checked.stdout
     ran = labora("model", "run", out, "--prompt", "the sea", "--max-tokens", "5", "--engine", "numpy", "--json")
     assert len(json.loads(ran.stdout)["tokens"]) == 5
+    vector = labora("model", "embed", out, "--text", "the sea", "--engine", "numpy", "--json")
+    embedded = json.loads(vector.stdout)
+    assert set(embedded) == {"vector", "traceRoot"} and len(embedded["vector"]) == 32
+    assert abs(sum(value * value for value in embedded["vector"]) ** 0.5 / 2**15 - 1) < 0.001
+    shown = labora("model", "embed", out, "--text", "the sea")
+    assert shown.stdout.split() == list(map(str, embedded["vector"])) and embedded["traceRoot"] in shown.stderr
     again = labora("model", "import", checkpoint, "--out", out, "--text", ROOT / "README.md")
     assert again.returncode == exits.RUNTIME and "not an empty folder" in again.stderr
 
@@ -117,6 +123,10 @@ def test_a_changed_byte_fails_the_check(tmp_path: Path) -> None:
         (["check", "/nonexistent"], exits.RUNTIME, "/nonexistent/manifest.json: No such file"),
         (["import", "/nonexistent", "--text", ROOT / "README.md"], exits.RUNTIME, "/nonexistent/config.json: No such"),
         (["import", ROOT, "--text", "/nonexistent"], exits.USAGE, "--text /nonexistent"),
+        (["import", ROOT, "--max-loss", "little"], exits.USAGE, "--max-loss 'little'"),
+        (["import", ROOT, "--max-loss", "-1%"], exits.USAGE, "--max-loss '-1%'"),
+        (["import", ROOT / "README.md"], exits.RUNTIME, "README.md/config.json"),
+        (["embed", "/nonexistent", "--text", "x"], exits.RUNTIME, "/nonexistent/manifest.json: No such file"),
         (["run", SHIPPED, "--prompt", "x", "--seed", "sea"], exits.USAGE, "--seed 'sea'"),
         (["run", SHIPPED, "--prompt", "x", "--seed", "0" * 65], exits.USAGE, "64 hexadecimal digits"),
         (["run", SHIPPED, "--prompt", "", "--engine", "numpy"], exits.RUNTIME, "0 prompt tokens"),
