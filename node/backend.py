@@ -11,10 +11,13 @@ from node.clock import now_ms
 from node.consensus import Consensus
 from node.host import NodeHost
 from node.inference import InferenceService
+from node.store import Held, ModelStore, StoreRefused
 from node.sync import Sync
+from node.travel import Fetches
 from p2p.network import Network
 from primitives.transaction import Transaction
 from rpc.context import SyncStatus
+from rpc.errors import SERVER_ERROR, RpcError
 
 BEHIND_SECONDS = 30.0
 """Without a commit for so long (and ten block intervals) the node says that it is down."""
@@ -33,6 +36,8 @@ class NodeBackend:
         consensus: Consensus,
         sync: Sync,
         inference: InferenceService,
+        store: ModelStore,
+        fetches: Fetches,
     ) -> None:
         self.ledger = ledger
         self.mempool = mempool
@@ -43,6 +48,8 @@ class NodeBackend:
         self._consensus = consensus
         self._sync = sync
         self._inference = inference
+        self._store = store
+        self._fetches = fetches
         self._last_commit_at = trio.current_time()
         consensus.on_commit.append(self._on_commit)
 
@@ -81,6 +88,34 @@ class NodeBackend:
             "inference": self._inference.status(),
         }
 
+    def local_models(self) -> list[dict[str, Any]]:
+        """state: ready (whole, checked, and nothing said against it here since), asking, fetching, checking, waiting,
+        partial, refused or failed."""
+        rows = {held.model: _held_json(held) for held in self._store.held()}
+        for model in {*rows, *self._fetches.models()}:
+            fetch = self._fetches.of(model)
+            if fetch is not None and self._store.folder_of(model) is None:
+                row = rows.setdefault(model, _held_json(Held(model, "", "", "", 0, 0, False)))
+                row |= {"state": fetch.state, "reason": fetch.reason}
+                if fetch.total_bytes:
+                    row |= {"bytes": fetch.done_bytes, "totalBytes": fetch.total_bytes}
+                row["bytesPerSecond"] = round(fetch.bytes_per_s)
+            elif reason := self._inference.why_not(model):
+                rows[model] |= {"state": "failed", "reason": reason}
+        return list(rows.values())
+
+    def fetch_model(self, model: bytes, peer: str | None) -> None:
+        try:
+            self._fetches.fetch(model, peer)
+        except StoreRefused as error:
+            raise RpcError(SERVER_ERROR, str(error)) from error
+
+    async def remove_model(self, model: bytes) -> int:
+        try:
+            return await self._fetches.remove(model)
+        except StoreRefused as error:
+            raise RpcError(SERVER_ERROR, str(error)) from error
+
     def _status(self) -> str:
         if self._sync.catching_up:
             return "syncing"
@@ -89,3 +124,10 @@ class NodeBackend:
 
     def _on_commit(self, _committed: object) -> None:
         self._last_commit_at = trio.current_time()
+
+
+def _held_json(held: Held) -> dict[str, Any]:
+    return {
+        "model": "0x" + held.model.hex(), "name": held.name, "state": held.state, "reason": held.reason,
+        "bytes": held.done_bytes, "totalBytes": held.total_bytes, "bytesPerSecond": 0, "shipped": held.shipped,
+    }  # fmt: skip

@@ -130,7 +130,7 @@ def run(
     rpc_cors: Annotated[list[str] | None, typer.Option(help="Origin that browser pages may call from.")] = None,
     rpc_vhosts: Annotated[list[str] | None, typer.Option(help="Host name that requests may carry.")] = None,
     engine: Annotated[str | None, typer.Option(help="auto, torch, numpy or none.")] = None,
-    model_dir: Annotated[str | None, typer.Option(help="Folder of model files.")] = None,
+    model_quota_mib: Annotated[int | None, typer.Option(help="MiB that models may take.")] = None,
     engine_threads: Annotated[int | None, typer.Option(help="CPU threads of the model's process.")] = None,
     engine_device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     passphrase_file: Annotated[str | None, typer.Option(help="File with the keys' passphrase.")] = None,
@@ -144,7 +144,7 @@ def run(
     flags = {
         "p2p_host": p2p_host, "p2p_port": p2p_port, "p2p_peers": p2p_peers or None, "rpc_host": rpc_host,
         "rpc_port": rpc_port, "rpc_cors": rpc_cors or None, "rpc_vhosts": rpc_vhosts or None, "engine": engine,
-        "model_dir": model_dir, "engine_threads": engine_threads, "engine_device": engine_device,
+        "model_quota_mib": model_quota_mib, "engine_threads": engine_threads, "engine_device": engine_device,
         "passphrase_file": passphrase_file, "log_level": log_level, "log_format": log_format,
     }  # fmt: skip
     folder = _data_folder(data_dir)
@@ -455,7 +455,7 @@ def config(data_dir: DataDir = None) -> None:
     folder = _data_folder(data_dir)
     print(to_toml(_load_config(folder, {})), end="")
     print(f"\n# data folder {folder.root}")
-    for name in ("config", "genesis", "keys", "keystore", "chain", "wal", "signer", "journal"):
+    for name in ("config", "genesis", "keys", "keystore", "chain", "wal", "signer", "journal", "models"):
         print(f"#   {name:<9} {getattr(folder, name)}")
 
 

@@ -40,8 +40,8 @@ class NodeConfig:
     """Host names that requests may carry; `*` for any."""
     engine: str = "auto"
     """What runs the models: torch, numpy, auto (torch where it is installed), none (validate only)."""
-    model_dir: str = ""
-    """Folder of model files; empty: those that ship with the program."""
+    model_quota_mib: int = 102_400
+    """MiB that models may take in the data folder; those that ship do not count."""
     engine_threads: int = 1
     """CPU threads of the model's process."""
     engine_device: str = "cpu"
@@ -61,7 +61,7 @@ DESCRIPTIONS = {
     "rpc_cors": "origins that browser pages may call from",
     "rpc_vhosts": "host names that requests may carry",
     "engine": "what runs the models: auto, torch, numpy or none",
-    "model_dir": "folder of model files (empty: those that ship)",
+    "model_quota_mib": "MiB that models may take in the data folder",
     "engine_threads": "CPU threads of the model's process",
     "engine_device": "where the models run: cpu, cuda or cuda:N (torch only)",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
@@ -109,6 +109,16 @@ class DataFolder:
     def journal(self) -> Path:
         """Results of models, kept until their work has settled."""
         return self.root / "journal"
+
+    @property
+    def models(self) -> Path:
+        """Models that were fetched (node.store)."""
+        return self.root / "models"
+
+    @property
+    def token(self) -> Path:
+        """The secret that admin_ methods of JSON-RPC ask for, made by a running node, mode 600."""
+        return self.root / "admin.secret"
 
     @property
     def lock(self) -> Path:
@@ -207,5 +217,7 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: {name} must be between 0 and 65535, not {value}")
     if name == "engine_threads" and not 1 <= value <= 1024:
         raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
+    if name == "model_quota_mib" and not 0 <= value <= 1 << 30:
+        raise Fatal(CONFIGURATION, f"{source}: model_quota_mib must be between 0 and {1 << 30}, not {value}")
     if name == "engine_device" and not DEVICE.fullmatch(value):
         raise Fatal(CONFIGURATION, f"{source}: engine_device must be cpu, cuda or cuda:N, not {value!r}")

@@ -1,4 +1,4 @@
-"""The node as the network sees it: answers from the ledger and the mempool, and takes what peers offer.
+"""The node as the network sees it: answers from ledger, mempool and models, and takes what peers offer.
 
 An adapter; it decides nothing.
 """
@@ -13,6 +13,8 @@ from chain.ledger import Ledger
 from chain.mempool import Mempool
 from node.clock import now_ms
 from node.messages import Decoder
+from node.travel import Shelf
+from p2p.network import ModelPiece
 from primitives.block import MalformedBlock, decode_block
 from primitives.hashing import keccak
 from primitives.transaction import InvalidTransaction, Transaction
@@ -28,7 +30,7 @@ log = structlog.get_logger("host")
 class NodeHost:
     """What p2p.host.Host asks for."""
 
-    def __init__(self, ledger: Ledger, mempool: Mempool, decoder: Decoder) -> None:
+    def __init__(self, ledger: Ledger, mempool: Mempool, decoder: Decoder, shelf: Shelf | None = None) -> None:
         self.announce: Callable[[list[bytes]], None] = _nobody
         """Tells peers that these transactions can be pulled here; set once the network exists."""
         self.on_pending: list[Callable[[Transaction], None]] = []
@@ -36,6 +38,7 @@ class NodeHost:
         self._ledger = ledger
         self._mempool = mempool
         self._decoder = decoder
+        self._shelf = shelf
         self._refused: OrderedDict[bytes, None] = OrderedDict()
 
     # ------------------------------------------------------------------ p2p.host.Host
@@ -83,6 +86,12 @@ class NodeHost:
 
     async def get_range(self, from_height: int, count: int, max_bytes: int) -> Sequence[tuple[bytes, bytes]]:
         return await trio.to_thread.run_sync(self._range, from_height, count, max_bytes)
+
+    def holds_model(self, model: bytes) -> bool:
+        return self._shelf is not None and self._shelf.holds(model)
+
+    async def get_model_piece(self, model: bytes, part: int, number: int) -> ModelPiece | None:
+        return None if self._shelf is None else await self._shelf.piece(model, part, number)
 
     # ------------------------------------------------------------------ for the node itself
 

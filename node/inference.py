@@ -18,7 +18,7 @@ from node.config import NodeConfig
 from node.consensus import Consensus
 from node.duties import UNDERWAY_MAX, Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
 from node.journal import Journal
-from node.words import find_models
+from node.store import ModelStore
 from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
@@ -46,6 +46,7 @@ class InferenceService:
         hot_key: bytes | None,
         config: NodeConfig,
         journal_folder: Path,
+        models: ModelStore,
     ) -> None:
         self._ledger = ledger
         self._consensus = consensus
@@ -53,6 +54,7 @@ class InferenceService:
         self._hot_key = hot_key
         self._config = config
         self._journal = Journal(journal_folder)
+        self._models = models
         self._operator: bytes | None = None
         self._duties: list[Duty] = []
         self._duties_head = -1
@@ -67,6 +69,8 @@ class InferenceService:
         """Why the last one was refused; said once."""
         self._workers: dict[bytes, Worker] = {}
         self._not_served: dict[bytes, str] = {}
+        self._missing: set[bytes] = set()
+        """Models of these that are not here; looked for after every commit."""
         self._open_tasks: set[bytes] = set()
         self._settled_tasks = 0
         self._done_tasks = 0
@@ -86,6 +90,12 @@ class InferenceService:
             "workerRestarts": sum(worker.restarts for worker in self._workers.values()),
         }
 
+    def why_not(self, model: bytes) -> str:
+        """What is wrong with a model that is here: it was to be run and could not. Empty when nothing is."""
+        if self._config.engine == "none" or model in self._missing:
+            return ""
+        return self._not_served.get(model, "")
+
     async def run(self) -> None:
         """Plan after every commit, from the first StartHeight on."""
         await self._consensus.started.wait()
@@ -104,6 +114,10 @@ class InferenceService:
                 for worker in self._workers.values():
                     await worker.stop()
 
+    def wake(self) -> None:
+        """Plan again: something is different that no block says."""
+        self._wake_planner.set()
+
     # ------------------------------------------------------------------ planning
 
     async def _plan(self, nursery: trio.Nursery) -> None:
@@ -119,6 +133,9 @@ class InferenceService:
         tasks = {duty.task for duty in self._duties}
         self._refused = {key for key in self._refused if key[0] in tasks}
         self._failures = {key: count for key, count in self._failures.items() if key[0] in tasks}
+        for model in [model for model in self._missing if self._models.folder_of(model) is not None]:
+            self._missing.discard(model)
+            self._not_served.pop(model, None)
         for model in served - self._workers.keys() - self._not_served.keys():
             self._start_worker(model, nursery)
         self._wake_workers.set()
@@ -175,11 +192,12 @@ class InferenceService:
         if config.engine == "none":
             self._not_serving(model, "this node runs no models (engine = none)")
             return
-        folders = find_models(config.model_dir)
-        if model not in folders:
-            self._not_serving(model, f"no files of it in {config.model_dir or 'the shipped models'}")
+        folder = self._models.folder_of(model)
+        if folder is None:
+            self._missing.add(model)
+            self._not_serving(model, "it is not here, whole and checked: `labora model fetch` brings it")
             return
-        worker = Worker(WorkerConfig(folders[model], config.engine, config.engine_threads, config.engine_device))
+        worker = Worker(WorkerConfig(folder, config.engine, config.engine_threads, config.engine_device))
         self._workers[model] = worker
         nursery.start_soon(self._work, model, worker)
 

@@ -128,3 +128,22 @@ def _read_passphrase(path: Path) -> str:
         return path.read_text().rstrip("\n")
     except OSError as error:
         raise Fatal(CONFIGURATION, f"passphrase file {path} cannot be read: {error}") from error
+
+
+def admin_secret(path: Path) -> bytes:
+    """What tokens for admin_ methods are signed with: 32 bytes in hex in a file of mode 600, made when it is missing.
+    Raises Fatal (78)."""
+    if not path.exists():
+        write_private(path, secrets.token_hex(32) + "\n")
+    return read_admin_secret(path)
+
+
+def read_admin_secret(path: Path) -> bytes:
+    """The secret of a node that has run. Raises Fatal (78)."""
+    try:
+        secret = bytes.fromhex(path.read_text().strip())
+    except (OSError, ValueError) as error:
+        raise Fatal(CONFIGURATION, f"{path} cannot be read: {error}; a running node makes it anew") from error
+    if len(secret) != 32:
+        raise Fatal(CONFIGURATION, f"{path} holds {len(secret)} bytes, not 32; a running node makes it anew")
+    return secret

@@ -35,11 +35,13 @@ from node.consensus import Consensus, timing_of
 from node.exits import CONFIGURATION, DISK, INTERRUPTED, LOCKED, OK, PORT_IN_USE, SIGNER, WRONG_CHAIN, Fatal
 from node.host import NodeHost
 from node.inference import InferenceService
-from node.keys import NodeKeys, find_passphrase, has_validator_keys, read_keystore, read_node_keys
+from node.keys import NodeKeys, admin_secret, find_passphrase, has_validator_keys, read_keystore, read_node_keys
 from node.messages import Decoder
 from node.replay import Recovered, recover
 from node.signer import FileSigner, SignerError, SignerLocked, create_or_open
+from node.store import ModelStore
 from node.sync import Sync
+from node.travel import Fetches, Shelf, check_model
 from node.wal import LostLog, WriteAheadLog, begin_log, open_log, set_aside
 from p2p.network import AddressError, Network, NetworkConfig
 from rpc.context import Context
@@ -94,6 +96,7 @@ class Node:
     mempool: Mempool
     network: Network
     host: NodeHost
+    store: ModelStore
     consensus_parts: tuple[WriteAheadLog, Core, Recovered, FileSigner | None]
     keys: NodeKeys | None
 
@@ -107,16 +110,23 @@ class Node:
         )
         sync = Sync(self.network, consensus, ledger)
         hot_key = None if self.keys is None else self.keys.hot
-        inference = InferenceService(ledger, consensus, host.submit, hot_key, config, self.folder.journal)
+        store = self.store
+        inference = InferenceService(ledger, consensus, host.submit, hot_key, config, self.folder.journal, store)
+        fetches = Fetches(self.network, store, partial(check_model, config=config))
+        fetches.on_ready.append(lambda _model: inference.wake())
         version = program_version()
-        backend = NodeBackend(version, ledger, self.mempool, host, self.network, consensus, sync, inference)
+        backend = NodeBackend(
+            version, ledger, self.mempool, host, self.network, consensus, sync, inference, store, fetches
+        )
         hub, filters = Hub(), Filters()
         consensus.on_commit.append(hub.committed)
         host.announce = self.network.announce_transactions
         host.on_pending += [hub.pending, filters.pending]
         methods = registry()
         context = Context(backend, filters, methods.namespaces)
-        server = ServerConfig(config.rpc_host, config.rpc_port, config.rpc_cors, config.rpc_vhosts)
+        server = ServerConfig(
+            config.rpc_host, config.rpc_port, config.rpc_cors, config.rpc_vhosts, admin_secret(self.folder.token)
+        )
         try:
             async with trio.open_nursery() as nursery:
                 rpc_port = await nursery.start(_serve, server, Dispatcher(methods), hub, context, backend)
@@ -124,6 +134,7 @@ class Node:
                 nursery.start_soon(consensus.run)
                 nursery.start_soon(sync.run)
                 nursery.start_soon(inference.run)
+                nursery.start_soon(fetches.run)
                 nursery.start_soon(self._expire)
                 self._write_endpoints(rpc_port, p2p_port)
                 log.info(
@@ -179,7 +190,8 @@ def open_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> Node:
         log.info("ledger open", genesis=ledger.genesis_hash, head=head.number, state_root=head.header.state_root)
         keys, node_key = _read_keys(folder, config)
         mempool = Mempool(ledger)
-        host = NodeHost(ledger, mempool, Decoder(ledger.sign_context))
+        store = ModelStore(folder.models, config.model_quota_mib)
+        host = NodeHost(ledger, mempool, Decoder(ledger.sign_context), Shelf(store))
         listen, peers = (config.p2p_host, config.p2p_port), config.p2p_peers
         try:
             chain = (ledger.params.chain_id, ledger.genesis_hash)
@@ -191,7 +203,7 @@ def open_node(folder: DataFolder, config: NodeConfig, new_signer: bool) -> Node:
             undo.callback(signer.close)
         parts = (*recover_log(folder.wal, ledger, signer), signer)
         undo.pop_all()
-    return Node(folder, config, kv, ledger, mempool, network, host, parts, keys)
+    return Node(folder, config, kv, ledger, mempool, network, host, store, parts, keys)
 
 
 def _read_keys(folder: DataFolder, config: NodeConfig) -> tuple[NodeKeys | None, bytes]:

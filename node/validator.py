@@ -250,10 +250,11 @@ def serve(operator: Operator, folder: DataFolder, config: NodeConfig, model: str
             f"{operator.name} serves {name} already, at {declared} multiply-adds a block: --macs-per-block N changes "
             f"the rate, `labora validator stop-serving` ends it",
         )
+    _require_checked(operator.client, identifier, name)
     lines, values = [f"{operator.name} serves {name} (0x{identifier.hex()})"], {}
     if rate is None:
         params, _ = own_chain(operator.client, folder)
-        per_second = measure(operator.client, identifier, config)
+        per_second = measure(operator.client, identifier, folder, config)
         # A task that is executed once is checked k times: of a machine's time 1 part in k + 1 goes to executing.
         rate = max(1, per_second * params.block_interval_ms // 1000 // (1 + params.auditors))
         lines.append(
@@ -281,6 +282,19 @@ def stop_serving(operator: Operator, model: str | None) -> Report:
     done = operator.send(abi.STOP_SERVING, identifier)
     line = f"{operator.name} serves {name} no more; what it was dealt before is still owed"
     return done.told([line], model=to_hex(identifier), name=name)
+
+
+def _require_checked(client: Client, model: bytes, name: str) -> None:
+    """Who declares a model must hold it: the node that is asked says whether it is there and its check has passed.
+    Raises Fatal."""
+    rows = {row["model"]: row for row in client.call("labora_localModels")}
+    row = rows.get(to_hex(model))
+    if row is None:
+        hint = f"`labora model fetch {to_hex(model)}` brings it"
+        raise Fatal(RUNTIME, f"the node at {client.url} does not hold {name}: {hint}")
+    if row["state"] != "ready":
+        why = f" ({row['reason']})" if row["reason"] else ""
+        raise Fatal(RUNTIME, f"on the node at {client.url} {name} is {row['state']}{why}: only ready ones are served")
 
 
 def find_model(client: Client, wanted: str | None) -> tuple[str, bytes]:
@@ -312,28 +326,28 @@ def own_chain(client: Client, folder: DataFolder) -> tuple[ChainParams, bytes]:
     return spec.params, genesis_hash
 
 
-def measure(client: Client, model: bytes, config: NodeConfig) -> int:
+def measure(client: Client, model: bytes, folder: DataFolder, config: NodeConfig) -> int:
     """Multiply-adds a second of the configured engine on this machine, the process started as the node starts it."""
     import trio
 
     from node import logs
-    from node.words import find_models
+    from node.store import ModelStore
     from node.worker import WorkerConfig, WorkerFailed, WorkerUnfit
 
     hint = "or say --macs-per-block"
     if config.engine == "none":
         raise Fatal(CONFIGURATION, f"engine = none: this node runs no models; choose another engine, {hint}")
-    folders = find_models(config.model_dir)
-    if model not in folders:
-        where = config.model_dir or "the shipped models"
-        raise Fatal(CONFIGURATION, f"no files of model 0x{model.hex()} in {where}: set model_dir, {hint}")
+    path = ModelStore(folder.models, config.model_quota_mib).folder_of(model)
+    if path is None:
+        where = f"model {to_hex(model)} is not in {folder.models}"
+        raise Fatal(CONFIGURATION, f"{where}: --data-dir names the node's folder, {hint}")
     (values,) = abi.GET_MODEL.decode_result(client.read_contract(MODELS, abi.GET_MODEL.encode_call(model)))
     facts = abi.MODEL.named(values)
     cost = ModelCost(facts["a"], facts["b"], facts["c"], facts["auditWeightNum"], facts["auditWeightDen"])
     tokens = min(MEASURE_TOKENS, facts["context"] // 2)
     allowed = [token for token in range(min(facts["vocabulary"], 256)) if token not in facts["stopIds"]]
     prompt = [allowed[i % len(allowed)] for i in range(tokens)]
-    worker_config = WorkerConfig(folders[model], config.engine, config.engine_threads, config.engine_device)
+    worker_config = WorkerConfig(path, config.engine, config.engine_threads, config.engine_device)
     logs.set_up("error", config.log_format)
     try:
         return trio.run(_measure, worker_config, cost, prompt, tokens)

@@ -27,10 +27,12 @@ REQUESTS = 2  # small questions and announcements about blocks
 BLOCKS = 3  # whole bodies
 TRANSACTIONS = 4
 SYNC = 5  # ranges of blocks
-CHANNELS = range(6)
+MODELS = 6  # parts of models
+CHANNELS = range(7)
 
 GOSSIP_MESSAGE_BYTES_MAX = 1 * MIB
 SYNC_MESSAGE_BYTES_MAX = 8 * MIB
+MODEL_MESSAGE_BYTES_MAX = 264 * KIB  # a chunk of 256 KiB and its path
 # The hard bound of each channel. Control and requests are small by nature; consensus messages carry at most a
 # certificate of 128 signatures (about 9 KiB).
 MESSAGE_BYTES_MAX = {
@@ -40,6 +42,7 @@ MESSAGE_BYTES_MAX = {
     BLOCKS: GOSSIP_MESSAGE_BYTES_MAX,
     TRANSACTIONS: GOSSIP_MESSAGE_BYTES_MAX,
     SYNC: SYNC_MESSAGE_BYTES_MAX,
+    MODELS: MODEL_MESSAGE_BYTES_MAX,
 }
 assert set(MESSAGE_BYTES_MAX) == set(CHANNELS)
 assert max(MESSAGE_BYTES_MAX.values()) < 1 << 32

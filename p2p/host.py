@@ -1,7 +1,7 @@
 """What the network asks of the node that hosts it, and what it tells about its peers.
 
 Owns the `Host` protocol, `NetworkConfig`, `PeerAddress` and `PeerInfo`. Refuses to know sockets, and what the bytes
-of votes, blocks and transactions mean.
+of votes, blocks, transactions and models mean.
 """
 
 from __future__ import annotations
@@ -92,6 +92,16 @@ class PeerInfo:
     score: int
 
 
+@dataclass(frozen=True, slots=True)
+class ModelPiece:
+    """A part of a model. size: bytes of the whole manifest or tokenizer.json, 0 for a chunk of the tensors. siblings: a
+    chunk's path to its tensor's root."""
+
+    size: int
+    data: bytes
+    siblings: Sequence[bytes] = ()
+
+
 class Host(Protocol):
     """The node, as the network sees it. Plain methods run on the event loop and must be quick (no large reads).
 
@@ -131,3 +141,10 @@ class Host(Protocol):
     async def get_range(self, from_height: int, count: int, max_bytes: int) -> Sequence[tuple[bytes, bytes]]:
         """(wire body, commit certificate) of the blocks from_height, from_height + 1, ..., at most `count` of them and
         at most `max_bytes` bytes in all (always at least one if there is one); empty when from_height is not stored."""
+
+    def holds_model(self, model: bytes) -> bool:
+        """Whether parts of this model can be asked for here: it is whole and was checked."""
+
+    async def get_model_piece(self, model: bytes, part: int, number: int) -> ModelPiece | None:
+        """Piece `number` (256 KiB each) of the manifest or the tokenizer.json, or chunk `number` of the tensors
+        (messages.PART_*), at most 256 KiB; None when it is not here, or there is no such number."""

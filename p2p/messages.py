@@ -28,6 +28,11 @@ TRANSACTIONS_BYTES_MAX = 1 * MIB - 8 * KIB
 RANGE_BLOCKS_MAX = 16
 RANGE_BYTES_MAX = 4 * MIB
 CERTIFICATE_BYTES_MAX = 64 * KIB
+MODEL_DATA_BYTES_MAX = 256 * KIB
+MODEL_SIBLINGS_MAX = 64
+SIZE_MAX = (1 << 63) - 1
+# What of a model is asked for.
+PART_MANIFEST, PART_TOKENIZER, PART_CHUNK = 0, 1, 2
 NONCE_MAX = (1 << 64) - 1
 
 # Why a connection is ended, for the other side's log.
@@ -132,6 +137,43 @@ class RangeReply:
     blocks: tuple[tuple[bytes, bytes], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelQuery:
+    """Is this model held, whole and checked?"""
+
+    model: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAnswer:
+    """held: 1 or 0."""
+
+    model: bytes
+    held: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """Asks for a piece of 256 KiB of the manifest or the tokenizer.json by its number, or for a chunk of the tensors by
+    its number in the manifest."""
+
+    request_id: int
+    model: bytes
+    part: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPart:
+    """Answers a ModelRequest. size: bytes of the whole manifest or tokenizer.json, 0 for a chunk. siblings: a chunk's
+    path to its tensor's root. Empty data: not here."""
+
+    request_id: int
+    size: int
+    data: bytes
+    siblings: tuple[bytes, ...]
+
+
 Message = (
     Goodbye
     | Ping
@@ -146,6 +188,10 @@ Message = (
     | Transactions
     | RangeRequest
     | RangeReply
+    | ModelQuery
+    | ModelAnswer
+    | ModelRequest
+    | ModelPart
 )
 
 
@@ -304,6 +350,30 @@ _TABLE: tuple[tuple[int, type[Message], int, tuple[_Read, ...]], ...] = (
         ),
     ),
     (65, RangeReply, framing.SYNC, (_integer("request_id", NONCE_MAX), _BLOCKS)),
+    (96, ModelQuery, framing.REQUESTS, (_hash("model"),)),
+    (97, ModelAnswer, framing.REQUESTS, (_hash("model"), _integer("held", 1))),
+    (
+        98,
+        ModelRequest,
+        framing.REQUESTS,
+        (
+            _integer("request_id", NONCE_MAX),
+            _hash("model"),
+            _integer("part", PART_CHUNK),
+            _integer("number", SIZE_MAX),
+        ),
+    ),
+    (
+        99,
+        ModelPart,
+        framing.MODELS,
+        (
+            _integer("request_id", NONCE_MAX),
+            _integer("size", SIZE_MAX),
+            _binary("data", MODEL_DATA_BYTES_MAX),
+            _list("siblings", _hash("siblings"), MODEL_SIBLINGS_MAX),
+        ),
+    ),
 )
 # Numbers kept for what later versions speak; a node of today refuses them by name.
 RESERVED = {
@@ -318,4 +388,5 @@ _OF_NUMBER = {number: (cls, channel, schema) for number, cls, channel, schema in
 _OF_CLASS = {cls: (number, channel, schema) for number, cls, channel, schema in _TABLE}
 _FIELDS_MAX = 1 + max(len(schema) for *_, schema in _TABLE)
 assert not RESERVED.keys() & _OF_NUMBER.keys()
+assert MODEL_DATA_BYTES_MAX + MODEL_SIBLINGS_MAX * (HASH_BYTES + 2) + 64 <= framing.MODEL_MESSAGE_BYTES_MAX
 assert RANGE_BYTES_MAX + BODY_BYTES_MAX + 2 * CERTIFICATE_BYTES_MAX <= framing.SYNC_MESSAGE_BYTES_MAX

@@ -1,7 +1,7 @@
 """The network as the node sees it: start it, say what is new, take what peers say.
 
-Owns the wiring of pool, gossip and sync, and who may say what to whom. Refuses to know votes, blocks and transactions:
-the `Host` judges them.
+Owns the wiring of pool, gossip, sync and models, and who may say what to whom. Refuses to know votes, blocks,
+transactions and models: the `Host` judges them.
 
     network = Network(config, host)
     network.set_head(head_height, base_height)
@@ -27,13 +27,17 @@ from p2p.errors import (
 )
 from p2p.gossip import BlockExchange, ConsensusInbox, Flood, TxExchange
 from p2p.handshake import node_id
-from p2p.host import AddressError, Host, NetworkConfig, PeerAddress, PeerInfo
-from p2p.messages import Message
+from p2p.host import AddressError, Host, ModelPiece, NetworkConfig, PeerAddress, PeerInfo
+from p2p.messages import PART_CHUNK, PART_MANIFEST, PART_TOKENIZER, Message
+from p2p.models import ModelExchange, NobodyHolds
 from p2p.peer import Peer
 from p2p.pool import Pool
 from p2p.sync import BlockSync, SyncBlock, SyncStream
 
 __all__ = [
+    "PART_CHUNK",
+    "PART_MANIFEST",
+    "PART_TOKENIZER",
     "AddressError",
     "ConsensusInbox",
     "FrameError",
@@ -41,8 +45,11 @@ __all__ = [
     "Host",
     "MessageError",
     "MisbehavedPeer",
+    "ModelExchange",
+    "ModelPiece",
     "Network",
     "NetworkConfig",
+    "NobodyHolds",
     "PeerAddress",
     "PeerInfo",
     "ProtocolError",
@@ -64,6 +71,7 @@ class Network:
         self._blocks = BlockExchange(self._pool, host)
         self._transactions = TxExchange(self._pool, host)
         self._sync = BlockSync(self._pool, host)
+        self._models = ModelExchange(self._pool, host)
         self._head_height = 0
         self._base_height = 0
 
@@ -195,10 +203,19 @@ class Network:
         its own reader; at most 64 blocks wait for it."""
         return self._sync.open(from_height)
 
+    # -- models
+
+    @property
+    def models(self) -> ModelExchange:
+        """Parts of models from peers that hold them; what is asked of this node is answered by the host."""
+        return self._models
+
     # -- from the pool
 
     async def _serve(self, peer: Peer) -> None:
-        await self._sync.serve(peer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._sync.serve, peer)
+            nursery.start_soon(self._models.serve, peer)
 
     def _connected(self, peer: Peer) -> None:
         peer.send(messages.StatusUpdate(self._head_height, self._base_height))
@@ -212,6 +229,7 @@ class Network:
     def _peers_changed(self) -> None:
         self._blocks.peers_changed()
         self._sync.peers_changed()
+        self._models.peers_changed()
 
     def _handle(self, peer: Peer, message: Message) -> None:
         match message:
@@ -233,6 +251,14 @@ class Network:
                 self._sync.on_request(peer, message)
             case messages.RangeReply():
                 self._sync.on_reply(peer, message)
+            case messages.ModelQuery():
+                self._models.on_query(peer, message)
+            case messages.ModelAnswer():
+                self._models.on_answer(peer, message)
+            case messages.ModelRequest():
+                self._models.on_request(peer, message)
+            case messages.ModelPart():
+                self._models.on_part(peer, message)
             case messages.StatusUpdate():
                 self._on_status(peer, message)
             case messages.Ping(nonce):

@@ -18,7 +18,7 @@ import trio
 
 from p2p import framing, messages
 from p2p.errors import FrameError, MessageError, MisbehavedPeer, NonceExhausted
-from p2p.framing import BLOCKS, CHANNELS, CONSENSUS, CONTROL, KIB, MIB, REQUESTS, SYNC, TRANSACTIONS
+from p2p.framing import BLOCKS, CHANNELS, CONSENSUS, CONTROL, KIB, MIB, MODELS, REQUESTS, SYNC, TRANSACTIONS
 from p2p.handshake import Session
 from p2p.messages import Message
 
@@ -32,7 +32,8 @@ READ_BYTES = 64 * KIB
 BATCH_BYTES = 16 * KIB  # small records that leave in one call; more would be written ahead of a later vote
 
 # What may wait for a peer that reads slowly. A peer that cannot take its votes is of no use and is disconnected, and so
-# is one that asks for more answers than it takes; of transactions the oldest announcements go first; sync waits.
+# is one that asks for more answers than it takes; of transactions the oldest announcements go first; sync and models
+# wait.
 QUEUE_BYTES_MAX = {
     CONTROL: 64 * KIB,
     CONSENSUS: 4 * MIB,
@@ -40,14 +41,19 @@ QUEUE_BYTES_MAX = {
     BLOCKS: 9 * MIB,
     TRANSACTIONS: 4 * MIB,
     SYNC: 8 * MIB,
+    MODELS: 528 * KIB,
 }
+WAITING = (SYNC, MODELS)  # channels on which the sender waits for room
 # What a peer may have asked of us and not been answered.
 RANGE_REQUESTS_MAX = 4
+MODEL_REQUESTS_MAX = 4
 BODIES_ASKED_MAX = 8
 TX_ANNOUNCE_BYTES_MAX = 16 * KIB
 TX_KNOWN_MAX = 8_192
 # Hashes that a peer may announce; the rest is not looked up. Each costs a look-up in the store.
 TX_ANNOUNCED_PER_S, TX_ANNOUNCED_BURST = 2_000, 8_192
+# Questions that a peer may ask about what models are here; the rest is not answered.
+MODEL_QUERIES_PER_S, MODEL_QUERIES_BURST = 4, 64
 
 assert set(QUEUE_BYTES_MAX) == set(CHANNELS)
 assert QUEUE_BYTES_MAX[BLOCKS] > BODIES_ASKED_MAX * framing.MESSAGE_BYTES_MAX[BLOCKS]
@@ -114,6 +120,14 @@ class RangeSlot:
 
 
 @dataclass(slots=True)
+class ModelSlot:
+    """One part of a model that was asked for; `reply` stays None when the peer is gone or has not answered."""
+
+    done: trio.Event = field(default_factory=trio.Event)
+    reply: messages.ModelPart | None = None
+
+
+@dataclass(slots=True)
 class TxAsked:
     """One TxRequest in flight. given_up: its hashes were asked of others, only the place in the order remains."""
 
@@ -152,6 +166,12 @@ class Peer:
         self.tx_budget = TokenBucket(TX_ANNOUNCED_PER_S, TX_ANNOUNCED_BURST)
         self.range_requests: deque[messages.RangeRequest] = deque()
         self.range_requested = Signal()
+        # Models: what we await, what it said to hold (None: asked), what it asked of us.
+        self.models_asked: dict[int, ModelSlot] = {}
+        self.models_held: dict[bytes, bool | None] = {}
+        self.model_requests: deque[messages.ModelRequest] = deque()
+        self.model_requested = Signal()
+        self.model_queries = TokenBucket(MODEL_QUERIES_PER_S, MODEL_QUERIES_BURST)
 
         self._stream = stream
         self._trailing = session.trailing
@@ -161,7 +181,7 @@ class Peer:
         self._queued_bytes = dict.fromkeys(CHANNELS, 0)
         self._offset = dict.fromkeys(CHANNELS, 0)
         self._wake = Signal()
-        self._sync_room = Signal()
+        self._room = {channel: Signal() for channel in WAITING}
         self._writing = False
         self._said_all = False
         self._scope = trio.CancelScope()
@@ -188,7 +208,7 @@ class Peer:
             full = self._queued_bytes[channel] + len(data) > QUEUE_BYTES_MAX[channel]
             if full and droppable:
                 return False
-            if full and channel != SYNC:  # sync waits in send_waiting before it comes here
+            if full and channel not in WAITING:  # these wait in send_waiting before they come here
                 self.close(messages.GOODBYE_SLOW, f"{self._queued_bytes[channel]} bytes wait on channel {channel}")
                 return False
         self._queues[channel].append((data, droppable))
@@ -197,11 +217,11 @@ class Peer:
         return True
 
     async def send_waiting(self, message: Message) -> None:
-        """Queue a message on the sync channel as soon as it fits (back-pressure)."""
-        data = messages.encode(message)
-        while self._queued_bytes[SYNC] and self._queued_bytes[SYNC] + len(data) > QUEUE_BYTES_MAX[SYNC]:
-            await self._sync_room.wait()
-        self.send_encoded(SYNC, data)
+        """Queue a message on the channel of sync or models as soon as it fits (back-pressure)."""
+        channel, data = messages.channel_of(message), messages.encode(message)
+        while self._queued_bytes[channel] and self._queued_bytes[channel] + len(data) > QUEUE_BYTES_MAX[channel]:
+            await self._room[channel].wait()
+        self.send_encoded(channel, data)
 
     def _drop_oldest(self, needed: int) -> None:
         """Throw away waiting announcements until `needed` bytes fit; never a message whose first part has left."""
@@ -250,7 +270,7 @@ class Peer:
                     nursery.start_soon(serve, self)
         finally:
             self.closing = True
-            for slot in self.ranges_asked.values():
+            for slot in (*self.ranges_asked.values(), *self.models_asked.values()):
                 slot.done.set()
             with trio.CancelScope(shield=True):
                 await self._farewell()
@@ -339,8 +359,8 @@ class Peer:
                 self._queues[channel].popleft()
                 self._queued_bytes[channel] -= len(data)
                 self._offset[channel] = 0
-                if channel == SYNC:
-                    self._sync_room.notify()
+                if channel in WAITING:
+                    self._room[channel].notify()
         return bytes(batch)
 
     async def _pulse(self) -> None:
@@ -369,6 +389,8 @@ class Peer:
         if channel == BLOCKS and not self.bodies_asked:
             return 0
         if channel == SYNC and not self.ranges_asked:
+            return 0
+        if channel == MODELS and not self.models_asked:
             return 0
         if channel == TRANSACTIONS and not self.tx_asked:
             return TX_ANNOUNCE_BYTES_MAX

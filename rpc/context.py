@@ -42,6 +42,15 @@ class Backend(Protocol):
     def health(self) -> dict[str, Any]:
         """What labora_health shows: height, round, peers, engine, tasks, clock offset, and `status`."""
 
+    def local_models(self) -> list[dict[str, Any]]:
+        """What labora_localModels shows. Called in a thread."""
+
+    def fetch_model(self, model: bytes, peer: str | None) -> None:
+        """Begin to fetch a model. Raises RpcError."""
+
+    async def remove_model(self, model: bytes) -> int:
+        """Delete a model; the bytes freed. Raises RpcError."""
+
     def now_ms(self) -> int:
         """Wall clock, for expiry of filters."""
 
@@ -54,6 +63,8 @@ class Context:
     filters: Filters
     namespaces: Callable[[], Sequence[str]]
     session: Session | None = field(default=None)
+    admin: bool = False
+    """The request carries a token of the node's secret."""
 
     @property
     def ledger(self) -> Ledger:
@@ -62,6 +73,10 @@ class Context:
     def for_session(self, session: Session) -> "Context":
         """The context of one WebSocket connection."""
         return replace(self, session=session)
+
+    def for_admin(self) -> "Context":
+        """The context of a request with a token."""
+        return replace(self, admin=True)
 
     def number(self, block: Any) -> int:
         """Height that a block parameter names (tag, quantity, or EIP-1898 object). Raises RpcError."""

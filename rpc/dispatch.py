@@ -2,7 +2,7 @@
 
 A method is a plain function `(context, *params) -> JSON value`; it raises RpcError for whatever its caller did wrong.
 Methods marked `heavy` execute code or walk many blocks, those marked `reads` fetch something from the store: the
-dispatcher runs them in threads, few and more, so that they never delay a vote.
+dispatcher runs them in threads, few and more, so that they never delay a vote. `admin` ones ask for a token.
 """
 
 import inspect
@@ -24,6 +24,7 @@ from rpc.errors import (
     RESPONSE_TOO_LARGE,
     SERVER_ERROR,
     TIMED_OUT,
+    UNAUTHORIZED,
     RpcError,
 )
 
@@ -45,6 +46,7 @@ class Method:
     call: Callable[..., Any]
     heavy: bool
     reads: bool
+    admin: bool
     least: int
     most: int
 
@@ -55,11 +57,14 @@ class Registry:
     def __init__(self) -> None:
         self.methods: dict[str, Method] = {}
 
-    def add(self, name: str, call: Callable[..., Any], heavy: bool = False, reads: bool = False) -> None:
-        """`call` takes the context and then the positional parameters of the method."""
+    def add(
+        self, name: str, call: Callable[..., Any], heavy: bool = False, reads: bool = False, admin: bool = False
+    ) -> None:
+        """`call` takes the context and then the positional parameters of the method; without heavy and reads it may be
+        a coroutine function."""
         parameters = list(inspect.signature(call).parameters.values())[1:]
         least = sum(1 for parameter in parameters if parameter.default is inspect.Parameter.empty)
-        self.methods[name] = Method(call, heavy, reads, least, len(parameters))
+        self.methods[name] = Method(call, heavy, reads, admin, least, len(parameters))
 
     def namespaces(self) -> list[str]:
         """Prefixes of the methods, sorted."""
@@ -123,6 +128,8 @@ class Dispatcher:
         method = self.registry.methods.get(name)
         if method is None:
             raise RpcError(METHOD_NOT_FOUND, f"the method {name} does not exist/is not available")
+        if method.admin and not context.admin:
+            raise RpcError(UNAUTHORIZED, f"{name} needs a token of the node's secret (admin.secret in its data folder)")
         if params is None:
             params = []
         if not isinstance(params, list):
@@ -137,7 +144,8 @@ class Dispatcher:
             if method.heavy or method.reads:
                 call, limiter = method.call, self.limiter if method.heavy else self.readers
                 return await trio.to_thread.run_sync(lambda: call(context, *params), limiter=limiter)
-            return method.call(context, *params)
+            result = method.call(context, *params)
+            return await result if inspect.isawaitable(result) else result
         except InvalidTransaction as error:
             raise RpcError(SERVER_ERROR, str(error)) from error
         except RpcError:

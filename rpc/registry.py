@@ -1,6 +1,6 @@
 """Every method of the interface, by name."""
 
-from rpc import eth_chain, eth_filters, eth_state, labora, node_info
+from rpc import eth_chain, eth_filters, eth_state, labora, models, node_info
 from rpc.dispatch import Registry
 
 
@@ -52,6 +52,7 @@ def registry() -> Registry:
         "eth_getTransactionCount": eth_state.get_transaction_count,
         "eth_getStorageAt": eth_state.get_storage_at,
         "txpool_content": node_info.txpool_content,
+        "labora_localModels": models.local_models,
     }.items():
         made.add(name, call, reads=True)
     for name, call in {
@@ -68,4 +69,9 @@ def registry() -> Registry:
         "labora_models": labora.models,
     }.items():
         made.add(name, call, heavy=True)
+    for name, call in {
+        "admin_fetchModel": models.fetch_model,
+        "admin_removeModel": models.remove_model,
+    }.items():
+        made.add(name, call, admin=True)
     return made

@@ -5,6 +5,7 @@ host list (DNS rebinding) and by CORS.
 """
 
 import errno
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping
 
 from rpc.dispatch import Dispatcher
 from rpc.events import Hub, Session
+from rpc.token import is_authorised
 
 BODY_BYTES_MAX = 5 * 1024 * 1024
 """A request body or a WebSocket message (geth's limit)."""
@@ -48,6 +50,8 @@ class ServerConfig:
     """Origins that a browser page may call from."""
     vhosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Host names that requests may carry; `*` for any."""
+    secret: bytes = b""
+    """What tokens for admin_ methods are signed with; empty: nobody may call them."""
 
 
 Page = Callable[[str], tuple[int, bytes] | None]
@@ -198,7 +202,8 @@ class _Http:
         if not self._host_allowed(request):
             await self._respond(403, _error_body("invalid host specified"), request.headers, request.keep_alive)
         elif request.method == b"POST":
-            body = await self.dispatcher.answer(request.body, self.context)
+            context = self.context.for_admin() if self._is_admin(request) else self.context
+            body = await self.dispatcher.answer(request.body, context)
             await self._respond(200 if body else 204, body, request.headers, request.keep_alive)
         elif request.method == b"OPTIONS":
             await self._respond(204, b"", request.headers, request.keep_alive)
@@ -215,6 +220,10 @@ class _Http:
         host = request.headers.get(b"host", b"").decode("latin-1").lower()
         name = host[: host.index("]") + 1] if host.startswith("[") and "]" in host else host.split(":")[0]
         return not host or name in self.config.vhosts or name == self.config.host
+
+    def _is_admin(self, request: _Request) -> bool:
+        authorization = request.headers.get(b"authorization", b"")
+        return bool(self.config.secret) and is_authorised(self.config.secret, authorization, int(time.time()))
 
     def _cors(self, headers: dict[bytes, bytes]) -> Sequence[bytes]:
         origin = headers.get(b"origin")

@@ -12,6 +12,7 @@ from chain.ledger import Ledger
 from node.config import NodeConfig
 from node.duties import Result
 from node.inference import InferenceService
+from node.store import ModelStore
 from primitives.task import Verdict, decode_batch
 from primitives.transaction import InvalidTransaction, Transaction, decode
 from vm.system import abi
@@ -28,7 +29,10 @@ class Consensus:
 
 def make_service(node: LocalNode, submit: Any, folder: Path) -> InferenceService:
     node.ledger = Ledger.open(node.kv, node.spec)
-    service = InferenceService(node.ledger, Consensus(), submit, node.keys.hot, NodeConfig(), folder)  # type: ignore[arg-type]
+    models = ModelStore(folder / "models", 0)
+    service = InferenceService(
+        node.ledger, Consensus(), submit, node.keys.hot, NodeConfig(), folder, models  # type: ignore[arg-type]
+    )
     service._operator = node.keys.operator_address
     service._duties_head = node.ledger.head.number
     return service

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import trio
 
+from genesis.models import folder as shipped
 from inference import tokenizer
-from node.words import find_models
 from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 
 REQUEST = {
@@ -19,17 +19,6 @@ REQUEST = {
 
 def config(model_dir: Path) -> WorkerConfig:
     return WorkerConfig(model_dir, "numpy", 1)
-
-
-def shipped() -> Path:
-    return next(iter(find_models("").values()))
-
-
-def test_models_are_found_by_the_hash_of_their_manifest(tmp_path: Path) -> None:
-    models = find_models("")
-    assert models and all(len(model) == 32 for model in models)
-    assert find_models(str(shipped())) == {model: path for model, path in models.items() if path == shipped()}
-    assert find_models(str(tmp_path)) == {} == find_models(str(tmp_path / "none"))
 
 
 def test_a_killed_child_is_started_again_and_gives_the_same_bits() -> None:

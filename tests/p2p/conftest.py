@@ -14,7 +14,7 @@ import trio
 from p2p import framing, messages
 from p2p.handshake import Handshake, encode_hello, node_id
 from p2p.messages import Message
-from p2p.network import Network, NetworkConfig
+from p2p.network import ModelPiece, Network, NetworkConfig
 from p2p.peer import Signal
 
 CHAIN_ID = 31337
@@ -42,6 +42,8 @@ class MemoryHost:
         self.peers_seen: list[str] = []
         self.handed: list[tuple[str, Sequence[bytes]]] = []
         self.ranges_asked: list[tuple[int, int]] = []
+        self.models: dict[bytes, dict[tuple[int, int], ModelPiece]] = {}
+        self.pieces_asked: list[tuple[int, int]] = []
         self.changed = Signal()
 
     def consensus_key(self, payload: bytes) -> bytes | None:
@@ -77,6 +79,14 @@ class MemoryHost:
     async def get_range(self, from_height: int, count: int, max_bytes: int) -> Sequence[tuple[bytes, bytes]]:
         self.ranges_asked.append((from_height, count))
         return self.blocks[from_height - 1 : from_height - 1 + count]
+
+    def holds_model(self, model: bytes) -> bool:
+        return model in self.models
+
+    async def get_model_piece(self, model: bytes, part: int, number: int) -> ModelPiece | None:
+        self.pieces_asked.append((part, number))
+        self.changed.notify()
+        return self.models.get(model, {}).get((part, number))
 
     async def until(self, predicate: object) -> None:
         while not predicate():  # type: ignore[operator]

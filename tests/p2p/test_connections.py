@@ -181,6 +181,8 @@ BREACHES = {
     "a body that nobody asked for": lambda s: messages.BlockBody(bytes(32), b"body"),
     "transactions that nobody asked for": lambda s: messages.Transactions((b"tx",)),
     "a range that nobody asked for": lambda s: messages.RangeReply(1, ((b"b", b"c"),)),
+    "a part of a model that nobody asked for": lambda s: messages.ModelPart(1, 0, b"data", ()),
+    "an answer about a model that nobody asked about": lambda s: messages.ModelAnswer(bytes(32), 1),
     "a pong without its ping": lambda s: Pong(1),
     "a base above the head": lambda s: StatusUpdate(1, 2),
     "an unknown message": lambda s: (framing.CONTROL, b"\x92\x63\x01"),

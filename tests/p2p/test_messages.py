@@ -19,6 +19,10 @@ from p2p.messages import (
     Consensus,
     Goodbye,
     Message,
+    ModelAnswer,
+    ModelPart,
+    ModelQuery,
+    ModelRequest,
     Ping,
     Pong,
     RangeReply,
@@ -48,6 +52,10 @@ LARGEST: list[Message] = [
     Transactions((b"t" * (messages.TRANSACTIONS_BYTES_MAX // 256),) * 256),
     RangeRequest((1 << 64) - 1, messages.HEIGHT_MAX, 16, messages.RANGE_BYTES_MAX),
     RangeReply((1 << 64) - 1, ((b"b" * (messages.RANGE_BYTES_MAX // 16), b"c" * 9_000),) * 16),
+    ModelQuery(HASH),
+    ModelAnswer(HASH, 1),
+    ModelRequest((1 << 64) - 1, HASH, messages.PART_CHUNK, messages.SIZE_MAX),
+    ModelPart((1 << 64) - 1, messages.SIZE_MAX, b"d" * (256 << 10), (HASH,) * messages.MODEL_SIBLINGS_MAX),
 ]
 SMALLEST: list[Message] = [
     Goodbye(0),
@@ -61,6 +69,9 @@ SMALLEST: list[Message] = [
     RangeRequest(0, 0, 1, 1),
     RangeReply(0, ()),
     RangeReply(0, ((b"b", b""),)),
+    ModelAnswer(HASH, 0),
+    ModelRequest(0, HASH, 0, 0),
+    ModelPart(0, 0, b"", ()),
 ]
 
 
@@ -82,7 +93,7 @@ def test_a_full_block_fits() -> None:
 @pytest.mark.parametrize(
     ("channel", "envelope", "error"),
     [
-        (framing.CONTROL, [99, 1], "message number 99 is unknown"),
+        (framing.CONTROL, [90, 1], "message number 90 is unknown"),
         (framing.CONSENSUS, [17, b""], r"message 17 \(HaveVote\) is reserved"),
         (framing.CONTROL, [80], r"message 80 \(PeerExchangeRequest\) is reserved"),
         (framing.SYNC, [16, b"vote"], "Consensus on channel 5, not 1"),
@@ -111,6 +122,11 @@ def test_a_full_block_fits() -> None:
         (framing.TRANSACTIONS, [50, [bytes(128 * 1024 + 1)]], "Transactions.raws"),
         (framing.SYNC, [65, 0, [[b"b"]]], "RangeReply.blocks: 1 items, not 2 to 2"),
         (framing.SYNC, [65, 0, [[b"b", b"c"]] * 17], "RangeReply.blocks: 17 items"),
+        (framing.REQUESTS, [97, HASH, 2], "ModelAnswer.held: 2 is not an integer between 0 and 1"),
+        (framing.REQUESTS, [98, 0, HASH, 3, 0], "ModelRequest.part: 3"),
+        (framing.REQUESTS, [98, 0, HASH, 0, -1], "ModelRequest.number"),
+        (framing.MODELS, [99, 0, 0, bytes((256 << 10) + 1), []], "ModelPart.data"),
+        (framing.MODELS, [99, 0, 0, b"", [HASH] * 65], "ModelPart.siblings: 65 items"),
         (framing.CONTROL, {}, "the envelope"),
         (framing.CONTROL, [], "the envelope: 0 items"),
         (framing.CONTROL, 5, "the envelope"),

@@ -43,6 +43,7 @@ class Host:
     client_version: str = "Labora/test"
     clock_ms: int = GENESIS_TIME_MS
     nonces: dict[bytes, int] = field(default_factory=dict)
+    fetched: dict[bytes, str | None] = field(default_factory=dict)
 
     def submit(self, raw: bytes) -> Transaction:
         transaction = self.mempool.add(raw, self.clock_ms)
@@ -58,6 +59,16 @@ class Host:
 
     def health(self) -> dict[str, Any]:
         return {"status": "ok", "height": self.ledger.head.number}
+
+    def local_models(self) -> list[dict[str, Any]]:
+        return [{"model": "0x" + model.hex(), "state": "fetching"} for model in self.fetched]
+
+    def fetch_model(self, model: bytes, peer: str | None) -> None:
+        self.fetched[model] = peer
+
+    async def remove_model(self, model: bytes) -> int:
+        await trio.lowlevel.checkpoint()
+        return len(str(self.fetched.pop(model)))
 
     def now_ms(self) -> int:
         return self.clock_ms
