@@ -54,5 +54,6 @@ def test_minilm_s_vectors_point_where_float_s_do(real_models: ModuleType, tmp_pa
         return sum(x * y for x, y in zip(a, b, strict=True)) / 2**30
 
     assert tokenizer.encode("The sea is calm.") == [101, 1996, 2712, 2003, 5475, 1012, 102]
-    near = likeness("The sea is calm today.", "There are hardly any waves on the ocean.")
-    assert near > 0.5 > likeness("The sea is calm today.", "The committee approved the budget.") + 0.2
+    near = likeness("The sea is calm today.", "Today the ocean is quiet.")
+    far = likeness("The sea is calm today.", "The committee approved the budget.")
+    assert near > 0.6 > 0.2 > far
