@@ -23,6 +23,7 @@ from inference.reference import CHUNK_ROWS, NumpyExecutor
 from inference.tokenizer import Tokenizer
 
 WINDOW_POSITIONS, POSITIONS_MIN = 512, 16  # of a decoder's text: as long at most; refused below
+CALIBRATION_WINDOWS = 8  # of a decoder's text, at most
 SENTENCES, SENTENCE_TOKENS = 200, (6, 128)  # of an encoder's text: so many, so long
 LAYER_ROWS = 512  # positions whose residual is kept after every layer
 NEAREST = 5
@@ -143,8 +144,8 @@ Quality = TextQuality | VectorQuality
 
 
 def take_samples(text: str, tokenizer: Tokenizer, shape: cip.Shape, positions: int) -> Samples:
-    """Places of a text, at most so many positions to measure on, and as many others to calibrate on where the text is
-    long enough. Raises ProgramError when it is too short or its ids are not the model's."""
+    """Places of a text, at most so many positions to measure on, and others to calibrate on where the text is long
+    enough. Raises ProgramError when it is too short or its ids are not the model's."""
     return (_windows if shape.causal else _sentences)(text, tokenizer, shape, positions)
 
 
@@ -270,8 +271,8 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _windows(text: str, tokenizer: Tokenizer, shape: cip.Shape, positions: int) -> Samples:
-    """Ids of places spread over the text, each after what the tokenizer puts in front. Every second one is for
-    calibration, where there are two."""
+    """Ids of places spread over the text, each after what the tokenizer puts in front. Those for calibration lie
+    between those that are measured, where there is room."""
     start = tokenizer.encode("")
     ids = tokenizer.encode(text)[len(start) :]
     _check_ids([*start, *ids], shape)
@@ -282,7 +283,8 @@ def _windows(text: str, tokenizer: Tokenizer, shape: cip.Shape, positions: int) 
     step = len(ids) // (2 * count)
     places = range(0, 2 * count * step, step) if len(ids) >= 2 * length else [0, max(0, len(ids) - length)]
     windows = [[*start, *ids[i : i + length]] for i in places]
-    return Samples(windows[::2], windows[1::2])
+    others = windows[1::2]
+    return Samples(windows[::2], others[:: -(-len(others) // CALIBRATION_WINDOWS)])
 
 
 def _sentences(text: str, tokenizer: Tokenizer, shape: cip.Shape, positions: int) -> Samples:

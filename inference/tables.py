@@ -22,6 +22,7 @@ from inference.program import (
 )
 
 PRECISION = 40  # decimal digits; decimal's exp, ln and power are correctly rounded
+TURN_BITS = 120  # of cosines and sines while they are turned on: 2^17 positions lose 18 of them
 
 
 PI = Decimal("3.14159265358979323846264338327950288419717")
@@ -146,15 +147,17 @@ GATES = {"table.sigmoid": sigmoid, "table.gelu": gelu, "table.gelu_tanh": gelu_t
 def rope(context: int, rotary: int, how: Rope) -> tuple[np.ndarray, np.ndarray]:
     """Cosines and sines in Q14 of position * frequency: two int16 [context, rotary / 2]."""
     cos, sin = (np.zeros((context, rotary // 2), np.int16) for _ in range(2))
-    one = Decimal(1 << ROPE_BITS)
+    half = 1 << (TURN_BITS - ROPE_BITS - 1)
     with localcontext(prec=PRECISION):
-        for i, angle in enumerate(how.frequencies(rotary)):
-            turn_cos, turn_sin = _cos_sin(angle)
-            x, y = Decimal(1), Decimal(0)
-            for position in range(context):
-                cos[position, i] = int((x * one).to_integral_value())
-                sin[position, i] = int((y * one).to_integral_value())
-                x, y = x * turn_cos - y * turn_sin, x * turn_sin + y * turn_cos
+        turns = [_cos_sin(angle) for angle in how.frequencies(rotary)]
+        fixed = [tuple(int((part * (1 << TURN_BITS)).to_integral_value()) for part in turn) for turn in turns]
+    for i, (turn_cos, turn_sin) in enumerate(fixed):
+        x, y, xs, ys = 1 << TURN_BITS, 0, [], []
+        for _ in range(context):
+            xs.append((x + half) >> (TURN_BITS - ROPE_BITS))
+            ys.append((y + half) >> (TURN_BITS - ROPE_BITS))
+            x, y = (x * turn_cos - y * turn_sin) >> TURN_BITS, (x * turn_sin + y * turn_cos) >> TURN_BITS
+        cos[:, i], sin[:, i] = xs, ys
     return cos, sin
 
 

@@ -4,6 +4,7 @@ supported; what is not supported is refused by its field, and what is hostile be
 import importlib.util
 import json
 import math
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from importlib.util import find_spec
@@ -12,8 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from inference import checkpoint as checkpoints
+from inference import hugging_face
 from inference import program as cip
 from inference import tokenizer as tokenizers_of_ours
 from inference.engine import Engine, make_executor
@@ -403,6 +407,44 @@ def test_a_hostile_folder_is_refused_before_a_weight_is_read(
     monkeypatch.setattr(checkpoints.Checkpoint, "rows", lambda *_: pytest.fail("a weight was read"))
     with pytest.raises(cip.ProgramError, match=said):
         bring_in(tmp_path / "m")
+
+
+NASTY = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=6),
+    st.lists(st.integers(-3, 2**66), max_size=9), st.dictionaries(st.sampled_from(["rope_type", "factor", "x"]),
+                                                                 st.one_of(st.none(), st.integers(), st.text())),
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_a_folder_with_any_value_anywhere_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Config fields and header entries of every type and size; nothing large is allocated, no other error escapes."""
+    folder = tmp_path_factory.getbasetemp() / "any"
+    kind = data.draw(st.sampled_from(["llama", "qwen2", "qwen3", "gemma3_text", "bert"]))
+    make_checkpoint(folder)
+    fields = sorted({*CONFIG, *hugging_face.PLAIN, "rope_scaling", "rope_parameters", "layer_types", "sliding_window",
+                     "query_pre_attn_scalar", "type_vocab_size", "rope_local_base_freq", "layer_norm_eps"})  # fmt: skip
+    changes = data.draw(st.dictionaries(st.sampled_from(fields), NASTY, max_size=3))
+    config = {k: v for k, v in (CONFIG | {"model_type": kind} | changes).items() if v is not None}
+    (folder / "config.json").write_text(json.dumps(config).replace("NaN", "0").replace("Infinity", "1e999"))
+    if data.draw(st.booleans()):
+        name, where = data.draw(st.sampled_from(["model.norm.weight", "lm_head.weight"])), data.draw(NASTY)
+        field = data.draw(st.sampled_from(["dtype", "shape", "data_offsets"]))
+        with_header(lambda header: header[name].__setitem__(field, where))(folder)
+    tracemalloc.start()
+    try:
+        checkpoint = open_checkpoint(folder)
+        for name in checkpoint.weights:
+            checkpoint.rows(name)
+    except cip.ProgramError:
+        pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 @pytest.mark.parametrize(
