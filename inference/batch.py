@@ -10,6 +10,7 @@ Owns which task runs, what each pass feeds, the page budget, shared prefixes, de
 knows no process, no chain and no text.
 """
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,17 @@ from typing import Protocol
 
 import numpy as np
 
+from inference import vectors
 from inference.kv import PAGE, Fed, Pool, Segment, page_bytes, pages_of
 from inference.kv import Sequence as Handle
 from inference.model import Model
 from inference.philox import SEED_BYTES
-from inference.program import NO_BAD_POSITION, Shape
+from inference.program import EMBED, GENERATE, NO_BAD_POSITION, SCORE, Shape
 from inference.sampling import sample
 from inference.trace import KEY_BYTES, Trace
 
 LOGITS_BYTES_MAX = 32 << 20
 """Of one pass, unless a single row per generating task needs more."""
-OPS = ("generate", "verify")
 NEVER = float("inf")
 """The deadline of a task that has none."""
 
@@ -83,14 +84,15 @@ ALONE = Limits(running_max=1, waiting_max=1, prefill_rows_max=PAGE, prefix_bytes
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of a model. op "generate" uses max_tokens, "verify" output. seed and trace_key: 32 bytes."""
+    """What is asked of a model. kind: generate, embed or score. output None: make an answer (of kind generate: at most
+    max_tokens), else check this one, tokens or a vector. seed and trace_key: 32 bytes."""
 
-    op: str
+    kind: str
     prompt: Sequence[int]
     seed: bytes
     trace_key: bytes
     max_tokens: int = 0
-    output: Sequence[int] = ()
+    output: Sequence[int] | None = None
     temperature_q16: int = 0
     top_k: int = 0
 
@@ -104,12 +106,24 @@ class Generated:
 
 
 @dataclass(frozen=True, slots=True)
+class Vector:
+    """An embedding of unit length (Q15, as many elements as the model is wide), or scores: log2 of the likelihood of
+    each token of the prompt but the first (Q16, at most 0); and T."""
+
+    vector: list[int]
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """T of prompt + output, and the absolute position (in prompt + output) of the first output token that differs
-    from Sample, or 2^32 - 1."""
+    from Sample, or of a vector the first index that differs; 2^32 - 1 for none."""
 
     root: bytes
     bad: int
+
+
+Result = Generated | Vector | Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +147,7 @@ class Done:
     """A task's result. It has left the batch."""
 
     key: Hashable
-    result: Generated | Verdict
+    result: Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +204,8 @@ class Batch:
         RequestError, or Full; then nothing has changed."""
         assert key not in self._waiting and key not in self._running, key
         check(request, self._model, self.pages)
-        job = _Job(key, request, self._model, deadline, self._arrivals)
+        kind = _TextJob if request.kind == GENERATE else _VectorJob
+        job = kind(key, request, self._model, deadline, self._arrivals)
         if len(self._waiting) >= self._limits.waiting_max:
             raise Full(f"{len(self._running)} tasks run and {len(self._waiting)} wait, no more than that")
         self._arrivals += 1
@@ -212,9 +227,7 @@ class Batch:
         if not chosen:
             assert self.idle, "a task that fits the pool waits although nothing runs"
             return events
-        segments = [
-            Segment(job.sequence, job.ids[job.fed : job.fed + rows], job.logits_from(rows)) for job, rows in chosen
-        ]
+        segments = [job.segment(rows) for job, rows in chosen]
         for (job, rows), fed in zip(chosen, self._executor.feed(segments), strict=True):
             events += self._take(job, rows, fed)
         return events
@@ -281,7 +294,7 @@ class Batch:
         for job in sorted(self._running.values(), key=_urgency):
             if not job.decodes:
                 queues[job.checks].append(job)
-        while room and any(queues.values()):
+        while room > 0 and any(queues.values()):
             self._turn = not self._turn if queues[not self._turn] else self._turn
             job = queues[self._turn].pop(0)
             rows, logits = job.chunk(room, logits_room)
@@ -295,8 +308,8 @@ class Batch:
         first_new = len(job.tokens)
         if not job.decodes:
             self.prompt_tokens += rows
-        job.take(rows, fed.logits, fed.payloads)
-        self._prefixes.keep(job, rows, fed.payloads)
+        job.take(rows, fed)
+        self._prefixes.keep(job, fed.payloads)
         for index in range(first_new, len(job.tokens)):
             yield Token(job.key, index, job.tokens[index])
         if job.finished:
@@ -308,46 +321,59 @@ class Batch:
 def check(request: Request, model: Model, pages: int) -> None:
     """Whether a model can serve a request on a pool of so many pages. Raises RequestError."""
     shape = model.manifest.shape
-    verifies = request.op == "verify"
-    if request.op not in OPS:
-        raise RequestError(f"op {request.op!r} is none of {', '.join(OPS)}")
-    if not shape.causal:
-        raise RequestError(f"a model of kind {shape.kind} generates nothing")
-    if verifies and not request.output:
-        raise RequestError("output of 0 tokens, must have at least 1")
-    prompt, new = len(request.prompt), len(request.output) if verifies else request.max_tokens
-    if not prompt or new < 1 or prompt + new > shape.context:
-        raise RequestError(f"{prompt} prompt tokens and {new} to generate; at least 1 of each, "
-                           f"at most {shape.context} together")  # fmt: skip
-    if pages_of(prompt + new - 1) > pages:
+    if request.kind not in shape.tasks():
+        raise RequestError(f"a model of kind {shape.kind} can {', '.join(shape.tasks())}, not {request.kind!r}")
+    prompt, new = len(request.prompt), 0
+    if request.kind == GENERATE:
+        new = request.max_tokens if request.output is None else len(request.output)
+        if request.output is not None and not new:
+            raise RequestError("output of 0 tokens, must have at least 1")
+        if not prompt or new < 1 or prompt + new > shape.context:
+            raise RequestError(f"{prompt} prompt tokens and {new} to generate; at least 1 of each, "
+                               f"at most {shape.context} together")  # fmt: skip
+        if not 0 <= request.temperature_q16 < 2**32 or not 0 <= request.top_k < 2**32:
+            raise RequestError(f"temperature_q16 {request.temperature_q16} and top_k {request.top_k} must be u32")
+        _check_ids("output", request.output or (), shape)
+    elif not (2 if request.kind == SCORE else 1) <= prompt <= shape.context:
+        raise RequestError(f"{prompt} tokens to {request.kind}, must be {2 if request.kind == SCORE else 1} to "
+                           f"{shape.context}")  # fmt: skip
+    if pages_of(positions_of(request)) > pages:
         raise RequestError(f"{prompt} prompt tokens and {new} to generate do not fit the pool of "
                            f"{pages} pages of {PAGE} positions")  # fmt: skip
-    if not 0 <= request.temperature_q16 < 2**32 or not 0 <= request.top_k < 2**32:
-        raise RequestError(f"temperature_q16 {request.temperature_q16} and top_k {request.top_k} must be u32")
     if len(request.seed) != SEED_BYTES or len(request.trace_key) != KEY_BYTES:
         raise RequestError(f"seed of {len(request.seed)} and trace key of {len(request.trace_key)} bytes, "
                            "must be 32 each")  # fmt: skip
-    for where, ids in (("prompt", request.prompt), ("output", request.output)):
-        for position, token in enumerate(ids):
-            if not 0 <= token < shape.vocabulary:
-                raise RequestError(f"{where}[{position}] is {token}, the vocabulary has {shape.vocabulary}")
+    _check_ids("prompt", request.prompt, shape)
+
+
+def positions_of(request: Request) -> int:
+    """The most positions that a request feeds."""
+    if request.kind != GENERATE:
+        return len(request.prompt)
+    return len(request.prompt) + (request.max_tokens if request.output is None else len(request.output)) - 1
+
+
+def _check_ids(where: str, ids: Sequence[int], shape: Shape) -> None:
+    for position, token in enumerate(ids):
+        if not 0 <= token < shape.vocabulary:
+            raise RequestError(f"{where}[{position}] is {token}, the vocabulary has {shape.vocabulary}")
 
 
 def _urgency(job: "_Job") -> tuple[float, int]:
     return job.deadline, job.arrival
 
 
-class _Job:
+class _Job(ABC):
     """One task: what it has fed and what came of it."""
 
     def __init__(self, key: Hashable, request: Request, model: Model, deadline: float, arrival: int) -> None:
+        shape = model.manifest.shape
         self.key, self.deadline, self.arrival = key, deadline, arrival
-        self.checks = request.op == "verify"
-        self.ids = [*request.prompt, *request.output[:-1]]
+        self.checks = request.output is not None
+        self.ids = list(request.prompt)
         """What is to be fed, as far as it is known."""
         self.fed = 0
-        new = len(request.output) if self.checks else request.max_tokens
-        self.positions = len(request.prompt) + new - 1
+        self.positions = positions_of(request)
         self.pages = self.own_pages = pages_of(self.positions)
         """Of its longest run; those of them that no other task shares."""
         self.tokens: list[int] = []
@@ -357,21 +383,21 @@ class _Job:
         self.part: list[Sequence[np.ndarray]] = []
         """Payloads of the page of its prompt that is being fed."""
         self.sequence: Handle
-        self._request, self._model = request, model
-        self._first = len(request.prompt) - 1  # the first position whose logits say something about the output
-        self._trace = Trace(request.trace_key, model.manifest.shape.groups)
-        self._judged = 0
-        self._bad = NO_BAD_POSITION
+        self.logits_begin = 0
+        """The first position whose logits are needed."""
+        self._request, self._model, self._causal = request, model, shape.causal
+        self._trace = Trace(request.trace_key, shape.groups, shape.causal)
 
     @property
     def decodes(self) -> bool:
         """Whether it feeds its own last token next."""
-        return not self.checks and self.fed > self._first
+        return bool(self.tokens)
 
     @property
     def prompt_pages(self) -> int:
-        """Full pages before the first position whose logits are needed: these may be taken from others."""
-        return self._first // PAGE
+        """Full pages of the prompt that may be taken from others: before its last position, which must be fed, and
+        before the first whose logits are needed."""
+        return min(self.logits_begin, len(self._request.prompt) - 1) // PAGE if self._causal else 0
 
     @property
     def progress(self) -> str:
@@ -388,60 +414,118 @@ class _Job:
         self.shared = list(shared)
         self.own_pages -= len(shared)
         for prefix in shared:
-            self._add_states(prefix.payloads)
+            self._see(prefix.payloads)
 
     def chunk(self, room: int, logits_room: int) -> tuple[int, int]:
         """(rows to feed next, those of them whose logits are needed), within the room that is left and within a page,
-        which bounds the scores of a pass to heads * PAGE * context."""
+        which bounds the scores of a pass to heads * PAGE * context. What is not causal is fed whole."""
+        if not self._causal:
+            return len(self.ids), 0
         rows = min(len(self.ids) - self.fed, PAGE - self.fed % PAGE, room)
-        logits = max(0, self.fed + rows - max(self._first, self.fed))
+        logits = max(0, self.fed + rows - max(self.logits_begin, self.fed))
         spare = max(0, logits - logits_room)
         return rows - spare, logits - spare
 
-    def logits_from(self, rows: int) -> int:
-        """The first of the next rows whose logits are needed."""
-        return min(max(self._first - self.fed, 0), rows)
+    def segment(self, rows: int) -> Segment:
+        """The next rows."""
+        begin = min(max(self.logits_begin - self.fed, 0), rows)
+        return Segment(self.sequence, self.ids[self.fed : self.fed + rows], begin)
 
-    def take(self, rows: int, logits: np.ndarray, payloads: Sequence[np.ndarray]) -> None:
+    def take(self, rows: int, fed: Fed) -> None:
         """What the executor gave for the next rows."""
         self.fed += rows
-        self._add_states(payloads)
-        for row in logits:
-            self._judge(row)
+        self._see(fed.payloads)
+        self._judge(fed.logits)
+
+    @property
+    @abstractmethod
+    def finished(self) -> bool:
+        """Whether there is a result."""
+
+    @abstractmethod
+    def result(self) -> Result:
+        """Of a finished task."""
+
+    @abstractmethod
+    def _judge(self, logits: np.ndarray) -> None:
+        """The logits of the next positions from logits_begin on."""
+
+    def _see(self, payloads: Sequence[np.ndarray]) -> None:
+        """The payloads of the next positions."""
+        for group, payload in enumerate(payloads):
+            self._trace.add_states(group, map(memoryview, payload))
+
+
+class _TextJob(_Job):
+    """Generates, or compares each token of an output with what Sample gives."""
+
+    def __init__(self, key: Hashable, request: Request, model: Model, deadline: float, arrival: int) -> None:
+        super().__init__(key, request, model, deadline, arrival)
+        self._output = request.output or ()
+        self.ids += self._output[:-1]
+        self.logits_begin = len(request.prompt) - 1
+        self._judged = 0
+        self._bad = NO_BAD_POSITION
 
     @property
     def finished(self) -> bool:
         if self.checks:
-            return self._judged == len(self._request.output)
+            return self._judged == len(self._output)
         stop = self._model.manifest.stop
         return bool(self.tokens) and (self.tokens[-1] in stop or len(self.tokens) == self._request.max_tokens)
 
-    def result(self) -> Generated | Verdict:
-        """Of a finished task."""
+    def result(self) -> Result:
         root = self._trace.root()
         return Verdict(root, self._bad) if self.checks else Generated(self.tokens, root)
 
     def _judge(self, logits: np.ndarray) -> None:
-        """Draw the next token, or compare the next of the output with what Sample gives."""
-        request, position = self._request, len(self._request.prompt) + self._judged
-        if self.checks:
-            token = request.output[self._judged]
-            if self._bad == NO_BAD_POSITION and self._sample(logits, position) != token:
-                self._bad = position
-        else:
-            token = self._sample(logits, position)
-            self.tokens.append(token)
-            self.ids.append(token)
-        self._judged += 1
-        self._trace.add_output(logits.astype("<i8").tobytes(), token)
+        for row in logits:
+            position = len(self._request.prompt) + self._judged
+            if self.checks:
+                token = self._output[self._judged]
+                if self._bad == NO_BAD_POSITION and self._sample(row, position) != token:
+                    self._bad = position
+            else:
+                token = self._sample(row, position)
+                self.tokens.append(token)
+                self.ids.append(token)
+            self._judged += 1
+            self._trace.add_output(row.astype("<i8").tobytes(), token)
 
     def _sample(self, logits: np.ndarray, position: int) -> int:
         how = self._request
         return sample(logits, how.seed, position, how.temperature_q16, how.top_k, self._model.tensors["table.exp2"])
 
-    def _add_states(self, payloads: Sequence[np.ndarray]) -> None:
-        for group, payload in enumerate(payloads):
-            self._trace.add_states(group, map(memoryview, payload))
+
+class _VectorJob(_Job):
+    """Embeds or scores a prompt, and compares if there is something to compare with."""
+
+    def __init__(self, key: Hashable, request: Request, model: Model, deadline: float, arrival: int) -> None:
+        super().__init__(key, request, model, deadline, arrival)
+        self._embedding = vectors.Embedding(model) if request.kind == EMBED else None
+        self._scores = vectors.Scores(model, request.prompt) if request.kind == SCORE else None
+        self.logits_begin = len(self.ids) if request.kind == EMBED else 0
+
+    @property
+    def finished(self) -> bool:
+        return self.fed == len(self.ids)
+
+    def result(self) -> Result:
+        made = self._embedding or self._scores
+        assert made is not None
+        vector = made.vector()
+        self._trace.add_vector(vectors.vector_bytes(vector))
+        root, claimed = self._trace.root(), self._request.output
+        return Vector(vector, root) if claimed is None else Verdict(root, vectors.first_difference(vector, claimed))
+
+    def _see(self, payloads: Sequence[np.ndarray]) -> None:
+        super()._see(payloads)
+        if self._embedding is not None:
+            self._embedding.add(payloads)
+
+    def _judge(self, logits: np.ndarray) -> None:
+        if self._scores is not None:
+            self._scores.add(logits)
 
 
 @dataclass(slots=True)
@@ -479,8 +563,8 @@ class _Prefixes:
         self._touch(keys)
         return [self._entries[key] for key in keys]
 
-    def keep(self, job: _Job, rows: int, payloads: Sequence[np.ndarray]) -> None:
-        """Remember the page of a prompt that these rows complete."""
+    def keep(self, job: _Job, payloads: Sequence[np.ndarray]) -> None:
+        """Remember the page of a prompt that is complete with these rows."""
         page = (job.fed - 1) // PAGE
         if not self._bytes_max or page >= job.prompt_pages or page != len(job.shared):
             return

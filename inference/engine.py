@@ -16,15 +16,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inference import model as model_files
-from inference import vectors
-from inference.batch import ALONE, Batch, Done, Event, Executor, Generated, Request, RequestError, Token, Verdict
-from inference.kv import Segment, default_pages, pages_of
+from inference.batch import (
+    ALONE,
+    Batch,
+    Done,
+    Event,
+    Executor,
+    Generated,
+    Request,
+    RequestError,
+    Result,
+    Token,
+    Vector,
+    Verdict,
+)
+from inference.kv import default_pages
 from inference.model import Model
+from inference.philox import SEED_BYTES
 from inference.program import EMBED, GENERATE, SCORE, KnownAnswer, Shape
-from inference.reference import CHUNK_ROWS, NumpyExecutor
-from inference.trace import KEY_BYTES, Trace
+from inference.reference import NumpyExecutor
 
 ENGINES = ("numpy", "torch", "auto")
+NO_SEED = bytes(SEED_BYTES)
+"""Vectors draw nothing."""
 
 
 class ExactnessError(RuntimeError):
@@ -47,22 +61,6 @@ class Answer:
     root: bytes
     first_token_ms: int
     total_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """A prompt's vector of unit length, Q15, as many elements as the model is wide; and T."""
-
-    vector: list[int]
-    root: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """log2 of the likelihood of each token but the first, Q16, at most 0; and T."""
-
-    vector: list[int]
-    root: bytes
 
 
 def open_engine(
@@ -124,7 +122,7 @@ class Engine:
         cancelled: Callable[[], bool] | None = None,
     ) -> Answer:
         """Answer a prompt. Raises RequestError, or Cancelled when `cancelled()` turns true between two steps."""
-        request = Request("generate", prompt, seed, trace_key, max_tokens, (), temperature_q16, top_k)
+        request = Request(GENERATE, prompt, seed, trace_key, max_tokens, None, temperature_q16, top_k)
         began = time.monotonic()
         first_token_ms = 0
         for event in self._run(request, cancelled):
@@ -148,60 +146,34 @@ class Engine:
     ) -> Verdict:
         """One teacher-forced pass over prompt + output: its T, and the first output token that Sample does not give.
         Whether the output may end where it does (stop id or max_tokens) is the chain's rule, not asked here."""
-        request = Request("verify", prompt, seed, trace_key, 0, output, temperature_q16, top_k)
-        for event in self._run(request):
-            if isinstance(event, Done) and isinstance(event.result, Verdict):
-                return event.result
-        raise AssertionError("a batch gives every task that has no deadline a result")
+        return self._verdict(Request(GENERATE, prompt, seed, trace_key, 0, output, temperature_q16, top_k))
 
-    def embed(self, tokens: Sequence[int], trace_key: bytes) -> Embedding:
+    def embed(self, tokens: Sequence[int], trace_key: bytes) -> Vector:
         """Embed a prompt. Raises RequestError."""
-        return Embedding(*self._vector(EMBED, tokens, trace_key))
+        return self._vector(Request(EMBED, tokens, NO_SEED, trace_key))
 
-    def score(self, tokens: Sequence[int], trace_key: bytes) -> Scores:
+    def score(self, tokens: Sequence[int], trace_key: bytes) -> Vector:
         """Score a prompt of at least two tokens. Raises RequestError, also where the model is no language model."""
-        return Scores(*self._vector(SCORE, tokens, trace_key))
+        return self._vector(Request(SCORE, tokens, NO_SEED, trace_key))
 
     def verify_vector(self, task: str, tokens: Sequence[int], vector: Sequence[int], trace_key: bytes) -> Verdict:
         """T of embedding or scoring a prompt, and the first index at which the vector is not the right one."""
-        found, root = self._vector(task, tokens, trace_key)
-        return Verdict(root, vectors.first_difference(found, vector))
+        if task == GENERATE:
+            raise RequestError(f"{task!r} asks for no vector")
+        return self._verdict(Request(task, tokens, NO_SEED, trace_key, output=vector))
 
-    def _vector(self, task: str, tokens: Sequence[int], trace_key: bytes) -> tuple[list[int], bytes]:
-        shape = self.model.manifest.shape
-        self._check_vector(task, tokens, trace_key)
-        made = vectors.Scores(self.model, tokens) if task == SCORE else vectors.Embedding(self.model)
-        trace = Trace(trace_key, shape.groups, shape.causal)
-        chunk_rows = CHUNK_ROWS if shape.causal else len(tokens)
-        sequence = self.executor.new_sequence(len(tokens))
-        try:
-            for begin in range(0, len(tokens), chunk_rows):
-                chunk = list(tokens[begin : begin + chunk_rows])
-                wanted = 0 if task == SCORE else len(chunk)
-                [fed] = self.executor.feed([Segment(sequence, chunk, wanted)])
-                for group, payload in enumerate(fed.payloads):
-                    trace.add_states(group, map(memoryview, payload))
-                made.add(fed.logits if task == SCORE else fed.payloads)
-        finally:
-            sequence.free()
-        vector = made.vector()
-        trace.add_vector(vectors.vector_bytes(vector))
-        return vector, trace.root()
+    def _vector(self, request: Request) -> Vector:
+        found = self._result(request)
+        assert isinstance(found, Vector)
+        return found
 
-    def _check_vector(self, task: str, tokens: Sequence[int], trace_key: bytes) -> None:
-        shape = self.model.manifest.shape
-        if task not in shape.tasks() or task == GENERATE:
-            raise RequestError(f"{task!r} asks for no vector that a model of kind {shape.kind} gives")
-        least = 2 if task == SCORE else 1
-        if not least <= len(tokens) <= shape.context:
-            raise RequestError(f"{len(tokens)} tokens to {task}, must be {least} to {shape.context}")
-        if pages_of(len(tokens)) > self.executor.pool.pages:
-            raise RequestError(f"{len(tokens)} tokens do not fit the pool of {self.executor.pool.pages} pages")
-        if len(trace_key) != KEY_BYTES:
-            raise RequestError(f"trace key of {len(trace_key)} bytes, must be {KEY_BYTES}")
-        for position, token in enumerate(tokens):
-            if not 0 <= token < shape.vocabulary:
-                raise RequestError(f"tokens[{position}] is {token}, the vocabulary has {shape.vocabulary}")
+    def _verdict(self, request: Request) -> Verdict:
+        found = self._result(request)
+        assert isinstance(found, Verdict)
+        return found
+
+    def _result(self, request: Request) -> Result:
+        return next(event.result for event in self._run(request) if isinstance(event, Done))
 
     def _run(self, request: Request, cancelled: Callable[[], bool] | None = None) -> Iterator[Event]:
         """A batch of this task alone. Raises RequestError, Cancelled."""
@@ -233,8 +205,8 @@ class Engine:
 
     def _known_answer(self, number: int, known: KnownAnswer) -> None:
         if known.task != GENERATE:
-            _, root = self._vector(known.task, known.prompt, known.trace_key)
-            self._known_root(number, known, f"to {known.task}", root)
+            made = self._vector(Request(known.task, known.prompt, NO_SEED, known.trace_key))
+            self._known_root(number, known, f"to {known.task}", made.root)
             return
         how = (known.temperature_q16, known.top_k, known.seed, known.trace_key)
         answer = self.generate(known.prompt, known.max_tokens, *how)

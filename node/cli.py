@@ -133,6 +133,7 @@ def run(
     model_quota_mib: Annotated[int | None, typer.Option(help="MiB that models may take.")] = None,
     engine_threads: Annotated[int | None, typer.Option(help="CPU threads of the model's process.")] = None,
     engine_device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    engine_kv_mib: Annotated[int | None, typer.Option(help="MiB of keys and values at once.")] = None,
     passphrase_file: Annotated[str | None, typer.Option(help="File with the keys' passphrase.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="terminal, logfmt or json.")] = None,
@@ -145,7 +146,8 @@ def run(
         "p2p_host": p2p_host, "p2p_port": p2p_port, "p2p_peers": p2p_peers or None, "rpc_host": rpc_host,
         "rpc_port": rpc_port, "rpc_cors": rpc_cors or None, "rpc_vhosts": rpc_vhosts or None, "engine": engine,
         "model_quota_mib": model_quota_mib, "engine_threads": engine_threads, "engine_device": engine_device,
-        "passphrase_file": passphrase_file, "log_level": log_level, "log_format": log_format,
+        "engine_kv_mib": engine_kv_mib, "passphrase_file": passphrase_file, "log_level": log_level,
+        "log_format": log_format,
     }  # fmt: skip
     folder = _data_folder(data_dir)
     settings = _load_config(folder, flags)

@@ -46,6 +46,8 @@ class NodeConfig:
     """CPU threads of the model's process."""
     engine_device: str = "cpu"
     """Where the models run: cpu, cuda or cuda:N (torch only)."""
+    engine_kv_mib: int = 512
+    """Memory for the keys and values of what a model works on; longer tasks than fit are refused."""
     passphrase_file: str = ""
     """File with the keystores' passphrase, mode 600; empty: LABORA_PASSPHRASE, the keys' folder, or a prompt."""
     log_level: str = "info"
@@ -64,6 +66,7 @@ DESCRIPTIONS = {
     "model_quota_mib": "MiB that models may take in the data folder",
     "engine_threads": "CPU threads of the model's process",
     "engine_device": "where the models run: cpu, cuda or cuda:N (torch only)",
+    "engine_kv_mib": "MiB of keys and values of what a model works on at once",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
     "log_level": "debug, info, warning or error",
     "log_format": "terminal, logfmt or json",
@@ -219,5 +222,7 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
     if name == "model_quota_mib" and not 0 <= value <= 1 << 30:
         raise Fatal(CONFIGURATION, f"{source}: model_quota_mib must be between 0 and {1 << 30}, not {value}")
+    if name == "engine_kv_mib" and not 1 <= value <= 1 << 20:
+        raise Fatal(CONFIGURATION, f"{source}: engine_kv_mib must be between 1 and 1048576, not {value}")
     if name == "engine_device" and not DEVICE.fullmatch(value):
         raise Fatal(CONFIGURATION, f"{source}: engine_device must be cpu, cuda or cuda:N, not {value!r}")

@@ -72,8 +72,8 @@ def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None
     return answer or check
 
 
-def next_job(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> Duty | None:
-    """The duty to run a model for now, the first to close first. height: of the next block.
+def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> list[Duty]:
+    """The duties to run a model for now, the first to close first. height: of the next block.
 
     A backup begins only when its own slot does. A reveal whose result was lost is computed again, with the same bits.
     """
@@ -85,7 +85,12 @@ def next_job(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height
         and duty.last_block >= height
         and (duty.role != abi.ROLE_EXECUTE or duty.first_block <= height + 1)
     ]
-    return min(wanted, key=lambda duty: (duty.last_block, duty.task), default=None)
+    return sorted(wanted, key=lambda duty: (duty.last_block, duty.task))
+
+
+def job_key(duty: Duty) -> ResultKey:
+    """The key of the result that running a duty's job gives."""
+    return (duty.task, duty.trace_key, duty.role == abi.ROLE_EXECUTE)
 
 
 def items_to_send(

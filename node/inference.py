@@ -5,8 +5,11 @@ bits. Nothing that is ready waits for what was sent before it. A validator witho
 still validates every block and says what it cannot serve. Replaying or syncing blocks never runs a model.
 """
 
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import structlog
@@ -16,23 +19,60 @@ from chain.ledger import Committed, Ledger
 from chain.mempool import AlreadyKnown
 from node.config import NodeConfig
 from node.consensus import Consensus
-from node.duties import UNDERWAY_MAX, Result, ResultKey, Sent, is_stale, items_to_send, next_job, work_transaction
+from node.duties import (
+    UNDERWAY_MAX,
+    Result,
+    ResultKey,
+    Sent,
+    is_stale,
+    items_to_send,
+    job_key,
+    jobs,
+    work_transaction,
+)
 from node.journal import Journal
 from node.store import ModelStore
-from node.worker import Worker, WorkerConfig, WorkerFailed, WorkerUnfit
+from node.worker import TooLate, Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.receipt import Log
+from primitives.task import Kind, vector_of, words_of
 from primitives.transaction import InvalidTransaction, Transaction
 from vm.system import abi, views
 from vm.system.market_views import Duty, open_tasks, task_view
 
 PRUNE_BLOCKS = 16
 """How often results of finished tasks are looked for."""
-FAILURES_MAX = 5
-"""A model process that dies so often on one task is not asked about it again."""
+JOBS_MAX = 64
+"""Tasks that one model's process is asked about at once; the rest waits here."""
+LATE_BLOCKS = 2
+"""Blocks may come so much later than their interval says before a task in work is given up by the clock."""
 
 log = structlog.get_logger("inference")
+
+
+@dataclass
+class Figures:
+    """Counters since the start of the process."""
+
+    done: int = 0
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    first_token_ms: deque[int] = field(default_factory=lambda: deque(maxlen=64))
+    """Of the latest answers, from the task's place in a batch on."""
+
+    def answered(self, tokens: int, first_token_ms: int) -> None:
+        """An answer was made."""
+        self.generated_tokens += tokens
+        self.first_token_ms.append(first_token_ms)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A duty that a model's process has been asked about."""
+
+    model: bytes
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class InferenceService:
@@ -61,7 +101,9 @@ class InferenceService:
         """The head at which they were read; those of an older head must not be acted upon."""
         self._results: dict[ResultKey, Result] = {}
         self._refused: set[tuple[bytes, int]] = set()
-        self._failures: dict[tuple[bytes, bytes], int] = {}
+        self._jobs: dict[ResultKey, _Job] = {}
+        self._impossible: set[tuple[bytes, bytes]] = set()
+        """(task, trace key) that a model's process refused or did not survive."""
         self._seen_at: dict[tuple[bytes, int], float] = {}
         self._sent: list[Sent] = []
         """On their way, by nonce."""
@@ -73,21 +115,27 @@ class InferenceService:
         """Models of these that are not here; looked for after every commit."""
         self._open_tasks: set[bytes] = set()
         self._settled_tasks = 0
-        self._done_tasks = 0
+        self._figures = Figures()
         self._wake_planner = trio.Event()
-        self._wake_workers = trio.Event()
         consensus.on_commit.append(self._on_commit)
 
     def status(self) -> dict[str, Any]:
         """What labora_health shows."""
+        figures, workers = self._figures, self._workers.values()
+        running = sum(worker.load.running for worker in workers)
         return {
             "engines": {model.hex()[:16]: worker.label or "starting" for model, worker in self._workers.items()},
             "notServed": {model.hex()[:16]: reason for model, reason in self._not_served.items()},
             "duties": len(self._duties),
             "tasksOpen": len(self._open_tasks),
             "tasksSettled": self._settled_tasks,
-            "tasksRun": self._done_tasks,
-            "workerRestarts": sum(worker.restarts for worker in self._workers.values()),
+            "tasksRun": figures.done,
+            "running": running,
+            "waiting": max(0, len(self._jobs) - running),
+            "promptTokens": figures.prompt_tokens,
+            "generatedTokens": figures.generated_tokens,
+            "firstTokenMs": round(fmean(figures.first_token_ms)) if figures.first_token_ms else None,
+            "workerRestarts": sum(worker.restarts for worker in workers),
         }
 
     def why_not(self, model: bytes) -> str:
@@ -103,16 +151,11 @@ class InferenceService:
             return
         for result in self._journal.load():
             self._results[result.key] = result
-        try:
-            async with trio.open_nursery() as nursery:
-                while True:
-                    self._wake_planner = trio.Event()
-                    await self._plan(nursery)
-                    await self._wake_planner.wait()
-        finally:
-            with trio.CancelScope(shield=True):
-                for worker in self._workers.values():
-                    await worker.stop()
+        async with trio.open_nursery() as nursery:
+            while True:
+                self._wake_planner = trio.Event()
+                await self._plan(nursery)
+                await self._wake_planner.wait()
 
     def wake(self) -> None:
         """Plan again: something is different that no block says."""
@@ -121,7 +164,7 @@ class InferenceService:
     # ------------------------------------------------------------------ planning
 
     async def _plan(self, nursery: trio.Nursery) -> None:
-        """Read what is owed at the head, wake the workers, send what is ready."""
+        """Read what is owed at the head, have it run, send what is ready."""
         head = self._ledger.head.number
         if self._consensus.next_unknown_height > head + 1:
             return  # decided blocks wait to be committed: what the state says is owed is not owed any more
@@ -132,13 +175,13 @@ class InferenceService:
         self._seen_at = {key: self._seen_at.get(key, now) for key in keys}
         tasks = {duty.task for duty in self._duties}
         self._refused = {key for key in self._refused if key[0] in tasks}
-        self._failures = {key: count for key, count in self._failures.items() if key[0] in tasks}
+        self._impossible = {key for key in self._impossible if key[0] in tasks}
         for model in [model for model in self._missing if self._models.folder_of(model) is not None]:
             self._missing.discard(model)
             self._not_served.pop(model, None)
         for model in served - self._workers.keys() - self._not_served.keys():
             self._start_worker(model, nursery)
-        self._wake_workers.set()
+        self._run_jobs(nursery)
         self._send()
         if head % PRUNE_BLOCKS == 0 and self._results:
             await trio.to_thread.run_sync(self._prune)
@@ -197,67 +240,82 @@ class InferenceService:
             self._missing.add(model)
             self._not_serving(model, "it is not here, whole and checked: `labora model fetch` brings it")
             return
-        worker = Worker(WorkerConfig(folder, config.engine, config.engine_threads, config.engine_device))
+        worker = Worker(WorkerConfig(
+            folder, config.engine, config.engine_threads, config.engine_device, config.engine_kv_mib
+        ))  # fmt: skip
         self._workers[model] = worker
-        nursery.start_soon(self._work, model, worker)
+        nursery.start_soon(self._keep, model, worker)
 
     def _not_serving(self, model: bytes, reason: str) -> None:
         self._not_served[model] = reason
         log.error("cannot serve a model; every block is still validated", model=model, reason=reason)
 
-    def _give_up(self, model: bytes, error: WorkerUnfit) -> None:
+    async def _keep(self, model: bytes, worker: Worker) -> None:
+        """One model's process, for as long as it can do exact work."""
+        await worker.run()
         del self._workers[model]
-        self._not_serving(model, str(error))
+        self._not_serving(model, worker.unfit)
 
-    async def _work(self, model: bytes, worker: Worker) -> None:
-        """One model's jobs, one after the other, the first to close first. The process starts at once."""
+    def _run_jobs(self, nursery: trio.Nursery) -> None:
+        """Withdraw what is owed no more, and ask for what is, the first to close first."""
+        owed = {job_key(duty) for duty in self._duties}
+        for key, job in self._jobs.items():
+            if key not in owed:
+                job.scope.cancel()
+        able = [duty for duty in self._duties if (duty.task, duty.trace_key) not in self._impossible]
+        for model, worker in self._workers.items():
+            room = JOBS_MAX - sum(job.model == model for job in self._jobs.values())
+            wanted = jobs(able, self._results, self._ledger.head.number + 1, model)
+            for duty in [duty for duty in wanted if job_key(duty) not in self._jobs][:room]:
+                self._jobs[job_key(duty)] = _Job(model)
+                nursery.start_soon(self._run_job, duty, worker, nursery)
+
+    async def _run_job(self, duty: Duty, worker: Worker, nursery: trio.Nursery) -> None:
+        """One duty from its texts to its result in the journal, unless it is withdrawn or dropped on the way."""
+        key = job_key(duty)
         try:
-            await worker.start()
+            with self._jobs[key].scope:
+                result = await self._ask(duty, worker)
+                await trio.to_thread.run_sync(self._journal.add, result)
+                self._results[result.key] = result
+                self._figures.done += 1
+                self._send()
+        except WorkerUnfit:
+            pass  # _keep says so
+        except TooLate as error:
+            log.warning("a task was dropped", task=duty.task, reason=str(error))
         except WorkerFailed as error:
-            log.warning("a model's process did not start", model=model, reason=str(error))
-        except WorkerUnfit as error:
-            self._give_up(model, error)
-            return
-        while True:
-            self._wake_workers = trio.Event()
-            duty = self._next_job(model)
-            if duty is None:
-                await self._wake_workers.wait()
-                continue
-            try:
-                result = await self._run_job(duty, worker)
-            except WorkerUnfit as error:
-                self._give_up(model, error)
-                return
-            except WorkerFailed as error:
-                key = (duty.task, duty.trace_key)
-                self._failures[key] = FAILURES_MAX if error.permanent else self._failures.get(key, 0) + 1
-                log.warning("a task could not be run", task=duty.task, reason=str(error), times=self._failures[key])
-                continue
-            self._done_tasks += 1
-            await trio.to_thread.run_sync(self._journal.add, result)
-            self._results[result.key] = result
-            self._send()
+            self._impossible.add((duty.task, duty.trace_key))
+            log.warning("a task could not be run", task=duty.task, reason=str(error))
+        del self._jobs[key]
+        self._run_jobs(nursery)
 
-    def _next_job(self, model: bytes) -> Duty | None:
-        able = [duty for duty in self._duties if self._failures.get((duty.task, duty.trace_key), 0) < FAILURES_MAX]
-        return next_job(able, self._results, self._ledger.head.number + 1, model)
-
-    async def _run_job(self, duty: Duty, worker: Worker) -> Result:
+    async def _ask(self, duty: Duty, worker: Worker) -> Result:
         prompt, output = await trio.to_thread.run_sync(self._texts, duty)
-        queue_ms = int((trio.current_time() - self._seen_at.get((duty.task, duty.role), trio.current_time())) * 1000)
+        now = trio.current_time()
+        queued_ms = int((now - self._seen_at.get((duty.task, duty.role), now)) * 1000)
+        blocks = duty.last_block - self._ledger.head.number + LATE_BLOCKS
+        deadline = now + blocks * self._ledger.params.block_interval_ms / 1000
         request: dict[str, Any] = {
-            "prompt": list(prompt), "temperature_q16": duty.temperature_q16, "top_k": duty.top_k, "seed": duty.seed,
-            "trace_key": duty.trace_key,
+            "kind": Kind(duty.kind).name.lower(), "prompt": list(prompt), "temperature_q16": duty.temperature_q16,
+            "top_k": duty.top_k, "seed": duty.seed, "trace_key": duty.trace_key,
         }  # fmt: skip
-        if duty.role == abi.ROLE_EXECUTE:
-            answer = await worker.ask({**request, "op": "generate", "max_tokens": duty.max_tokens})
-            return Result(
-                duty.task, duty.trace_key, answer["root"], tokens=tuple(answer["tokens"]), queue_ms=queue_ms,
-                first_token_ms=answer["first_token_ms"], total_ms=answer["total_ms"], device=worker.label,
-            )  # fmt: skip
-        verdict = await worker.ask({**request, "op": "verify", "output": list(output)})
-        return Result(duty.task, duty.trace_key, verdict["root"], bad=verdict["bad"], queue_ms=queue_ms)
+        self._figures.prompt_tokens += len(prompt)
+        is_vector = Kind(duty.kind).is_vector
+        if duty.role != abi.ROLE_EXECUTE:
+            claimed = list(vector_of(output) if is_vector else output)
+            verdict = await worker.ask({**request, "op": "check", "output": claimed}, deadline)
+            queue_ms = queued_ms + verdict["queue_ms"]
+            return Result(duty.task, duty.trace_key, verdict["root"], bad=verdict["bad"], queue_ms=queue_ms)
+        answer = await worker.ask({**request, "op": "make", "max_tokens": duty.max_tokens}, deadline)
+        if not is_vector:
+            self._figures.answered(len(answer["tokens"]), answer["first_token_ms"])
+        return Result(
+            duty.task, duty.trace_key, answer["root"],
+            tokens=words_of(answer["vector"]) if is_vector else tuple(answer["tokens"]),
+            queue_ms=queued_ms + answer["queue_ms"], first_token_ms=answer["first_token_ms"],
+            total_ms=answer["total_ms"], device=worker.label,
+        )  # fmt: skip
 
     def _texts(self, duty: Duty) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Prompt and, of an answered task, output, as the chain's logs hold them."""

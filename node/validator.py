@@ -357,23 +357,33 @@ def measure(client: Client, model: bytes, folder: DataFolder, config: NodeConfig
 
 async def _measure(config: Any, cost: ModelCost, prompt: list[int], tokens: int) -> int:
     """Runs until enough time was spent on the model; the first warms up and is not counted."""
-    from node.worker import Worker
+    import trio
+
+    from node.worker import Worker, WorkerFailed, WorkerUnfit
 
     worker = Worker(config)
     spent_ms = macs = 0
-    try:
-        for number in range(MEASURE_RUNS_MAX + 1):
-            answer = await worker.ask({
-                "op": "generate", "prompt": prompt, "max_tokens": tokens, "temperature_q16": 1 << 16, "top_k": 0,
-                "seed": number.to_bytes(32, "big"), "trace_key": bytes(32),
-            })  # fmt: skip
-            if number:
-                spent_ms += max(1, answer["total_ms"])
-                macs += cost.execution(Kind.GENERATE, len(prompt), len(answer["tokens"]))
-            if spent_ms >= MEASURE_SECONDS * 1000:
-                break
-    finally:
-        await worker.stop()
+    failure: WorkerFailed | WorkerUnfit | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(worker.run, 1)
+        try:
+            for number in range(MEASURE_RUNS_MAX + 1):
+                # Another prompt each time: a beginning that was seen before costs nothing.
+                answer = await worker.ask({
+                    "op": "make", "kind": "generate", "prompt": prompt[number:] + prompt[:number],
+                    "max_tokens": tokens, "temperature_q16": 1 << 16, "top_k": 0,
+                    "seed": number.to_bytes(32, "big"), "trace_key": bytes(32),
+                })  # fmt: skip
+                if number:
+                    spent_ms += max(1, answer["total_ms"])
+                    macs += cost.execution(Kind.GENERATE, len(prompt), len(answer["tokens"]))
+                if spent_ms >= MEASURE_SECONDS * 1000:
+                    break
+        except (WorkerFailed, WorkerUnfit) as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
     return macs * 1000 // spent_ms
 
 

@@ -44,7 +44,11 @@ def generate(prompt: list[int], max_tokens: int = 5, number: int = 1, **how: int
 
 
 def verify(prompt: list[int], output: list[int], number: int = 1, **how: int) -> Request:
-    return Request("verify", prompt, SEED, number.to_bytes(32, "big"), output=output, **how)
+    return Request("generate", prompt, SEED, number.to_bytes(32, "big"), output=output, **how)
+
+
+def vector(kind: str, prompt: list[int], output: list[int] | None = None, number: int = 1) -> Request:
+    return Request(kind, prompt, SEED, number.to_bytes(32, "big"), output=output)
 
 
 def run(batch: Batch, now: float = 0.0) -> list[Event]:
@@ -75,6 +79,9 @@ def some_request(source: random.Random, model: Model, beginnings: list[list[int]
     """Of either kind, often with a beginning that others have too; a checked output is right or wrong somewhere."""
     prompt = source.choice(beginnings)[: source.choice((1, 63, 64, 65, 130))] + numbers(source, source.randrange(1, 70))
     how = {"temperature_q16": source.choice((0, 1 << 16, 1 << 18)), "top_k": source.choice((0, 3))}
+    if source.random() < 0.3:
+        kind = source.choice((cip.EMBED, cip.SCORE))
+        return vector(kind, prompt, source.choice((None, [1, 2])), number)
     if source.random() < 0.5:
         return generate(prompt, source.randrange(1, 40), number, **how)
     return verify(prompt, numbers(source, source.randrange(1, 130)), number, **how)
@@ -136,14 +143,15 @@ def test_a_shared_beginning_is_fed_once_and_hashed_for_each(wide: Model) -> None
     batch = Batch(NumpyExecutor(wide), Limits())
     beginning = numbers(random.Random(1), 3 * PAGE)
     requests = {1: generate([*beginning, 1], 3, 1), 2: generate([*beginning, 2], 3, 2), 3: verify(beginning, [1, 2], 3)}
+    requests[4] = vector(cip.EMBED, [*beginning, 4], number=4)
     for key, request in requests.items():
         fed, reused = batch.prompt_tokens, batch.reused_tokens
         batch.add(key, request)
         assert results(run(batch))[key] == alone(wide, request)
         if key > 1:
-            shared = (3 if key == 2 else 2) * PAGE
+            shared = (2 if key == 3 else 3) * PAGE
             assert batch.reused_tokens - reused == shared
-            assert batch.prompt_tokens - fed == len(request.prompt) + len(request.output[1:]) - shared
+            assert batch.prompt_tokens - fed == len(request.prompt) + len((request.output or [0])[1:]) - shared
 
 
 def test_kept_prefixes_are_bounded_and_give_way_to_tasks(wide: Model) -> None:
@@ -207,7 +215,7 @@ def test_what_fits_no_pool_or_model_is_refused_at_once(wide: Model) -> None:
     for request, said in (
         (generate([1] * 100, 30), "100 prompt tokens and 30 to generate do not fit the pool of 2 pages"),
         (generate([1], 400), "at most 400 together"),
-        (Request("dream", [1], SEED, KEY, 3), "op 'dream' is none of generate, verify"),
+        (Request("dream", [1], SEED, KEY, 3), "of kind llama can generate, embed, score, not 'dream'"),
     ):
         with pytest.raises(RequestError, match=said):
             batch.add(1, request)
@@ -226,6 +234,20 @@ def test_a_late_task_is_dropped_with_its_reason_wherever_it_is(wide: Model) -> N
         "waits": "its deadline passed 1.5 s ago, 0 of at most 301 positions done",
     }
     assert batch.idle and batch.pages_free == batch.pages
+
+
+def test_an_encoder_is_fed_whole_beside_others() -> None:
+    """What attends both ways has no chunks; a request as long as the context goes in one pass whatever its room."""
+    shape = cip.Shape(
+        vocabulary=37, context=160, width=24, layers=2, heads=4, kv_heads=4, head_width=6, rotary=0, hidden=40,
+        norm_epsilon_q32=42950, layers_per_group=1, kind="bert",
+    )  # fmt: skip
+    model = random_model(shape, 3)
+    batch = Batch(NumpyExecutor(model, pages=9), Limits(prefill_rows_max=PAGE))
+    requests = {number: vector(cip.EMBED, [number] * length, None) for number, length in enumerate((150, 3, 70, 160))}
+    for number, request in requests.items():
+        batch.add(number, request)
+    assert results(run(batch)) == {number: alone(model, request) for number, request in requests.items()}
 
 
 def test_a_batch_of_one_kind_is_one_pass_a_token(wide: Model, monkeypatch: pytest.MonkeyPatch) -> None:

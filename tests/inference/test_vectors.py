@@ -1,6 +1,7 @@
 """What embed and score answer: the same bits from every executor and from the oracle, bound by T, and meaningful."""
 
 import math
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from inference import engine as engines
 from inference import program as cip
-from inference.batch import RequestError
+from inference.batch import ALONE, RequestError
 from inference.build import random_model, request, vector_request, with_known_answers
 from inference.engine import Engine, ExactnessError, make_executor
+from inference.kv import Segment
 from inference.model import Model
 from inference.reference import NumpyExecutor
 from inference.sampling import log2_likelihood
@@ -52,8 +54,8 @@ def test_long_prompts_give_one_vector_in_chunks_of_any_size(kind: str, monkeypat
     engine = Engine(NumpyExecutor(model_of(kind)))
     tokens = [(7 * i * i + 3) % 11 for i in range(150)]
     made = set()
-    for rows in (7, 64, 200):
-        monkeypatch.setattr(engines, "CHUNK_ROWS", rows)
+    for rows in (7, 64):
+        monkeypatch.setattr(engines, "ALONE", replace(ALONE, prefill_rows_max=rows))
         monkeypatch.setattr("inference.reference.CHUNK_ROWS", rows)
         made.add(engine.embed(tokens, KEY).root)
     assert len(made) == 1
@@ -64,7 +66,7 @@ def test_an_embedding_has_unit_length_and_follows_the_mean_of_the_states() -> No
     vector = np.array(Engine(NumpyExecutor(model)).embed(TOKENS, KEY).vector) / (1 << cip.VECTOR_BITS)
     assert abs(np.linalg.norm(vector) - 1) < 1e-3
     executor = NumpyExecutor(model)
-    [fed] = executor.feed([engines.Segment(executor.new_sequence(), TOKENS, len(TOKENS))])
+    [fed] = executor.feed([Segment(executor.new_sequence(), TOKENS, len(TOKENS))])
     mean = fed.payloads[-1][:, : 8 * 24].copy().view("<i8").mean(0)
     assert np.abs(vector - mean / np.linalg.norm(mean)).max() < 1e-3
 
@@ -80,7 +82,7 @@ def test_scores_are_the_log_likelihoods_of_the_logits(kind: str) -> None:
     model = model_of(kind)
     vector = Engine(NumpyExecutor(model)).score(TOKENS, KEY).vector
     executor = NumpyExecutor(model)
-    [fed] = executor.feed([engines.Segment(executor.new_sequence(), TOKENS, 0)])
+    [fed] = executor.feed([Segment(executor.new_sequence(), TOKENS, 0)])
     logits = fed.logits[:-1] / (1 << cip.RESIDUAL_BITS)
     shares = logits - np.log(np.exp(logits - logits.max(1, keepdims=True)).sum(1, keepdims=True)) - logits.max(
         1, keepdims=True
@@ -157,7 +159,7 @@ def test_leaves_of_an_encoder_lie_stage_by_stage() -> None:
         ("llama", "embed", [], "0 tokens to embed"),
         ("llama", "score", [1], "1 tokens to score, must be 2 to 160"),
         ("llama", "embed", [1] * 161, "161 tokens"),
-        ("llama", "embed", [1, 11], r"tokens\[1\] is 11"),
+        ("llama", "embed", [1, 11], r"prompt\[1\] is 11"),
     ],
 )
 def test_a_request_out_of_bounds_is_refused_with_its_value(kind: str, task: str, tokens: list[int], said: str) -> None:

@@ -16,13 +16,14 @@ import pytest
 
 from inference.build import request, with_known_answers
 from inference.engine import Engine
+from inference.frames import FRAME_BYTES_MAX
 from inference.model import Model, save
 from inference.reference import NumpyExecutor
-from inference.worker import FRAME_BYTES_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
-HOW = {"temperature_q16": 45875, "top_k": 7, "seed": bytes(range(32)), "trace_key": bytes(range(100, 132))}
+KEY = bytes(range(100, 132))
+HOW = {"temperature_q16": 45875, "top_k": 7, "seed": bytes(range(32)), "trace_key": KEY}
 
 
 class Child:
@@ -34,9 +35,10 @@ class Child:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
 
-    def send(self, value: Any) -> None:
-        body = msgpack.packb(value)
-        self.raw(len(body).to_bytes(4, "big") + body)
+    def send(self, *values: Any) -> None:
+        """All at once: the child reads them before it does anything."""
+        bodies = [msgpack.packb(value) for value in values]
+        self.raw(b"".join(len(body).to_bytes(4, "big") + body for body in bodies))
 
     def raw(self, data: bytes) -> None:
         assert self.process.stdin is not None
@@ -46,9 +48,23 @@ class Child:
     def receive(self) -> Any:
         return msgpack.unpackb(self._read(int.from_bytes(self._read(4), "big")))
 
+    def answer(self) -> Any:
+        """The next event that ends a request."""
+        while (event := self.receive())["event"] not in ("done", "error"):
+            pass
+        return event
+
     def ask(self, **fields: Any) -> Any:
         self.send(fields)
-        return self.receive()
+        return self.answer()
+
+    def heard_until_silent(self) -> list[Any]:
+        """Events that end a request among what is on its way; a last, bad request marks the end."""
+        self.send({"id": 99, "op": "end"})
+        heard = []
+        while (event := self.answer())["id"] != 99:
+            heard.append(event)
+        return heard
 
     def _read(self, size: int) -> bytes:
         assert self.process.stdout is not None
@@ -82,43 +98,96 @@ def child(served: tuple[Model, Path]) -> Iterator[Child]:
     worker.process.wait(PATIENCE_S)
 
 
-def test_generate_and_verify_over_the_pipe(served: tuple[Model, Path], child: Child) -> None:
+def test_making_and_checking_over_the_pipe(served: tuple[Model, Path], child: Child) -> None:
     ready = child.receive()
     assert 0 <= ready.pop("load_ms") < PATIENCE_S * 1000
-    assert ready == {"ready": True, "model_id": served[0].model_id, "engine": "numpy", "known_answer": "ok"}
-    expected = Engine(NumpyExecutor(served[0])).generate([1, 2, 3], 9, *HOW.values())
-    answer = child.ask(id=7, op="generate", prompt=[1, 2, 3], max_tokens=9, **HOW)
-    assert (answer["id"], answer["ok"], answer["tokens"], answer["root"]) == (7, True, expected.tokens, expected.root)
+    expected_ready = {"ready": True, "model_id": served[0].model_id, "engine": "numpy", "known_answer": "ok"}
+    assert ready == {**expected_ready, "positions_max": 16 * 2 * 64}
+    engine = Engine(NumpyExecutor(served[0]))
+    expected = engine.generate([1, 2, 3], 9, *HOW.values())
+    answer = child.ask(id=7, op="make", kind="generate", prompt=[1, 2, 3], max_tokens=9, **HOW)
+    assert (answer["id"], answer["event"]) == (7, "done")
+    assert (answer["tokens"], answer["root"]) == (expected.tokens, expected.root)
     assert 0 <= answer["first_token_ms"] <= answer["total_ms"]
-    verdict = child.ask(id=8, op="verify", prompt=[1, 2, 3], output=expected.tokens, **HOW)
-    assert verdict == {"id": 8, "ok": True, "root": expected.root, "bad": 2**32 - 1}
+    verdict = child.ask(id=8, op="check", kind="generate", prompt=[1, 2, 3], output=expected.tokens, **HOW)
+    assert (verdict["id"], verdict["root"], verdict["bad"]) == (8, expected.root, 2**32 - 1)
+    embedded, made = engine.embed([1, 2, 3], KEY), dict(kind="embed", prompt=[1, 2, 3], **HOW)
+    vector = child.ask(id=9, op="make", max_tokens=0, **made)
+    assert (vector["vector"], vector["root"]) == (embedded.vector, embedded.root)
+    assert child.ask(id=9, op="check", output=[*embedded.vector[:-1], 5], **made)["bad"] == len(embedded.vector) - 1
     assert child.end() == 0
+
+
+def test_requests_are_worked_on_together_and_tell_their_tokens(served: tuple[Model, Path], child: Child) -> None:
+    """A short one that comes later is done first; the load says how many run; of a cancelled one nothing is heard."""
+    child.receive()
+    make = {"op": "make", "kind": "generate", **HOW, "temperature_q16": 0, "stream": True}
+    most = {1: 90, 2: 12, 3: 9}
+    frames = [{**make, "id": number, "prompt": [number], "max_tokens": most[number]} for number in most]
+    child.send(*frames, {"id": 3, "op": "cancel"})
+    told: dict[int, list[int]] = {1: [], 2: []}
+    done: dict[int, Any] = {}
+    loads = []
+    while len(done) < 2:
+        event = child.receive()
+        match event["event"]:
+            case "token":
+                assert event["index"] == len(told[event["id"]])
+                told[event["id"]].append(event["token"])
+            case "done":
+                done[event["id"]] = event
+            case "load":
+                loads.append((event["running"], event["waiting"], event["pages"] - event["pages_free"]))
+    assert list(done) == [2, 1] and {number: answer["tokens"] for number, answer in done.items()} == told
+    assert loads == [(2, 0, 3), (1, 0, 2)]
+    assert child.heard_until_silent() == []
 
 
 def test_a_bad_request_is_answered_and_the_next_one_served(child: Child) -> None:
     child.receive()
+    make, check = {"op": "make", "kind": "generate", **HOW}, {"op": "check", "kind": "generate", **HOW}
     for fields, said in (
-        ({"op": "generate", "prompt": [], "max_tokens": 3, **HOW}, "0 prompt tokens"),
-        ({"op": "generate", "prompt": [1], **HOW}, "request.max_tokens must be int"),
-        ({"op": "generate", "prompt": [1, "a"], "max_tokens": 3, **HOW}, "request.prompt must be list of int"),
-        ({"op": "generate", "prompt": [1], "max_tokens": True, **HOW}, "request.max_tokens must be int"),
-        ({"op": "verify", "prompt": [1], "output": [99], **HOW}, "output[0] is 99"),
-        ({"op": "generate", "prompt": [1], "max_tokens": 3, **HOW, "seed": b"short"}, "seed of 5"),
-        ({"op": "reboot"}, "op 'generate' or 'verify'"),
+        ({**make, "prompt": [], "max_tokens": 3}, "0 prompt tokens"),
+        ({**make, "prompt": [1]}, "request.max_tokens must be int"),
+        ({**make, "prompt": [1, "a"], "max_tokens": 3}, "request.prompt must be list of int"),
+        ({**make, "prompt": [1], "max_tokens": True}, "request.max_tokens must be int"),
+        ({**make, "kind": "dream", "prompt": [1], "max_tokens": 1}, "not 'dream'"),
+        ({**make, "kind": ["generate"], "prompt": [1], "max_tokens": 1}, "request.kind must be str"),
+        ({**check, "prompt": [1], "output": [99]}, "output[0] is 99"),
+        ({**make, "prompt": [1], "max_tokens": 3, "seed": b"short"}, "seed of 5"),
+        ({**make, "prompt": [1], "max_tokens": 3, "within_ms": -1}, "request.within_ms must be"),
+        ({**make, "prompt": [1], "max_tokens": 3, "stream": 1}, "request.stream must be bool"),
+        ({"op": "reboot"}, "request.op must be make, check or cancel"),
     ):
         reply = child.ask(id=1, **fields)
-        assert (reply["id"], reply["ok"]) == (1, False)
+        assert (reply["id"], reply["event"], reply["code"]) == (1, "error", "request")
         assert said in reply["error"]
-    child.send([1, 2])
-    assert child.receive()["ok"] is False
-    assert child.ask(id=2, op="generate", prompt=[1], max_tokens=1, **HOW)["ok"] is True
+    for frame in ([1, 2], {"id": "x", "op": "cancel"}, {"id": True}, {"op": "make"}, {"id": 1 << 53}, 7, None):
+        child.send(frame)
+        reply = child.receive()
+        assert (reply["id"], reply["code"]) == (None, "request")
+    child.send({"id": 77, "op": "cancel"})  # unknown: nothing is said
+    child.send({**make, "id": 4, "prompt": [1], "max_tokens": 90}, {**make, "id": 4, "prompt": [1], "max_tokens": 1})
+    assert "is being worked on" in child.answer()["error"] and child.answer()["event"] == "done"
+    assert child.ask(id=5, **make, prompt=[1], max_tokens=1)["event"] == "done"
+
+
+def test_a_late_request_and_a_full_queue_say_so(child: Child) -> None:
+    child.receive()
+    make = {"op": "make", "kind": "generate", "max_tokens": 9, **HOW}
+    assert child.ask(**make, id=1, prompt=[1], within_ms=0)["code"] == "deadline"
+    child.send(*({**make, "id": number, "prompt": [1]} for number in range(200)))
+    answers = [child.answer() for _ in range(200)]
+    refused = [answer for answer in answers if answer["event"] == "error"]
+    assert refused and len(answers) - len(refused) >= 64, "so many wait at least"
+    assert all(answer["code"] == "full" and "tasks run and" in answer["error"] for answer in refused)
 
 
 def test_ctrl_c_in_the_terminal_is_the_nodes_business(child: Child) -> None:
     """The signal reaches the whole group; the worker goes on until its stdin closes."""
     child.receive()
     child.process.send_signal(signal.SIGINT)
-    assert child.ask(id=1, op="generate", prompt=[1], max_tokens=2, **HOW)["ok"] is True
+    assert child.ask(id=1, op="make", kind="generate", prompt=[1], max_tokens=2, **HOW)["event"] == "done"
     assert child.end() == 0
 
 
@@ -127,8 +196,9 @@ def test_ctrl_c_in_the_terminal_is_the_nodes_business(child: Child) -> None:
     [
         ((FRAME_BYTES_MAX + 1).to_bytes(4, "big"), "00800001"),
         (b"\0\0\0\2\xc1\xc1", "no msgpack"),
-        (b"\0\0\0\x09abc", "ends after 3"),
-        (b"\0\0", "frame header 0000"),
+        (b"\0\0\0\x09abc", "ends 7 bytes into a frame"),
+        (b"\0\0", "ends 2 bytes into a frame"),
+        (b"\0\0\1\0" + b"\x91" * 256, "no msgpack"),
     ],
 )
 def test_what_is_no_frame_ends_the_worker_with_its_reason(child: Child, data: bytes, said: str) -> None:
@@ -158,7 +228,8 @@ def test_both_engines_answer_alike(served: tuple[Model, Path], child: Child) -> 
     torch = Child(served[1], "torch")
     try:
         assert (child.receive()["engine"], torch.receive()["engine"]) == ("numpy", "torch")
-        one, other = (c.ask(id=1, op="generate", prompt=[9, 8], max_tokens=12, **HOW) for c in (child, torch))
+        make = {"op": "make", "kind": "generate", "prompt": [9, 8], "max_tokens": 12, **HOW}
+        one, other = (each.ask(id=1, **make) for each in (child, torch))
         assert (one["tokens"], one["root"]) == (other["tokens"], other["root"])
         assert torch.end() == 0
     finally:

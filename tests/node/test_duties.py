@@ -8,7 +8,7 @@ from node.duties import (
     Result,
     is_stale,
     items_to_send,
-    next_job,
+    jobs,
     result_for,
     work_transaction,
 )
@@ -72,16 +72,16 @@ def test_the_result_that_fulfils_a_duty(role: int, results: list[Result], found:
 
 def test_the_first_to_close_is_run_first_and_what_is_done_or_too_late_is_not() -> None:
     duties = [duty(EXECUTE, 1, last=30), duty(AUDIT, 2, last=15), duty(AUDIT, 3, last=12), duty(AUDIT, 4, last=9)]
-    assert next_job(duties, {}, 10, MODEL) == duties[2]
-    assert next_job(duties, by_key(check(3)), 10, MODEL) == duties[1]
-    assert next_job(duties, by_key(check(3), check(2), answer(1)), 10, MODEL) is None
-    assert next_job([duty(EXECUTE, model=OTHER_MODEL)], {}, 10, MODEL) is None
+    assert jobs(duties, {}, 10, MODEL) == [duties[2], duties[1], duties[0]]
+    assert jobs(duties, by_key(check(3)), 10, MODEL) == [duties[1], duties[0]]
+    assert jobs(duties, by_key(check(3), check(2), answer(1)), 10, MODEL) == []
+    assert jobs([duty(EXECUTE, model=OTHER_MODEL)], {}, 10, MODEL) == []
 
 
 def test_a_backup_begins_when_its_own_slot_does() -> None:
     backup = duty(EXECUTE, first=20, last=29)
-    assert next_job([backup], {}, 18, MODEL) is None
-    assert next_job([backup], {}, 19, MODEL) == backup
+    assert jobs([backup], {}, 18, MODEL) == []
+    assert jobs([backup], {}, 19, MODEL) == [backup]
 
 
 def test_items_carry_commitments_in_the_operators_name() -> None:
