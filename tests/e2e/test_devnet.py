@@ -111,8 +111,8 @@ def test_a_users_first_hour(devnet: Devnet) -> None:
     check_contract(devnet)
     stories = post_tasks(devnet)
     fields = {
-        "taskId", "model", "output", "status", "executor", "verifiers", "postedBlock", "agreedBlock", "settledBlock",
-        "feeWei", "cwu", "receiptId",
+        "taskId", "kind", "model", "output", "status", "executor", "verifiers", "postedBlock", "agreedBlock",
+        "settledBlock", "feeWei", "cwu", "receiptId",
     }  # fmt: skip
     for story in stories:
         assert set(story) == fields
