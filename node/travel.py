@@ -57,11 +57,9 @@ async def check_model(folder: Path, config: NodeConfig) -> None:
     device = "cpu" if engine == "numpy" else config.engine_device
     worker = Worker(WorkerConfig(folder, engine, config.engine_threads, device))
     try:
-        await worker.start()
+        await worker.prove()
     except (WorkerFailed, WorkerUnfit) as error:
         raise CheckFailed(str(error)) from error
-    finally:
-        await worker.stop()
 
 
 class Shelf:

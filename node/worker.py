@@ -179,6 +179,22 @@ class Worker:
         for asked in self._asked.values():
             _finish(asked, failure=failure)
 
+    async def prove(self) -> None:
+        """Have a child load the model and pass its known answers, and end it. Raises WorkerUnfit, WorkerFailed."""
+        self._process = await self._open()
+        assert self._process.stdout is not None
+        try:
+            reason = await self._greet(_Incoming(self._process.stdout))
+        except _Ended as error:
+            reason = str(error)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._end()
+        if self.unfit:
+            raise WorkerUnfit(self.unfit)
+        if reason is not None:
+            raise WorkerFailed(f"the model's process died: {reason}")
+
     async def _open(self) -> trio.Process:
         config = self.config
         command = [
@@ -206,18 +222,9 @@ class Worker:
         assert process.stdin is not None and process.stdout is not None
         reason = f"it was silent for {SILENT_SECONDS_MAX:g} s while it had work"
         try:
-            hello, incoming = None, _Incoming(process.stdout)
-            with trio.move_on_after(START_SECONDS_MAX):
-                hello = await incoming.next()
-            if hello is None:
-                return f"not ready after {START_SECONDS_MAX:g} s"
-            if hello.get("ready") is not True:
-                self.unfit = str(hello.get("error", "no reason given"))
-                return self.unfit
-            self.engine = str(hello.get("engine"))
-            self.load = Load()
-            log.info("model ready", engine=self.label, load_ms=hello.get("load_ms"),
-                     model=hello.get("model_id"), positions_max=hello.get("positions_max"))  # fmt: skip
+            incoming = _Incoming(process.stdout)
+            if (not_ready := await self._greet(incoming)) is not None:
+                return not_ready
             self._unsent = [number for number, asked in self._asked.items() if not asked.done.is_set()]
             self._sent.clear()
             self._withdrawn.clear()
@@ -228,6 +235,22 @@ class Worker:
         except* _Ended as group:
             reason = str(group.exceptions[0])
         return reason
+
+    async def _greet(self, incoming: "_Incoming") -> str | None:
+        """The child's first word: None when it is ready, else why not. Raises _Ended."""
+        hello = None
+        with trio.move_on_after(START_SECONDS_MAX):
+            hello = await incoming.next()
+        if hello is None:
+            return f"not ready after {START_SECONDS_MAX:g} s"
+        if hello.get("ready") is not True:
+            self.unfit = str(hello.get("error", "no reason given"))
+            return self.unfit
+        self.engine = str(hello.get("engine"))
+        self.load = Load()
+        log.info("model ready", engine=self.label, load_ms=hello.get("load_ms"), model=hello.get("model_id"),
+                 positions_max=hello.get("positions_max"))  # fmt: skip
+        return None
 
     def _blame(self, reason: str) -> None:
         """What was being worked on when the child died is asked again, unless it killed the child all alone."""
