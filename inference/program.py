@@ -47,6 +47,7 @@ VOCABULARY_MAX, CONTEXT_MAX, WIDTH_MAX, HIDDEN_MAX = 1 << 20, 1 << 17, 1 << 16, 
 LAYERS_MAX, HEADS_MAX, HEAD_WIDTH_MAX = 1024, 1024, 1040  # 1040 * 127 * 127 < 2^24: scores are one float32 tile
 BIDIRECTIONAL_CONTEXT_MAX = 1 << 13  # a sequence without order is fed whole
 SCORE_DIVISOR_MAX = 1 << 20
+QUALITY_MAX = LAYERS_MAX + 64  # measures of the whole, and one of each layer
 EPSILON_MAX = 1 << 18
 EXPONENT_MAX = 63
 KNOWN_ANSWERS_MAX, KNOWN_ANSWER_TOKENS_MAX = 16, 512
@@ -614,6 +615,6 @@ def vector_answer(task: str, prompt: tuple[int, ...], trace_key: bytes, root: by
 
 
 def _quality(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise ProgramError("quality must be an object of at most 64 integers")
+    if not isinstance(value, dict) or len(value) > QUALITY_MAX:
+        raise ProgramError(f"quality must be an object of at most {QUALITY_MAX} integers")
     return {_text(k, "quality", 64): _integer(v, f"quality.{k[:64]}", -(2**63), 2**63 - 1) for k, v in value.items()}

@@ -264,6 +264,15 @@ def test_the_manifest_records_what_was_measured(tmp_path: Path) -> None:
     assert all((step, total, total) in seen for step, _, total in seen)
 
 
+def test_every_layer_s_error_is_recorded_however_many_there_are(tmp_path: Path) -> None:
+    make_checkpoint(tmp_path / "m", {"num_hidden_layers": 70, "hidden_size": 16, "intermediate_size": 16,
+                                     "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8})  # fmt: skip
+    done = bring_in(tmp_path / "m", positions=64)
+    quality = load(done.folder).manifest.quality
+    errors = [quality[f"layer{i}ErrorPpm"] for i in range(70)]
+    assert errors == [round(error * 1e6) for error in done.quality.layer_errors] and 0 < errors[0] < errors[69]
+
+
 def test_a_worse_rounding_is_seen_by_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_checkpoint(tmp_path / "m")
     good = bring_in(tmp_path / "m")
