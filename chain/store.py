@@ -10,7 +10,7 @@ Keys begin with one byte; numbers are eight bytes big-endian, so that iteration 
     c number     the commit certificate that this node decided or synced by
     h hash       number of the block with that hash
     t hash       number u64 | index u32 of a transaction
-    k task num   log indices u32 in that block: the Market's logs whose first indexed topic is the task
+    k topic num  log indices u32 in that block: logs of Market and Models whose first indexed topic is that
     n keccak     trie node or contract code
     v hash       encoding of the validator set with that hash
 
@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from chain.kv import KV, Batch, KVCorrupt
 from primitives import rlp
-from primitives.address import MARKET
+from primitives.address import MARKET, MODELS
 from primitives.block import Block, MalformedBlock, decode_block
 from primitives.header import Header, Sidecar, decode_header, decode_sidecar
 from primitives.receipt import Log, Receipt, bloom_of
@@ -156,7 +156,8 @@ class Store:
         return None if value is None else Location(int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big"))
 
     def task_logs(self, task: bytes) -> list[tuple[int, tuple[int, ...]]]:
-        """(height, indices of logs in that block) of everything that the Market logged about a task, ascending."""
+        """(height, indices of logs in that block) of everything that the Market logged about a task, or Models about a
+        model (what was registered) or an operator (what it serves), ascending."""
         return [
             (int.from_bytes(key[-8:], "big"), tuple(_u32s(value))) for key, value in self._kv.iterate(TASK + task)
         ]
@@ -211,12 +212,12 @@ def block_batch(
 
 
 def _tasks_in(receipts: Sequence[Receipt]) -> dict[bytes, list[int]]:
-    """First indexed topic of the Market's logs -> their indices in the block."""
+    """First indexed topic of the logs of Market and Models -> their indices in the block."""
     found: dict[bytes, list[int]] = {}
     index = 0
     for receipt in receipts:
         for log in receipt.logs:
-            if log.address == MARKET and len(log.topics) >= 2:
+            if log.address in (MARKET, MODELS) and len(log.topics) >= 2:
                 found.setdefault(log.topics[1], []).append(index)
             index += 1
     return found

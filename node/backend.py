@@ -95,7 +95,7 @@ class NodeBackend:
         for model in {*rows, *self._fetches.models()}:
             fetch = self._fetches.of(model)
             if fetch is not None and self._store.folder_of(model) is None:
-                row = rows.setdefault(model, _held_json(Held(model, "", "", "", 0, 0, False)))
+                row = rows.setdefault(model, _held_json(Held(model, "", "", "", "", 0, 0, False)))
                 row |= {"state": fetch.state, "reason": fetch.reason}
                 if fetch.total_bytes:
                     row |= {"bytes": fetch.done_bytes, "totalBytes": fetch.total_bytes}
@@ -129,5 +129,6 @@ class NodeBackend:
 def _held_json(held: Held) -> dict[str, Any]:
     return {
         "model": "0x" + held.model.hex(), "name": held.name, "state": held.state, "reason": held.reason,
-        "bytes": held.done_bytes, "totalBytes": held.total_bytes, "bytesPerSecond": 0, "shipped": held.shipped,
+        "licence": held.licence, "bytes": held.done_bytes, "totalBytes": held.total_bytes, "bytesPerSecond": 0,
+        "shipped": held.shipped,
     }  # fmt: skip

@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 account = typer.Typer(help="Accounts: keys that sign transactions.", no_args_is_help=True, rich_markup_mode=None)
 task = typer.Typer(help="Inference tasks: ask, follow, explain.", no_args_is_help=True, rich_markup_mode=None)
-model = typer.Typer(help="Models: import, check, run, embed, measure.", no_args_is_help=True, rich_markup_mode=None)
+model = typer.Typer(help="Models: import, run, register, fetch, list.", no_args_is_help=True, rich_markup_mode=None)
 validator = typer.Typer(help="Validators: register, bond, serve, status.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(account, name="account")
 app.add_typer(task, name="task")
@@ -187,6 +187,7 @@ def task_post(
     key: Key = None,
     account: Account = None,
     data_dir: DataDir = None,
+    model: Annotated[str | None, typer.Option(help="Name or id (default: the chain's first).")] = None,
     kind: Annotated[TaskKind, typer.Option(help="What is asked of the text.")] = TaskKind.GENERATE,
     label: Annotated[
         list[str] | None, typer.Option(help="Score this after the text; may be repeated, the likeliest is printed.")
@@ -203,7 +204,8 @@ def task_post(
     """Ask the chain's validators to continue, embed or score a text; print the answer and its story."""
     from node.accounts import choose_key
     from node.client import Client
-    from node.post import Request, Wait, first_model, post_task, wait_for
+    from node.post import Request, Wait, post_task, wait_for
+    from node.validator import find_model
     from primitives.task import Kind
 
     if kind is not TaskKind.GENERATE and (max_tokens, temperature, top_k) != (None, None, None):
@@ -213,7 +215,7 @@ def task_post(
     sampling = (64 if max_tokens is None else max_tokens, 0.7 if temperature is None else temperature,
                 40 if top_k is None else top_k) if kind is TaskKind.GENERATE else (0, 0.0, 0)  # fmt: skip
     client = Client(rpc)
-    model_id = first_model(client)
+    _, model_id = find_model(client, model)
     requests = [
         Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each) for each in label or [""]
     ]
@@ -254,6 +256,74 @@ def task_explain(
         for line in story.lines:
             print(line)
     _print_story(story, json)
+
+
+@model.command("list")
+def model_list(rpc: Rpc = DEFAULT_RPC, json: AsJson = False) -> None:
+    """Show the chain's models, who serves them, and what the node has of them."""
+    from node.catalogue import list_models
+    from node.client import Client
+
+    list_models(Client(rpc), json)
+
+
+@model.command("register")
+def model_register(
+    folder: ModelDir,
+    name: Annotated[str | None, typer.Option(help="Its name on the chain (default: the manifest's).")] = None,
+    uri: Annotated[str, typer.Option(help="Where people read about it.")] = "",
+    macs_per_block: Annotated[
+        int | None, typer.Option(min=1, max=2**64 - 1, help="What deadlines count on (default: measured here).")
+    ] = None,
+    rpc: Rpc = DEFAULT_RPC,
+    key: Key = None,
+    account: Account = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Register a model that passes its check, so that tasks may name it."""
+    from node.catalogue import register
+
+    data = _data_folder(data_dir)
+    operator = _operator(rpc, key, account, data)
+    _report(register(operator, data, folder, _load_config(data, {}), name, uri, macs_per_block), json)
+
+
+@model.command("fetch")
+def model_fetch(
+    model: Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name on the chain.")],
+    peer: Annotated[str | None, typer.Option("--from", help="A peer that has it: id@host:port.")] = None,
+    path: Annotated[Path | None, typer.Option(help="Its folder on this machine, instead of peers.")] = None,
+    rpc: Annotated[
+        str | None, typer.Option("--rpc", envvar="LABORA_RPC", help="The node (default: the data folder's).")
+    ] = None,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Bring a model into the node's folder, from its peers or a local folder, and check it."""
+    from node.catalogue import fetch, take
+
+    folder = _data_folder(data_dir)
+    if path is None:
+        fetch(rpc, folder, model, peer, json)
+        return
+    if peer is not None:
+        raise Fatal(USAGE, "give --from or --path, not both")
+    take(folder, _load_config(folder, {}), model, path, json)
+
+
+@model.command("remove")
+def model_remove(
+    model: Annotated[str, typer.Argument(metavar="ID", help="Its id, or its name on the chain.")],
+    rpc: Annotated[
+        str | None, typer.Option("--rpc", envvar="LABORA_RPC", help="The node (default: the data folder's).")
+    ] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Delete a model from the node's folder, whole or not."""
+    from node.catalogue import remove
+
+    remove(rpc, _data_folder(data_dir), model)
 
 
 @model.command("import")

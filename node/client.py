@@ -1,11 +1,13 @@
 """A plain JSON-RPC client for the commands that talk to a running node. Knows HTTP and JSON, no method's meaning."""
 
 import json
+import time
 import urllib.error
 import urllib.request
 from typing import Any
 
 from node.exits import RUNTIME, Fatal
+from rpc.token import make_token
 
 TIMEOUT_SECONDS = 15.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
@@ -29,18 +31,23 @@ class RpcFailure(Fatal):
 class Client:
     """Calls methods of one endpoint."""
 
-    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, timeout_seconds: float = TIMEOUT_SECONDS, secret: bytes = b"") -> None:
+        """secret: the node's own, with which admin_ methods may be called."""
         if not url.startswith(("http://", "https://")):
             raise Fatal(RUNTIME, f"{url!r} is no http:// or https:// address")
         self.url = url
         self._timeout_seconds = timeout_seconds
+        self._secret = secret
         # A proxy of the environment is not asked: the usual node is on this machine.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def call(self, method: str, *params: Any) -> Any:
         """The method's result. Raises Unreachable, RpcFailure."""
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
+        headers = {"Content-Type": "application/json"}
+        if self._secret:
+            headers["Authorization"] = f"Bearer {make_token(self._secret, int(time.time()))}"
+        request = urllib.request.Request(self.url, body, headers)
         try:
             with self._opener.open(request, timeout=self._timeout_seconds) as response:
                 answer = json.loads(response.read(ANSWER_BYTES_MAX))

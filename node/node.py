@@ -129,12 +129,12 @@ class Node:
         )
         try:
             async with trio.open_nursery() as nursery:
-                rpc_port = await nursery.start(_serve, server, Dispatcher(methods), hub, context, backend)
                 p2p_port = await nursery.start(_network, self.network, config)
+                await nursery.start(fetches.run)
+                rpc_port = await nursery.start(_serve, server, Dispatcher(methods), hub, context, backend)
                 nursery.start_soon(consensus.run)
                 nursery.start_soon(sync.run)
                 nursery.start_soon(inference.run)
-                nursery.start_soon(fetches.run)
                 nursery.start_soon(self._expire)
                 self._write_endpoints(rpc_port, p2p_port)
                 log.info(

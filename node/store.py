@@ -45,6 +45,7 @@ class Held:
     state: str
     reason: str
     name: str
+    licence: str
     done_bytes: int
     total_bytes: int
     shipped: bool
@@ -133,10 +134,11 @@ class ModelStore:
                     continue  # somebody else's folder
 
     def _held(self, model: bytes, path: Path, shipped: bool) -> Held:
-        state, reason, name, done, total = "ready", "", "", 0, 0
+        state, reason, name, licence, done, total = "ready", "", "", "", 0, 0
         try:
             manifest = decode_manifest(read_manifest(path))
-            name, total = manifest.name, sum(tensor.size_bytes for tensor in manifest.tensors)
+            name, licence = manifest.name, manifest.licence
+            total = sum(tensor.size_bytes for tensor in manifest.tensors)
             done = total
             if path.suffix == ".part":
                 state, done = "partial", verified_bytes(path, manifest)
@@ -146,7 +148,7 @@ class ModelStore:
             state, reason = "failed", str(error)
         if path.suffix == ".part" and (path / FAILED_NAME).exists():
             state, reason = "failed", (path / FAILED_NAME).read_text(errors="replace")[:REASON_CHARS_MAX]
-        return Held(model, state, reason, name, done, total, shipped)
+        return Held(model, state, reason, name, licence, done, total, shipped)
 
 
 class Incoming(AbstractContextManager["Incoming"]):

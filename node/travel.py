@@ -162,12 +162,14 @@ class Fetches:
         self.on_ready: list[Callable[[bytes], None]] = []
         """Told of each model that has become whole."""
 
-    async def run(self) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Go on with what was begun, then do what is asked."""
+        unfinished = await trio.to_thread.run_sync(self._store.unfinished)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for model in await trio.to_thread.run_sync(self._store.unfinished):
+            for model in unfinished[:FETCHES_MAX]:
                 self.fetch(model, None)
+            task_status.started()
             await trio.sleep_forever()
 
     def fetch(self, model: bytes, address: str | None) -> None:

@@ -255,8 +255,7 @@ def serve(operator: Operator, folder: DataFolder, config: NodeConfig, model: str
     if rate is None:
         params, _ = own_chain(operator.client, folder)
         per_second = measure(operator.client, identifier, folder, config)
-        # A task that is executed once is checked k times: of a machine's time 1 part in k + 1 goes to executing.
-        rate = max(1, per_second * params.block_interval_ms // 1000 // (1 + params.auditors))
+        rate = declared_rate(params, per_second)
         lines.append(
             f"this machine does {per_second:,} multiply-adds a second; declared is a part in {1 + params.auditors}, "
             f"for {params.auditors} others check each task"
@@ -302,9 +301,12 @@ def find_model(client: Client, wanted: str | None) -> tuple[str, bytes]:
     models = client.call("labora_models")
     if not models:
         raise Fatal(RUNTIME, "this chain lists no model")
-    for found in models:
-        if wanted is None or wanted.lower() in (found["name"].lower(), found["model"]):
-            return found["name"], from_hex(found["model"])
+    same = [found for found in models if wanted is None or wanted.lower() in (found["name"].lower(), found["model"])]
+    if len(same) > 1 and wanted is not None and not same[0]["listed"]:
+        ids = ", ".join(found["model"] for found in same)
+        raise Fatal(USAGE, f"{len(same)} models are called {wanted!r}, by anybody's choice: name one by its id: {ids}")
+    if same:
+        return same[0]["name"], from_hex(same[0]["model"])
     known = ", ".join(f"{found['name']} ({found['model']})" for found in models)
     raise Fatal(USAGE, f"the chain knows no model {wanted!r}; it knows {known}")
 
@@ -326,26 +328,42 @@ def own_chain(client: Client, folder: DataFolder) -> tuple[ChainParams, bytes]:
     return spec.params, genesis_hash
 
 
-def measure(client: Client, model: bytes, folder: DataFolder, config: NodeConfig) -> int:
-    """Multiply-adds a second of the configured engine on this machine, the process started as the node starts it."""
-    import trio
+def declared_rate(params: ChainParams, per_second: int) -> int:
+    """Multiply-adds a block of a machine that does so many a second. A task that is executed once is checked k times:
+    of a machine's time 1 part in k + 1 goes to executing."""
+    return max(1, per_second * params.block_interval_ms // 1000 // (1 + params.auditors))
 
-    from node import logs
+
+def measure(client: Client, model: bytes, folder: DataFolder, config: NodeConfig) -> int:
+    """Multiply-adds a second of the configured engine on a model that this node holds."""
     from node.store import ModelStore
-    from node.worker import WorkerConfig, WorkerFailed, WorkerUnfit
 
     hint = "or say --macs-per-block"
-    if config.engine == "none":
-        raise Fatal(CONFIGURATION, f"engine = none: this node runs no models; choose another engine, {hint}")
     path = ModelStore(folder.models, config.model_quota_mib).folder_of(model)
     if path is None:
         where = f"model {to_hex(model)} is not in {folder.models}"
         raise Fatal(CONFIGURATION, f"{where}: --data-dir names the node's folder, {hint}")
     (values,) = abi.GET_MODEL.decode_result(client.read_contract(MODELS, abi.GET_MODEL.encode_call(model)))
     facts = abi.MODEL.named(values)
+    if facts["encoder"]:
+        raise Fatal(USAGE, f"{facts['name']} writes no text, by which speed is measured: say --macs-per-block")
     cost = ModelCost(facts["a"], facts["b"], facts["c"], facts["auditWeightNum"], facts["auditWeightDen"])
-    tokens = min(MEASURE_TOKENS, facts["context"] // 2)
-    allowed = [token for token in range(min(facts["vocabulary"], 256)) if token not in facts["stopIds"]]
+    return measure_folder(path, cost, facts["vocabulary"], facts["context"], facts["stopIds"], config, hint)
+
+
+def measure_folder(
+    path: Path, cost: ModelCost, vocabulary: int, context: int, stops: Sequence[int], config: NodeConfig, hint: str
+) -> int:
+    """Multiply-adds a second of the configured engine on this machine, the process started as the node starts it."""
+    import trio
+
+    from node import logs
+    from node.worker import WorkerConfig, WorkerFailed, WorkerUnfit
+
+    if config.engine == "none":
+        raise Fatal(CONFIGURATION, f"engine = none: this node runs no models; choose another engine, {hint}")
+    tokens = min(MEASURE_TOKENS, context // 2)
+    allowed = [token for token in range(min(vocabulary, 256)) if token not in stops]
     prompt = [allowed[i % len(allowed)] for i in range(tokens)]
     worker_config = WorkerConfig(path, config.engine, config.engine_threads, config.engine_device)
     logs.set_up("error", config.log_format)

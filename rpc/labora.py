@@ -5,7 +5,7 @@ from typing import Any
 from rpc.codec import address, data, read_hash
 from rpc.context import Context
 from rpc.task_story import PlacedLog, cwu_text, tell
-from vm.system import views
+from vm.system import abi, views
 
 
 def task(context: Context, task_id: Any) -> Any:
@@ -57,20 +57,39 @@ def validators(context: Context) -> dict[str, Any]:
 def models(context: Context) -> list[dict[str, Any]]:
     """Models that tasks may name, those of genesis first."""
     ledger = context.ledger
-    return [
-        {
+    found = []
+    for model in views.models(ledger.reader(), ledger.params, ledger.head.number + 1):
+        uri, licence = _registration(context, model.model_id)
+        cost, registrant = model.cost, model.registrant
+        found.append({
             "model": data(model.model_id),
             "name": model.name,
             "listed": model.listed,
+            "earnsCredit": model.earns_credit,
             "vocabulary": model.vocabulary,
             "context": model.context,
             "width": model.width,
             "kinds": [kind.name.lower() for kind in model.kinds],
+            "cost": {"a": str(cost.a), "b": str(cost.b), "c": str(cost.c)},
+            "referenceMacsPerBlock": str(model.reference_macs_per_block),
             "stopIds": list(model.stop_ids),
+            "registrant": None if registrant is None else address(registrant),
+            "uri": uri,
+            "licence": licence,
             "servedBy": model.served_by,
-        }
-        for model in views.models(ledger.reader(), ledger.params, ledger.head.number + 1)
-    ]
+            "servers": [address(operator) for operator in model.servers],
+        })  # fmt: skip
+    return found
+
+
+def _registration(context: Context, model: bytes) -> tuple[str | None, str | None]:
+    """(uri, licence) as they were registered; None of a model of genesis."""
+    for entry in context.ledger.task_logs(model):
+        event = abi.EVENTS.get(entry.log.topics[0])
+        if event is abi.MODEL_REGISTERED:
+            values = event.decode(entry.log.topics, entry.log.data)
+            return values["uri"], values["licence"]
+    return None, None
 
 
 def health(context: Context) -> dict[str, Any]:

@@ -1,64 +1,23 @@
 """An operator's commands against a real node of one validator: what they send, what they say, what they refuse."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import trio
+from node_of_one import BLOCK_MS, against_a_node, newcomer, refused
 
 from genesis.keys import ACCOUNT_KEYS
-from genesis.spec import parse_json
 from node import validator
 from node.client import Client
-from node.config import DataFolder, NodeConfig, load
+from node.config import DataFolder, NodeConfig
 from node.devnet import Options, make_folders
-from node.exits import CONFIGURATION, RUNTIME, USAGE, WRONG_CHAIN, Fatal
-from node.init import write_folder
-from node.keys import PASSPHRASE_FILE, ROLES, SCRYPT_N_DEVNET, create_node_keys, write_private
-from node.node import open_node
+from node.exits import CONFIGURATION, RUNTIME, USAGE, WRONG_CHAIN
 from node.validator import Operator
 from primitives.keys import address_of
 from primitives.params import COIN
 
-BLOCK_MS = 200
 POOR_KEY = b"\x07" * 32
 CONFIG = NodeConfig(engine="numpy")
-
-
-def devnet_of_one(folder: Path) -> tuple[DataFolder, NodeConfig, str]:
-    (member,) = make_folders(Options(1, BLOCK_MS, folder, 0, "numpy", False, None))
-    return member.folder, replace(load(member.folder.config, {}, {}), engine="none", log_level="error"), member.rpc
-
-
-def newcomer(root: Path, genesis: Path, roles: tuple[str, ...] = ROLES) -> DataFolder:
-    """What `labora init` makes."""
-    folder = DataFolder(root)
-    write_folder(folder, NodeConfig(), parse_json(genesis.read_bytes(), str(genesis)))
-    write_private(folder.keys / PASSPHRASE_FILE, "words\n")
-    create_node_keys(folder.keys, "words", roles, SCRYPT_N_DEVNET)
-    return folder
-
-
-def refused(code: int, words: str, call: Callable[[], object]) -> None:
-    with pytest.raises(Fatal, match=words) as caught:
-        call()
-    assert caught.value.code == code and "\n" not in str(caught.value)
-
-
-def against_a_node(tmp_path: Path, commands: Callable[[Client, DataFolder], None]) -> None:
-    """Run commands in a thread beside the node, as another process would."""
-    folder, config, url = devnet_of_one(tmp_path / "devnet")
-
-    async def scenario() -> None:
-        node = open_node(folder, config, new_signer=False)
-        with trio.fail_after(120):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(node.run)
-                await trio.to_thread.run_sync(commands, Client(url), folder)
-                nursery.cancel_scope.cancel()
-
-    trio.run(scenario)
 
 
 def test_the_life_of_an_operator(tmp_path: Path) -> None:

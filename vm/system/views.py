@@ -102,6 +102,10 @@ class ModelView:
     stop_ids: tuple[int, ...]
     served_by: int
     """Members of the current set that serve it."""
+    servers: tuple[bytes, ...]
+    """Operators that declared to serve it, in the set or not."""
+    registrant: bytes | None
+    """None: it is of genesis."""
     earns_credit: bool
 
 
@@ -188,6 +192,7 @@ def models(reader: Reader, params: ChainParams, height: int) -> list[ModelView]:
                 model_id, model_room.name_of(ctx, model_id), bool(record.listed), record.cost, record.vocabulary,
                 record.context, record.width, record.kinds, record.reference_macs_per_block,
                 tuple(model_room.stop_ids(ctx, model_id)), len(model_room.candidates(ctx, model_id)),
+                tuple(model_room.servers(ctx, model_id)), record.registrant if any(record.registrant) else None,
                 model_room.counts(ctx, model_id),
             )
         )
