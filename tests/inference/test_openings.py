@@ -280,6 +280,7 @@ def test_a_lie_in_any_op_of_any_leaf_is_convicted_and_honesty_never(kind: str) -
                     assert play(ours, theirs), f"{leaf} {op.name} {at}"
 
 
+@pytest.mark.slow
 def test_reduction_trees_of_several_levels_and_payloads_of_several_pieces() -> None:
     """4,200 inputs are 17 tiles, past one fan-in of 16; 600 logits are two pieces; a head of 300 two tiles."""
     shape = shape_of("llama", width=4200, hidden=2, vocabulary=600, layers=1, head_width=300, heads=1, rotary=2)
@@ -364,7 +365,7 @@ def test_addresses_that_do_not_exist_are_refused(small: Model) -> None:
 
 
 @given(data=st.data(), wild=st.booleans())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_the_referee_is_total(data: Any, wild: bool) -> None:
     """Any integers that a slice can hold, and any at all: bytes of the op's width, or a refusal."""
     kind = data.draw(st.sampled_from(sorted(cip.KINDS)))
