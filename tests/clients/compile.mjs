@@ -1,19 +1,37 @@
-// node compile.mjs: writes Counter.json (abi, bytecode) from Counter.sol.
+// node compile.mjs [--check]: writes Counter.json and ModelDesk.json (abi, bytecode, runtime bytecode) from their
+// sources, or says whether they are as they would be written.
 import fs from "node:fs";
 import solc from "solc";
 
-const input = {
-  language: "Solidity",
-  sources: { "Counter.sol": { content: fs.readFileSync("Counter.sol", "utf8") } },
-  settings: {
-    evmVersion: "prague",
-    optimizer: { enabled: true, runs: 200 },
-    metadata: { bytecodeHash: "none" },
-    outputSelection: { "*": { "*": ["abi", "evm.bytecode.object"] } },
-  },
-};
-const output = JSON.parse(solc.compile(JSON.stringify(input)));
-for (const error of output.errors ?? []) console.error(error.formattedMessage);
-const contract = output.contracts["Counter.sol"].Counter;
-const artifact = { abi: contract.abi, bytecode: "0x" + contract.evm.bytecode.object };
-fs.writeFileSync("Counter.json", JSON.stringify(artifact, null, 1) + "\n");
+const CONTRACTS = [
+  { name: "Counter", path: "tests/clients/Counter.sol", viaIR: false },
+  { name: "ModelDesk", path: "contracts/examples/ModelDesk.sol", viaIR: true },
+];
+const read = (path) => fs.readFileSync(new URL("../../" + path, import.meta.url), "utf8");
+let stale = false;
+
+for (const { name, path, viaIR } of CONTRACTS) {
+  const input = {
+    language: "Solidity",
+    sources: { [path]: { content: read(path) } },
+    settings: {
+      evmVersion: "prague",
+      viaIR,
+      optimizer: { enabled: true, runs: 200 },
+      metadata: { bytecodeHash: "none" },
+      outputSelection: { "*": { "*": ["abi", "evm.bytecode.object", "evm.deployedBytecode.object"] } },
+    },
+  };
+  const output = JSON.parse(solc.compile(JSON.stringify(input), { import: (path) => ({ contents: read(path) }) }));
+  for (const error of output.errors ?? []) console.error(error.formattedMessage);
+  const { abi, evm } = output.contracts[path][name];
+  const artifact = { abi, bytecode: "0x" + evm.bytecode.object, runtime: "0x" + evm.deployedBytecode.object };
+  const text = JSON.stringify(artifact, null, 1) + "\n";
+  const target = new URL(name + ".json", import.meta.url);
+  if (process.argv.includes("--check")) {
+    if (fs.readFileSync(target, "utf8") === text) continue;
+    console.error(`${name}.json is not what its source gives: node compile.mjs`);
+    stale = true;
+  } else fs.writeFileSync(target, text);
+}
+process.exit(stale ? 1 : 0);
