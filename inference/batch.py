@@ -78,7 +78,7 @@ class Limits:
         return max(1, min(self.running_max * pages_of(shape.context), bytes_max // page_bytes(shape)))
 
 
-ALONE = Limits(running_max=1, waiting_max=1, prefill_rows_max=PAGE, prefix_bytes_max=0)
+ALONE = Limits(running_max=1, waiting_max=1, prefill_rows_max=4 * PAGE, prefix_bytes_max=0)
 """For one task at a time, computed from its first position on."""
 
 

@@ -1,15 +1,16 @@
 """The numpy executor: every operation of the canonical integer program in the plainest form that is still quick. This
 file is the specification in code; docs/inference.md explains each line's widths.
 
-All values are int64 with arithmetic right shifts and floor division. Floats appear only as carriers of integers that
-are proven exact: float32 products of at most 2^24, the float64 rotation below 2^53. Knows no sampling, no trace keys
-and no clock.
+Wide values are integers in float64, a right shift is a multiplication by a power of two and floor: exact while every
+value and product stays below 2^53. Where the page's bound is higher than that, the block's own magnitudes are asked
+first, and what is too large for float64 goes through int64: EXACT_FLOAT64 marks every such place. Products are float32
+tiles below 2^24. Knows no sampling, no trace keys and no clock.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,18 @@ from inference.kv import PAGE, Fed, Pool, Segment, Sequence, default_pages, exte
 from inference.model import Model
 
 CHUNK_ROWS = 64  # positions of a sequence fed at once: bounds the scores' memory to heads * 64 * context
+BLOCK_ROWS = 64  # rows that the operations between two products take at once: bounds what lies between
+TOGETHER_KEYS = 1 << 14  # keys of one layer, fillers among them, over sequences that attend together with one row each
+EXACT_FLOAT64 = float(1 << 53)
+POWERS = 31 << cip.EXP2_INDEX_BITS  # 2^-x in steps of 2^-12 down to 2^-31, where it is 0
 _MASKED = -(1 << 62)  # below every score, and far enough from the int64 edge to subtract
+
+
+class Wide(NamedTuple):
+    """Rows of integers [rows, n], and a bound of their magnitude."""
+
+    values: np.ndarray
+    bound: float
 
 
 class NumpyExecutor:
@@ -29,22 +41,23 @@ class NumpyExecutor:
     def __init__(self, model: Model, pages: int | None = None) -> None:
         self.model, self.shape = model, model.manifest.shape
         tensors = model.tensors
+        s, tensors = self.shape, model.tensors
         self._products = {linear.name: _Product(linear, tensors) for linear in model.manifest.linears}
-        self._gains = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith(".gain")}
-        self._norm_biases = {n: t.astype(np.int64) for n, t in tensors.items() if n.endswith("norm.bias")}
-        normed_layers = self.shape.layers if self.shape.qk_norm else 0
-        self._head_gains = [self._gains_of_heads(layer) for layer in range(normed_layers)]
+        self._vectors = {n: t.astype(np.float64) for n, t in tensors.items() if n.endswith((".gain", "norm.bias"))}
+        self._head_gains = [self._gains_of_heads(layer) for layer in range(s.layers if s.qk_norm else 0)]
         self._embedding = tensors["embedding.weight"]
-        self._embedding_scale = tensors["embedding.scale"].astype(np.int64)
-        self._exp2 = tensors["table.exp2"].astype(np.int64)
-        self._gate = tensors[self.shape.features.gate_table].astype(np.int64)
-        # int16, widened where they meet int64.
+        exponent = model.manifest.embedding_exponent
+        self._embedding_scale = np.ldexp(tensors["embedding.scale"].astype(np.float64), cip.RESIDUAL_BITS - exponent)
+        self._powers = power_table(tensors["table.exp2"])
+        self._gate = np.ldexp(tensors[s.features.gate_table].astype(np.float64), -cip.SIGMOID_VALUE_BITS)
+        # int16, widened where they are used.
         self._turns, self._local_turns = (
             (tensors.get(f"table.{where}cos"), tensors.get(f"table.{where}sin")) for where in ("", "local_")
         )
-        self._head_rotation = _blocks(hadamard(cip.rotation_block(self.shape.head_width)), self.shape.head_width)
-        self._score_scale = cip.score_scale(self.shape.head_width, self.shape.score_divisor)
-        self._store = _Store(self.shape, default_pages(self.shape) if pages is None else pages)
+        block = cip.rotation_block(s.head_width)
+        self._head_rotation = np.kron(np.eye(s.head_width // block), hadamard(block))
+        self._score_scale = cip.score_scale(s.head_width, s.score_divisor)
+        self._store = _Store(s, default_pages(s) if pages is None else pages)
         self.pool = Pool(self._store.pages, self._store.copy_page)
 
     def new_sequence(self, capacity: int = 0) -> Sequence:
@@ -55,28 +68,25 @@ class NumpyExecutor:
     def feed(self, segments: Items[Segment]) -> list[Fed]:
         """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
         s, starts = self.shape, extend_all(self.pool, segments)
-        batch = _Batch.of(segments, starts)
+        assert s.causal or not any(starts), "a sequence without order is fed whole"
+        batch = _Batch.of(segments, starts, s)
         ids = np.concatenate([np.asarray(segment.tokens, np.int64) for segment in segments])
         x = self._embed(ids, batch.positions)
         payloads = []
         for first in range(0, s.layers, s.layers_per_group):
-            entering, tiles = x, list[np.ndarray]()
+            tiles = [] if s.causal else [_octets(x, "<i8")]
             for layer in range(first, min(first + s.layers_per_group, s.layers)):
-                x = self._attention(x, layer, batch, tiles)
-                x = self._mlp(x, layer)
-            payloads.append(np.concatenate([_octets(x if s.causal else entering), *tiles], axis=1))
+                self._attention(x, layer, batch, tiles)
+                self._mlp(x, layer)
+            payloads.append(np.concatenate([_octets(x, "<i8"), *tiles] if s.causal else tiles, axis=1))
         if not s.causal:
-            assert not any(starts), "a sequence without order is fed whole"
-            payloads.append(_octets(x))
+            payloads.append(_octets(x, "<i8"))
             return [Fed(np.zeros((0, s.vocabulary), np.int64), [payload[rows] for payload in payloads])
                     for rows in batch.rows]  # fmt: skip
-        wanted = [rows.start + segment.logits_from for rows, segment in zip(batch.rows, segments, strict=True)]
-        picked = np.concatenate([np.arange(first, rows.stop) for first, rows in zip(wanted, batch.rows, strict=True)])
-        logits = np.zeros((0, s.vocabulary), np.int64)
-        if len(picked):
-            logits = self._products["head"](self._norm(x[picked], "norm.gain"), cip.NORM_BITS + cip.GAIN_BITS)
+        firsts = [rows.start + segment.logits_from for rows, segment in zip(batch.rows, segments, strict=True)]
+        logits = self._logits(np.concatenate([x[i : rows.stop] for i, rows in zip(firsts, batch.rows, strict=True)]))
         fed, begin = [], 0
-        for first, rows in zip(wanted, batch.rows, strict=True):
+        for first, rows in zip(firsts, batch.rows, strict=True):
             end = begin + rows.stop - first
             fed.append(Fed(logits[begin:end], [payload[rows] for payload in payloads]))
             begin = end
@@ -91,190 +101,297 @@ class NumpyExecutor:
         return int(exact_product(q, w, product.tile)[0, 0]), exact
 
     def _embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        scaled = self._embedding[ids].astype(np.int64) * self._embedding_scale[ids][:, None]
-        x = (scaled << cip.RESIDUAL_BITS) >> self.model.manifest.embedding_exponent
+        x = np.floor(self._embedding[ids] * self._embedding_scale[ids][:, None])
         if self.shape.causal:
             return x
         return self._layer_norm(x + self.model.tensors["position.embedding"][positions], "embedding_norm")
 
+    def _logits(self, x: np.ndarray) -> np.ndarray:
+        """int64 [rows, vocabulary] in Q16 of residual rows."""
+        logits = np.empty((len(x), self.shape.vocabulary), np.int64)
+        blocks = _blocks(len(x))
+        inputs = (self._norm(x[block], "norm.gain") for block in blocks)
+        for block, out in zip(blocks, self._product("head", inputs, cip.NORM_BITS + cip.GAIN_BITS), strict=True):
+            logits[block] = out.values
+        return logits
+
+    def _product(self, name: str, inputs: Iterable[np.ndarray], fraction_bits: int) -> Iterator[Wide]:
+        """One product over all blocks of rows together; what is before and after it goes block by block."""
+        product = self._products[name]
+        quantised = [product.quantise(rows) for rows in inputs]
+        if len(quantised) == 1:
+            q, top, bits = quantised[0]
+            yield product.rescale(product.multiply(q), top, bits, fraction_bits)
+        elif quantised:
+            whole, end = product.multiply(np.concatenate([q for q, _, _ in quantised])), 0
+            for q, top, bits in quantised:
+                end += len(q)
+                yield product.rescale(whole[end - len(q) : end], top, bits, fraction_bits)
+
     def _norm(self, x: np.ndarray, gain: str) -> np.ndarray:
         """RMS norm of Q16 rows, then the gain: Q26."""
-        return (self._rms_row(x) if len(x) == 1 else self._rms(x)) * self._gains[gain]
+        unit = over_rms(x, self.shape.norm_epsilon_q32)
+        unit *= self._vectors[gain]
+        return unit
 
     def _wide_norm(self, x: np.ndarray, gain: str) -> np.ndarray:
         """The norm back in Q16."""
-        return self._norm(x, gain) >> cip.HEAD_NORM_SHIFT
+        return shifted(self._norm(x, gain), -cip.HEAD_NORM_SHIFT)
 
     def _layer_norm(self, x: np.ndarray, name: str) -> np.ndarray:
         """LayerNorm of Q16 rows, in Q16."""
-        mean = x.sum(axis=1, keepdims=True) // x.shape[1]
-        return self._wide_norm(x - mean, f"{name}.gain") + self._norm_biases[f"{name}.bias"]
+        mean = x.astype(np.int64).sum(axis=1, keepdims=True) // x.shape[1]
+        return self._wide_norm(x - mean, f"{name}.gain") + self._vectors[f"{name}.bias"]
 
-    def _sublayer_input(self, x: np.ndarray, norm: str) -> tuple[np.ndarray, int]:
-        """What a sub-layer's first product reads, and its fraction bits. An encoder's residual is normed already."""
-        if not self.shape.causal:
-            return x, cip.RESIDUAL_BITS
-        return self._norm(x, f"{norm}.gain"), cip.NORM_BITS + cip.GAIN_BITS
+    def _sublayer_input(self, x: np.ndarray, norm: str) -> np.ndarray:
+        """What a sub-layer's first product reads. An encoder's residual is normed already."""
+        return self._norm(x, f"{norm}.gain") if self.shape.causal else x
 
-    def _add(self, x: np.ndarray, update: np.ndarray, layer: int, part: str) -> np.ndarray:
+    @property
+    def _input_bits(self) -> int:
+        """Fraction bits of what a sub-layer's first product reads."""
+        return cip.NORM_BITS + cip.GAIN_BITS if self.shape.causal else cip.RESIDUAL_BITS
+
+    def _add(self, x: np.ndarray, update: Wide, layer: int, part: str) -> np.ndarray:
         """The residual with what a sub-layer ('attention' or 'mlp') gave."""
-        if not self.shape.causal:
-            return self._layer_norm(saturate(x + update), f"layers.{layer}.{part}_norm")
         if self.shape.features.post_norms:
-            update = self._wide_norm(update, f"layers.{layer}.post_{part}_norm.gain")
-        return saturate(x + update)
-
-    def _rms(self, x: np.ndarray) -> np.ndarray:
-        """Q16 rows over their root mean square: Q14. The root is over normalised rows, so no square passes 2^44."""
-        y, bits = normalise(x)
-        mean = np.einsum("ij,ij->i", y, y) // x.shape[1]
-        epsilon = np.int64(self.shape.norm_epsilon_q32)
-        exponent = 2 * (cip.WINDOW_BITS - bits)
-        mean += (epsilon << np.maximum(exponent, 0)) >> np.maximum(-exponent, 0)
-        reciprocal = (1 << 40) // np.maximum(integer_sqrt(mean), 1)
-        return (y * reciprocal[:, None]) >> (40 - cip.NORM_BITS)
-
-    def _rms_row(self, x: np.ndarray) -> np.ndarray:
-        """_rms of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
-        left = cip.WINDOW_BITS - int(np.abs(x).max()).bit_length()
-        y = x << left if left >= 0 else x >> -left
-        mean = int(np.dot(y[0], y[0])) // x.shape[1]
-        epsilon = self.shape.norm_epsilon_q32
-        mean += epsilon << 2 * left if left >= 0 else epsilon >> -2 * left
-        reciprocal = (1 << 40) // max(math.isqrt(mean), 1)
-        return (y * reciprocal) >> (40 - cip.NORM_BITS)
+            values = self._wide_norm(update.values, f"layers.{layer}.post_{part}_norm.gain")
+        else:
+            values = update.values
+        total = saturate(x + values, cip.RESIDUAL_MAX)
+        return total if self.shape.causal else self._layer_norm(total, f"layers.{layer}.{part}_norm")
 
     def _gains_of_heads(self, layer: int) -> np.ndarray:
         """Gains of the query heads, then of the key heads: [heads + key heads, head width]."""
-        q, k = (self._gains[f"layers.{layer}.{part}_norm.gain"] for part in "qk")
+        q, k = (self._vectors[f"layers.{layer}.{part}_norm.gain"] for part in "qk")
         return np.stack([q] * self.shape.heads + [k] * self.shape.kv_heads)
 
-    def _norm_heads(self, heads: np.ndarray, layer: int) -> np.ndarray:
-        """The norm over each query and key head, back in Q16."""
-        unit = self._rms(heads.reshape(-1, self.shape.head_width)).reshape(heads.shape)
-        return (unit * self._head_gains[layer]) >> cip.HEAD_NORM_SHIFT
-
-    def _attention(self, x: np.ndarray, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> np.ndarray:
+    def _attention(self, x: np.ndarray, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> None:
+        """A layer's attention, added to the residual in place."""
         s, rows = self.shape, len(x)
-        qkv = self._products[f"layers.{layer}.qkv"](*self._sublayer_input(x, f"layers.{layer}.attention_norm"))
-        qkv = qkv.reshape(rows, s.heads + 2 * s.kv_heads, s.head_width)
-        turned = qkv[:, : s.heads + s.kv_heads]
+        q = np.empty((rows, s.heads + 2 * s.kv_heads, s.head_width), np.float32)
+        top, bits = (np.empty((*q.shape[:2], 1), np.int64) for _ in range(2))
+        blocks, norm = _blocks(rows), f"layers.{layer}.attention_norm"
+        inputs = (self._sublayer_input(x[block], norm) for block in blocks)
+        for block, flat in zip(blocks, self._product(f"layers.{layer}.qkv", inputs, self._input_bits), strict=True):
+            q[block], top[block], bits[block] = self._heads(flat, layer, batch.positions[block])
+        kv = np.s_[:, s.heads :]
+        tiles += [_octets(q[kv], "<i1"), _octets(top[kv] + (bits[kv] << 16), "<i4")]
+        self._store.write(layer, batch, q[kv], top[kv], bits[kv])
+        wide = np.empty((rows, s.heads * s.head_width))
+        for reading in batch.readings[s.local(layer)]:
+            own = [part[reading.rows, : s.heads] for part in (q, top, bits)]
+            wide[reading.rows] = self._mix(*own, self._store.read(layer, reading), reading)
+        inputs = (wide[block] for block in blocks)
+        for block, out in zip(blocks, self._product(f"layers.{layer}.out", inputs, cip.ATTENTION_BITS), strict=True):
+            x[block] = self._add(x[block], out, layer, "attention")
+
+    def _heads(self, flat: Wide, layer: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Query, key and value heads of rows, quantised: [rows, heads, width], and their scales."""
+        s, bound = self.shape, flat.bound
+        heads = flat.values.reshape(len(flat.values), -1, s.head_width)
+        turned = heads[:, : s.heads + s.kv_heads]
         if s.qk_norm:
-            turned = self._norm_heads(turned, layer)
+            unit = over_rms(turned.reshape(-1, s.head_width), s.norm_epsilon_q32).reshape(turned.shape)
+            turned[:], bound = shifted(unit * self._head_gains[layer], -cip.HEAD_NORM_SHIFT), float(1 << 36)
         if s.rotary:
-            turned = self._rope(turned, batch.positions, self._local_turns if s.local(layer) else self._turns)
-        turned = (turned.astype(np.float64) @ self._head_rotation).astype(np.int64)
-        q, top, bits = quantise(np.concatenate([turned, qkv[:, s.heads + s.kv_heads :]], axis=1))
-        own, stored = slice(s.heads), slice(s.heads, None)
-        tiles.append(_octets(q[:, stored].astype("<i1")))
-        tiles.append(_octets((top[:, stored] + (bits[:, stored] << 16)).astype("<i4")))
-        self._store.write(layer, batch, q[:, stored], top[:, stored], bits[:, stored])
-        wide = np.empty((rows, s.heads * s.head_width), np.int64)
-        for segment, start, sequence in zip(batch.rows, batch.starts, batch.sequences, strict=True):
-            kv = self._store.read(layer, sequence)
-            for first in range(segment.start, segment.stop, CHUNK_ROWS):
-                block = slice(first, min(first + CHUNK_ROWS, segment.stop))
-                own_rows = (q[block, own], top[block, own], bits[block, own])
-                wide[block] = self._mix(*own_rows, kv, start + first - segment.start, s.local(layer))
-        update = self._products[f"layers.{layer}.out"](wide, cip.ATTENTION_BITS)
-        return self._add(x, update, layer, "attention")
+            self._rope(turned, bound, positions, self._local_turns if s.local(layer) else self._turns)
+        turned[:] = turned @ self._head_rotation
+        return quantise(heads)
 
-    def _rope(self, heads: np.ndarray, positions: np.ndarray, turns: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-        """Rotate pairs (i, i + rotary / 2) of each head by the position's angle; the rest of the head passes."""
-        half = self.shape.rotary // 2
-        cos, sin = (table[positions][:, None] for table in turns)
+    def _rope(
+        self, heads: np.ndarray, bound: float, positions: np.ndarray, turns: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        """Turn pairs (i, i + rotary / 2) of each head by the position's angle, in place; the rest of it passes."""
+        half, kind = self.shape.rotary // 2, np.float64
         a, b = heads[..., :half], heads[..., half : 2 * half]
-        turned = heads.copy()
-        turned[..., :half] = (a * cos - b * sin) >> cip.ROPE_BITS
-        turned[..., half : 2 * half] = (b * cos + a * sin) >> cip.ROPE_BITS
-        return turned
+        if bound * (2 << cip.ROPE_BITS) >= EXACT_FLOAT64:
+            a, b, kind = a.astype(np.int64), b.astype(np.int64), np.int64
+        cos, sin = (table[positions][:, None].astype(kind) for table in turns)
+        one, other = shifted(a * cos - b * sin, -cip.ROPE_BITS), shifted(b * cos + a * sin, -cip.ROPE_BITS)
+        heads[..., :half], heads[..., half : 2 * half] = one, other
 
-    def _mix(self, q: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View", start: int,
-             local: bool) -> np.ndarray:  # fmt: skip
-        """Softmax attention of int8 queries, from position `start` on, over int8 keys and values: 127 * output in Q14,
-        [rows, heads * width]."""
-        s, rows = self.shape, len(q)
-        begin = max(0, start - s.window + 1) if local else 0
-        end = start + rows if s.causal else kv.k.shape[1]
-        kv = kv.between(begin, end)
-        shared = s.heads // s.kv_heads
+    def _mix(
+        self, q: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View", reading: "_Reading"
+    ) -> np.ndarray:
+        """Softmax attention of int8 queries over int8 keys and values: 127 * output in Q14, [rows, heads * width]. The
+        rows are of one or more sequences, of each as many; inside, axes are [sequence * kv head, row * shared head,
+        key]."""
+        s, sequences = self.shape, len(kv.k) // self.shape.kv_heads
+        rows, shared = len(q) // sequences, s.heads // s.kv_heads
 
-        def by_kv_head(z: np.ndarray) -> np.ndarray:  # [rows, heads, ...] -> [kv heads, rows * shared, ...]
-            grouped = z.reshape(rows, s.kv_heads, shared, -1).transpose(1, 0, 2, 3)
-            return grouped.reshape(s.kv_heads, rows * shared, -1)
+        def fold(z: np.ndarray) -> np.ndarray:
+            grouped = z.reshape(sequences, rows, s.kv_heads, shared, -1).swapaxes(1, 2)
+            return grouped.reshape(len(kv.k), rows * shared, -1)
 
-        mantissa, exponent = self._score_scale
-        dot = (by_kv_head(q) @ kv.k.transpose(0, 2, 1)).astype(np.int64)
-        scale = (by_kv_head(q_top) * mantissa) >> 8
-        shift = (38 + exponent) - by_kv_head(q_bits) - kv.k_bits
-        score = (dot * (kv.k_top * scale)) >> np.minimum(np.maximum(shift, 0), 63)
-        hidden = self._hidden(np.arange(start, start + rows), np.arange(begin, end), local)
-        if hidden is not None:
-            score[:, hidden.repeat(shared, axis=0)] = _MASKED
-        below = score.max(axis=2, keepdims=True) - score
-        e = self._exp2[(below & 0xFFFF) >> (16 - cip.EXP2_INDEX_BITS)] >> np.minimum(below >> 16, 31)
-        if hidden is not None:
-            v_bits_max = np.where(hidden, 0, kv.v_bits).max(axis=2, keepdims=True).repeat(shared, axis=1)
-        else:
-            v_bits_max = kv.v_bits.max(axis=2, keepdims=True)
-        weight = (e * kv.v_top) >> np.minimum(np.maximum(v_bits_max - kv.v_bits, 0), 63)
-        weight_shift = np.maximum(bit_length(weight.max(axis=2, keepdims=True)) - 15, 0)
-        weight >>= weight_shift
-        total = np.zeros((s.kv_heads, rows * shared, s.head_width), np.int64)
-        for first in range(0, end - begin, cip.PV_TILE_KEYS):
-            part = weight[:, :, first : first + cip.PV_TILE_KEYS]
-            v = kv.v[:, first : first + cip.PV_TILE_KEYS]
-            total += ((part >> 7).astype(np.float32) @ v).astype(np.int64) << 7
-            total += ((part & 127).astype(np.float32) @ v).astype(np.int64)
-        mass = e.sum(axis=2, keepdims=True)
+        score = self._scores((fold(q) @ kv.k.swapaxes(1, 2)).astype(np.int64), fold(q_top), fold(q_bits), kv)
+        highest = kv.v_bits.max(axis=2, keepdims=True)
+        if reading.hidden is not None:
+            apart = score.reshape(sequences, s.kv_heads, rows, shared, -1)[..., reading.shown :]
+            apart[np.broadcast_to(reading.hidden, apart.shape)] = _MASKED
+            highest = reading.highest(kv.v_bits.reshape(sequences, s.kv_heads, 1, -1)).repeat(shared, axis=2)
+            highest = highest.reshape(len(kv.k), rows * shared, 1)
+        below = np.subtract(score.max(axis=2, keepdims=True), score, out=score)
+        below >>= 16 - cip.EXP2_INDEX_BITS
+        weight = self._powers.take(below, mode="clip")
+        mass = weight.sum(axis=2, keepdims=True)
+        weight *= np.ldexp(kv.v_top.astype(np.float64), kv.v_bits)
+        heaviest = np.floor(np.ldexp(weight.max(axis=2, keepdims=True), -highest))
+        narrow = np.maximum(bit_length(heaviest) - 15, 0)
+        weight *= np.ldexp(1.0, -highest - narrow)
+        total = np.floor(weight, out=weight) @ kv.v
         mass_bits = bit_length(mass)
-        reciprocal = (1 << 43) // (mass >> (mass_bits - cip.WINDOW_BITS))
-        shift = (52 - cip.ATTENTION_BITS) + mass_bits - weight_shift - v_bits_max
-        wide = (total * reciprocal) >> np.minimum(np.maximum(shift, 0), 63)
-        return wide.reshape(s.kv_heads, rows, shared, -1).transpose(1, 0, 2, 3).reshape(rows, -1)
+        reciprocal = (1 << 43) // np.floor(np.ldexp(mass, cip.WINDOW_BITS - mass_bits)).astype(np.int64)
+        shift = np.clip((52 - cip.ATTENTION_BITS) + mass_bits - narrow - highest, 0, 63)
+        wide = scaled(total, reciprocal, shift)
+        return wide.reshape(sequences, s.kv_heads, rows, shared, -1).swapaxes(1, 2).reshape(len(q), -1)
 
-    def _hidden(self, positions: np.ndarray, keys: np.ndarray, local: bool) -> np.ndarray | None:
-        """Which keys [rows, keys] a row does not see; None where every row sees all."""
-        if not self.shape.causal or len(positions) == 1:
-            return None
-        hidden = keys > positions[:, None]
-        return hidden | (keys <= positions[:, None] - self.shape.window) if local else hidden
+    def _scores(self, dot: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View") -> np.ndarray:
+        """Scores in Q16 of int64 products of queries and keys, in place of them."""
+        mantissa, exponent = self._score_scale
+        scale, shift = (q_top * mantissa) >> 8, (38 + exponent) - q_bits
+        least, most = int(kv.k_bits.min()), int(kv.k_bits.max())
+        bits = (self.shape.head_width * cip.ACTIVATION_MAX**2).bit_length() + 15 + 22
+        if bits + most - least <= 62 and int(shift.min()) >= most and int(shift.max()) - least <= 63:
+            # One shift a row instead of one an element: the keys' bits become factors, which floor the same.
+            dot *= kv.k_top << (kv.k_bits - least)
+            dot *= scale
+            dot >>= shift - least
+            return dot
+        return (dot * (kv.k_top * scale)) >> np.clip(shift - kv.k_bits, 0, 63)
 
-    def _mlp(self, x: np.ndarray, layer: int) -> np.ndarray:
-        inputs = self._sublayer_input(x, f"layers.{layer}.mlp_norm")
+    def _mlp(self, x: np.ndarray, layer: int) -> None:
+        """A layer's MLP, added to the residual in place."""
+        s, norm = self.shape, f"layers.{layer}.mlp_norm"
+        blocks, first = _blocks(len(x)), f"layers.{layer}.{'gate_up' if s.causal else 'up'}"
+        inputs = (self._sublayer_input(x[block], norm) for block in blocks)
+        mixed = (self._activate(out) for out in self._product(first, inputs, self._input_bits))
+        for block, out in zip(blocks, self._product(f"layers.{layer}.down", mixed, cip.RESIDUAL_BITS), strict=True):
+            x[block] = self._add(x[block], out, layer, "mlp")
+
+    def _activate(self, wide: Wide) -> np.ndarray:
+        """Each gate times the share of it that passes, Q16, times what it lets through."""
+        hidden = self.shape.hidden
+        if wide.bound**2 >= EXACT_FLOAT64 or wide.bound * (1 << cip.SIGMOID_VALUE_BITS) >= EXACT_FLOAT64:
+            return self._exact_activate(wide.values.astype(np.int64))
+        value = wide.values[:, :hidden]
+        place = value * 2.0**-self.shape.features.gate_step_bits
+        place += 1 << (cip.SIGMOID_INDEX_BITS - 1)
+        np.floor(place, out=place)
+        out = self._gate.take(place.astype(np.intp), mode="clip", out=place)
+        out *= value
+        np.floor(out, out=out)
         if self.shape.causal:
-            both = self._products[f"layers.{layer}.gate_up"](*inputs)
-            gate, up = both[:, : self.shape.hidden], both[:, self.shape.hidden :]
-            wide = (self._activate(gate) * saturate(up, cip.GATE_MAX)) >> cip.RESIDUAL_BITS
-        else:
-            wide = self._activate(self._products[f"layers.{layer}.up"](*inputs))
-        return self._add(x, self._products[f"layers.{layer}.down"](wide, cip.RESIDUAL_BITS), layer, "mlp")
+            out *= wide.values[:, hidden:]
+            shifted(out, -cip.RESIDUAL_BITS)
+        return out
 
-    def _activate(self, value: np.ndarray) -> np.ndarray:
-        """Each value times the share that its gate lets through, Q16."""
+    def _exact_activate(self, wide: np.ndarray) -> np.ndarray:
+        """_activate in int64, where the values need it."""
+        value = wide[:, : self.shape.hidden]
         index = (value >> self.shape.features.gate_step_bits) + (1 << (cip.SIGMOID_INDEX_BITS - 1))
-        share = self._gate[np.minimum(np.maximum(index, 0), (1 << cip.SIGMOID_INDEX_BITS) - 1)]
-        return saturate((value * share) >> cip.SIGMOID_VALUE_BITS, cip.GATE_MAX)
+        share = self.model.tensors[self.shape.features.gate_table].astype(np.int64).take(index, mode="clip")
+        act = saturate((value * share) >> cip.SIGMOID_VALUE_BITS, cip.GATE_MAX)
+        if self.shape.causal:
+            act = (act * saturate(wide[:, self.shape.hidden :].copy(), cip.GATE_MAX)) >> cip.RESIDUAL_BITS
+        return act.astype(np.float64)
+
+
+class _Reading(NamedTuple):
+    """Rows of a pass that attend together, and what they see: of each sequence as many rows, its pages [sequences,
+    pages], which of the pages' keys, and which of those from key `shown` on a row does not see [sequences, 1, rows, 1,
+    keys]."""
+
+    rows: Any
+    pages: np.ndarray
+    keys: slice
+    shown: int
+    hidden: np.ndarray | None
+
+    def highest(self, bits: np.ndarray) -> np.ndarray:
+        """Largest of the keys' bits [sequences, kv heads, 1, keys] among those that a row sees: [.., rows, 1]."""
+        assert self.hidden is not None
+        seen = np.where(self.hidden[:, :, :, 0], 0, bits[..., self.shown :]).max(axis=3, keepdims=True)
+        if self.shown:
+            seen = np.maximum(seen, bits[..., : self.shown].max(axis=3, keepdims=True))
+        return seen
 
 
 class _Batch(NamedTuple):
-    """Where the rows of a pass lie: each segment's rows, first position and sequence; each row's position and page."""
+    """Where the rows of a pass lie: each segment's rows; each row's position and page; who reads what, by whether the
+    layer sees a window alone."""
 
     rows: list[slice]
-    starts: list[int]
-    sequences: list[Sequence]
     positions: np.ndarray
     pages: np.ndarray
+    readings: dict[bool, list[_Reading]]
 
     @classmethod
-    def of(cls, segments: Items[Segment], starts: list[int]) -> "_Batch":
+    def of(cls, segments: Items[Segment], starts: list[int], shape: cip.Shape) -> "_Batch":
         rows, positions, pages, begin = [], [], [], 0
         for segment, start in zip(segments, starts, strict=True):
             rows.append(slice(begin, begin + len(segment.tokens)))
             begin = rows[-1].stop
             positions.append(np.arange(start, start + len(segment.tokens)))
             pages.append(np.array(segment.sequence.pages)[positions[-1] // PAGE])
-        return cls(rows, starts, [s.sequence for s in segments], np.concatenate(positions), np.concatenate(pages))
+        readings = {local: list(_readings(segments, starts, rows, shape, local))
+                    for local in {shape.local(layer) for layer in range(shape.layers)}}  # fmt: skip
+        return cls(rows, np.concatenate(positions), np.concatenate(pages), readings)
+
+
+class _Seen(NamedTuple):
+    """Pages of a sequence that some rows of it see, the position of the first of the rows and of the pages, and the
+    end of what they see."""
+
+    pages: list[int]
+    position: int
+    first: int
+    end: int
+
+
+def _seen(sequence: Sequence, position: int, rows: int, shape: cip.Shape, local: bool) -> _Seen:
+    begin = max(0, position - shape.window + 1) // PAGE if local else 0
+    end = position + rows if shape.causal else sequence.length
+    return _Seen(sequence.pages[begin : -(-end // PAGE)], position, begin * PAGE, end)
+
+
+def _readings(
+    segments: Items[Segment], starts: list[int], rows: list[slice], shape: cip.Shape, local: bool
+) -> Iterator[_Reading]:
+    """Long segments attend CHUNK_ROWS at a time, those of one row together with others of about as many pages."""
+    single = []
+    for segment, start, place in zip(segments, starts, rows, strict=True):
+        if len(segment.tokens) == 1 and shape.causal:
+            single.append((_seen(segment.sequence, start, 1, shape, local), place.start))
+            continue
+        for first in range(place.start, place.stop, CHUNK_ROWS):
+            block = slice(first, min(first + CHUNK_ROWS, place.stop))
+            count = block.stop - first
+            yield _reading(block, [_seen(segment.sequence, start + first - place.start, count, shape, local)],
+                           count, shape, local)  # fmt: skip
+    single.sort(key=lambda item: len(item[0].pages))
+    while single:
+        least = len(single[0][0].pages)
+        together = [item for item in single[: max(1, TOGETHER_KEYS // (2 * least * PAGE))]
+                    if len(item[0].pages) <= 2 * least]  # fmt: skip
+        del single[: len(together)]
+        yield _reading(np.array([place for _, place in together]), [seen for seen, _ in together], 1, shape, local)
+
+
+def _reading(rows: Any, seen: list[_Seen], count: int, shape: cip.Shape, local: bool) -> _Reading:
+    widest = max(len(each.pages) for each in seen)
+    pages = np.array([each.pages + each.pages[:1] * (widest - len(each.pages)) for each in seen])
+    keys = slice(seen[0].end - seen[0].first if len(seen) == 1 else widest * PAGE)
+    if not shape.causal:
+        return _Reading(rows, pages, keys, 0, None)
+    shown = 0 if local else min(each.position for each in seen) + 1
+    firsts = np.array([each.first for each in seen])[:, None, None]
+    positions = np.array([each.position for each in seen])[:, None, None] + np.arange(count)[:, None]
+    places = firsts + np.arange(shown, keys.stop)
+    hidden = places > positions
+    if local:
+        hidden |= places <= positions - shape.window
+    return _Reading(rows, pages, keys, shown, hidden[:, None, :, None] if hidden.any() else None)
 
 
 class _Store:
@@ -298,21 +415,23 @@ class _Store:
         self._top[layer][batch.pages, :, offsets] = top[..., 0]
         self._bits[layer][batch.pages, :, offsets] = bits[..., 0]
 
-    def read(self, layer: int, sequence: Sequence) -> "View":
-        """One layer of a sequence, widened."""
-        pages, n, length = sequence.pages, self._kv_heads, sequence.length
+    def read(self, layer: int, reading: _Reading) -> "View":
+        """What some rows see of a layer."""
+        n, (sequences, pages) = self._kv_heads, reading.pages.shape
+        values, top, bits = (part[layer][reading.pages] for part in (self._values, self._top, self._bits))
 
-        def heads(array: np.ndarray, dtype: type) -> np.ndarray:  # [2 * kv heads, keys, ...]
-            gathered = array[layer][pages].swapaxes(0, 1)
-            return gathered.reshape(2 * n, len(pages) * PAGE, *gathered.shape[3:])[:, :length].astype(dtype)
+        def join(part: np.ndarray, dtype: type) -> np.ndarray:  # [sequences, pages, heads, PAGE, ...]
+            whole = np.empty((sequences, n, pages, *part.shape[3:]), dtype)
+            whole[:] = part.swapaxes(1, 2)
+            return whole.reshape(sequences * n, pages * PAGE, *part.shape[4:])[:, reading.keys]
 
-        values = heads(self._values, np.float32)
-        top, bits = heads(self._top, np.int64)[:, None], heads(self._bits, np.int64)[:, None]
-        return View(values[:n], values[n:], top[:n], bits[:n], top[n:], bits[n:])
+        scales = [join(part[:, :, heads], np.int64)[:, None]
+                  for heads in (slice(n), slice(n, None)) for part in (top, bits)]  # fmt: skip
+        return View(join(values[:, :, :n], np.float32), join(values[:, :, n:], np.float64), *scales)
 
 
 class View(NamedTuple):
-    """One layer's cache: k, v [kv heads, keys, width]; scales [kv heads, 1, keys]."""
+    """Keys and values of a layer, widened: k, v [sequences * kv heads, keys, width]; scales [.., 1, keys]."""
 
     k: np.ndarray
     v: np.ndarray
@@ -320,11 +439,6 @@ class View(NamedTuple):
     k_bits: np.ndarray
     v_top: np.ndarray
     v_bits: np.ndarray
-
-    def between(self, begin: int, end: int) -> "View":
-        """The keys and values of positions begin .. end - 1."""
-        rows, columns = np.s_[:, begin:end], np.s_[..., begin:end]
-        return View(self.k[rows], self.v[rows], *(scale[columns] for scale in self[2:]))
 
 
 class _Product:
@@ -336,34 +450,109 @@ class _Product:
         self._weight = tensors[f"{linear.name}.weight"].astype(np.float32)
         self._second = tensors[f"{linear.name}.weight2"].astype(np.float32) if linear.terms == 2 else None
         self._bias = tensors.get(f"{linear.name}.bias")
-        self._scale = tensors[f"{linear.name}.scale"].astype(np.int64)
+        self._scale = tensors[f"{linear.name}.scale"].astype(np.float64)
+        self._scale_max = float(self._scale.max())
         self._rotation = None if linear.block == 1 else hadamard(linear.block)
 
-    def __call__(self, wide: np.ndarray, fraction_bits: int) -> np.ndarray:
-        """Q16 rows of Q`fraction_bits` rows."""
-        out = self._unbiased(wide, fraction_bits)
-        return out if self._bias is None else saturate(out + self._bias)
+    def quantise(self, wide: np.ndarray) -> tuple[np.ndarray, Any, Any]:
+        """int8 of rotated rows in float32, their scales' mantissas and bit lengths [rows, 1]; plain numbers if there is
+        one row."""
+        if self._rotation is not None:
+            wide = (wide.reshape(-1, len(self._rotation)) @ self._rotation).reshape(wide.shape)
+        return quantise_row(wide) if len(wide) == 1 else quantise(wide)
 
-    def _multiply(self, q: np.ndarray) -> np.ndarray:
+    def multiply(self, q: np.ndarray) -> np.ndarray:
         """Exact product with the weights, in units of the first term."""
         first = exact_product(q, self._weight, self.tile)
         if self._second is None:
             return first
-        return ((first << cip.TERM_BITS) + exact_product(q, self._second, self.tile)) >> cip.TERM_BITS
+        both = first.astype(np.float64)
+        both *= 1 << cip.TERM_BITS
+        both += exact_product(q, self._second, self.tile)
+        return shifted(both, -cip.TERM_BITS)
 
-    def _unbiased(self, wide: np.ndarray, fraction_bits: int) -> np.ndarray:
-        if self._rotation is not None:
-            block = len(self._rotation)
-            rotated = wide.astype(np.float64).reshape(-1, block) @ self._rotation
-            wide = rotated.reshape(wide.shape).astype(np.int64)
-        if len(wide) == 1:
-            row, row_top, row_bits = quantise_row(wide)
-            right = min(max(fraction_bits + self.exponent - 1 - row_bits, 0), 63)
-            return saturate((self._multiply(row) * (row_top * self._scale)) >> right)
-        q, top, bits = quantise(wide)
-        scaled = self._multiply(q) * (top * self._scale)
+    def rescale(self, product: np.ndarray, top: Any, bits: Any, fraction_bits: int) -> Wide:
+        """Q16 rows of products of Q`fraction_bits` rows."""
         shift = (fraction_bits + self.exponent - 1) - bits
-        return saturate(scaled >> np.minimum(np.maximum(shift, 0), 63))
+        largest = max(float(product.max()), -float(product.min())) * self._scale_max
+        if isinstance(top, int):
+            shift = min(max(shift, 0), 63)
+            exact, bound = largest * top < EXACT_FLOAT64, math.ldexp(largest * top, -shift)
+            factor: Any = math.ldexp(top, -shift)
+        else:
+            shift = np.clip(shift, 0, 63)
+            factor = np.ldexp(top.astype(np.float64), -shift)
+            exact, bound = largest * float(top.max()) < EXACT_FLOAT64, largest * float(factor.max())
+        if exact:
+            out = product * self._scale
+            out *= factor
+            np.floor(out, out=out)
+        else:
+            scaled = product.astype(np.int64) * (top * self._scale.astype(np.int64))
+            out = (scaled >> shift).astype(np.float64)
+        if bound >= cip.RESIDUAL_MAX:
+            saturate(out, cip.RESIDUAL_MAX)
+        if self._bias is not None:
+            out += self._bias
+            saturate(out, cip.RESIDUAL_MAX)
+            bound += 1 << 31
+        return Wide(out, min(bound + 1, float(cip.RESIDUAL_MAX)))
+
+
+def shifted(values: np.ndarray, left: int) -> np.ndarray:
+    """values * 2^left, floored, in place."""
+    if values.dtype == np.int64:
+        return np.right_shift(values, -left, out=values)
+    values *= 2.0**left
+    return np.floor(values, out=values)
+
+
+def scaled(values: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """(values * factor) >> shift of float64 rows and int64 factors and shifts [.., 1], in place where float64 can."""
+    largest = max(float(values.max()), -float(values.min()))
+    if largest * float(factor.max()) < EXACT_FLOAT64:
+        values *= np.ldexp(factor.astype(np.float64), -shift)
+        return np.floor(values, out=values)
+    return ((values.astype(np.int64) * factor) >> shift).astype(np.float64)
+
+
+def magnitude(rows: np.ndarray) -> np.ndarray:
+    """Largest |x| of each row (last axis, kept with extent 1)."""
+    return np.maximum(rows.max(axis=-1, keepdims=True), -rows.min(axis=-1, keepdims=True))
+
+
+def over_rms(x: np.ndarray, epsilon_q32: int) -> np.ndarray:
+    """Q16 rows over their root mean square: Q14. The root is over normalised rows, so no square passes 2^44."""
+    if len(x) == 1:
+        return _row_over_rms(x, epsilon_q32)
+    bits = bit_length(magnitude(x))
+    up = cip.WINDOW_BITS - bits
+    y = x * np.ldexp(1.0, up)
+    np.floor(y, out=y)
+    total = np.einsum("ij,ij->i", y, y)[:, None]
+    if float(total.max()) >= EXACT_FLOAT64:
+        whole = y.astype(np.int64)
+        total = np.einsum("ij,ij->i", whole, whole)[:, None]
+    mean = total.astype(np.int64) // x.shape[1]
+    mean += (np.int64(epsilon_q32) << np.maximum(2 * up, 0)) >> np.maximum(-2 * up, 0)
+    reciprocal = (1 << 40) // np.maximum(integer_sqrt(mean), 1)
+    y *= np.ldexp(reciprocal.astype(np.float64), cip.NORM_BITS - 40)
+    return np.floor(y, out=y)
+
+
+def _row_over_rms(x: np.ndarray, epsilon_q32: int) -> np.ndarray:
+    """over_rms of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
+    left = cip.WINDOW_BITS - int(np.abs(x).max()).bit_length()
+    y = x * math.ldexp(1.0, left)
+    np.floor(y, out=y)
+    total = float(np.dot(y[0], y[0]))
+    if total >= EXACT_FLOAT64:
+        whole = y[0].astype(np.int64)
+        total = np.dot(whole, whole)
+    mean = int(total) // x.shape[1]
+    mean += epsilon_q32 << 2 * left if left >= 0 else epsilon_q32 >> -2 * left
+    y *= math.ldexp((1 << 40) // max(math.isqrt(mean), 1), cip.NORM_BITS - 40)
+    return np.floor(y, out=y)
 
 
 def normalise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -375,15 +564,16 @@ def normalise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def quantise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """int8 of each row in float32, its scale's mantissa (2^14 < top <= 2^15, or 1 for a row of zeros) and bit length:
-    wide ~ q * top * 2^(bits - 15) / 127. The last two keep the last axis, of extent 1."""
-    largest = np.abs(wide).max(axis=-1, keepdims=True)
+    wide ~ q * top * 2^(bits - 15) / 127. The last two, int64, keep the last axis, of extent 1."""
+    largest = magnitude(wide)
     bits = bit_length(largest)
-    up = cip.WINDOW_BITS - bits
-    left, right = np.maximum(up, 0), np.maximum(-up, 0)
-    top = (((largest << left) >> right) >> 7) + 1
-    reciprocal = (cip.ACTIVATION_MAX << 23) // top
-    q = (((wide << left) >> right) * reciprocal + (1 << 29)) >> 30
-    return q.astype(np.float32), top, bits
+    up = np.ldexp(1.0, cip.WINDOW_BITS - bits)
+    top = (np.floor(largest * up).astype(np.int64) >> 7) + 1
+    y = wide * up
+    np.floor(y, out=y)
+    y *= np.ldexp(((cip.ACTIVATION_MAX << 23) // top).astype(np.float64), -30)
+    y += 0.5
+    return np.floor(y, out=y).astype(np.float32), top, bits
 
 
 def quantise_row(wide: np.ndarray) -> tuple[np.ndarray, int, int]:
@@ -392,9 +582,11 @@ def quantise_row(wide: np.ndarray) -> tuple[np.ndarray, int, int]:
     bits = largest.bit_length()
     left = cip.WINDOW_BITS - bits
     top = ((largest << left if left >= 0 else largest >> -left) >> 7) + 1
-    y = wide << left if left >= 0 else wide >> -left
-    q = (y * ((cip.ACTIVATION_MAX << 23) // top) + (1 << 29)) >> 30
-    return q.astype(np.float32), top, bits
+    y = wide * math.ldexp(1.0, left)
+    np.floor(y, out=y)
+    y *= math.ldexp((cip.ACTIVATION_MAX << 23) // top, -30)
+    y += 0.5
+    return np.floor(y, out=y).astype(np.float32), top, bits
 
 
 def bit_length(values: np.ndarray) -> np.ndarray:
@@ -410,17 +602,21 @@ def integer_sqrt(values: np.ndarray) -> np.ndarray:
     return root
 
 
-def saturate(values: np.ndarray, limit: int = cip.RESIDUAL_MAX) -> np.ndarray:
-    """Clamp to [-limit, limit]."""
-    return np.minimum(np.maximum(values, -limit), limit)
+def saturate(values: np.ndarray, limit: int) -> np.ndarray:
+    """Clamp to [-limit, limit], in place."""
+    np.maximum(values, -limit, out=values)
+    return np.minimum(values, limit, out=values)
 
 
 def exact_product(q: np.ndarray, weight: np.ndarray, tile: int) -> np.ndarray:
-    """q [rows, K] times weight [N, K] transposed as int64: float32 tiles of K that stay below 2^24."""
+    """q [rows, K] times weight [N, K] transposed: float32 if one tile of K stays below 2^24, else float64, the sum of
+    tiles."""
     if q.shape[1] <= tile:
-        return (q @ weight.T).astype(np.int64)
-    parts = (q[:, i : i + tile] @ weight[:, i : i + tile].T for i in range(0, q.shape[1], tile))
-    return sum((part.astype(np.int64) for part in parts), np.zeros((), np.int64))
+        return q @ weight.T
+    total = np.zeros((len(q), len(weight)))
+    for i in range(0, q.shape[1], tile):
+        total += q[:, i : i + tile] @ weight[:, i : i + tile].T
+    return total
 
 
 def tile_width(bound: int) -> int:
@@ -436,12 +632,17 @@ def hadamard(block: int) -> np.ndarray:
     return matrix
 
 
-def _blocks(rotation: np.ndarray, width: int) -> np.ndarray:
-    """Block-diagonal matrix of a rotation over a whole head."""
-    return np.kron(np.eye(width // len(rotation)), rotation)
+def power_table(exp2: np.ndarray) -> np.ndarray:
+    """2^-i in Q30 for i in Q12, until it is 0."""
+    i = np.arange(POWERS + 1)
+    powers = exp2.astype(np.int64)[i & ((1 << cip.EXP2_INDEX_BITS) - 1)] >> (i >> cip.EXP2_INDEX_BITS)
+    return powers.astype(np.float64)
 
 
-def _octets(array: np.ndarray) -> np.ndarray:
+def _blocks(rows: int) -> list[slice]:
+    return [slice(i, min(i + BLOCK_ROWS, rows)) for i in range(0, rows, BLOCK_ROWS)]
+
+
+def _octets(array: np.ndarray, dtype: str) -> np.ndarray:
     """Little-endian bytes of each row, uint8 [rows, bytes]."""
-    little = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
-    return little.reshape(len(array), -1).view(np.uint8)
+    return np.ascontiguousarray(array.astype(dtype)).reshape(len(array), -1).view(np.uint8)
