@@ -7,6 +7,7 @@ import trio
 
 from chain.ledger import Ledger
 from chain.mempool import Mempool
+from node.answers import SoftAnswers
 from node.clock import now_ms
 from node.consensus import Consensus
 from node.host import NodeHost
@@ -38,6 +39,7 @@ class NodeBackend:
         inference: InferenceService,
         store: ModelStore,
         fetches: Fetches,
+        answers: SoftAnswers,
     ) -> None:
         self.ledger = ledger
         self.mempool = mempool
@@ -50,6 +52,7 @@ class NodeBackend:
         self._inference = inference
         self._store = store
         self._fetches = fetches
+        self._answers = answers
         self._last_commit_at = trio.current_time()
         consensus.on_commit.append(self._on_commit)
 
@@ -115,6 +118,9 @@ class NodeBackend:
             return await self._fetches.remove(model)
         except StoreRefused as error:
             raise RpcError(SERVER_ERROR, str(error)) from error
+
+    def soft_answers(self, task: bytes, start: int) -> list[dict[str, Any]]:
+        return self._answers.shown(task, start)
 
     def _status(self) -> str:
         if self._sync.catching_up:

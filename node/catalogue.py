@@ -17,8 +17,9 @@ from node.client import Client, RpcFailure, to_hex
 from node.config import DataFolder, NodeConfig
 from node.exits import CONFIGURATION, RUNTIME, USAGE, Fatal
 from node.keys import read_admin_secret
+from node.post import find_model
 from node.store import ModelStore, StoreRefused, copy_from
-from node.validator import Operator, Report, declared_rate, find_model, measure_folder, own_chain
+from node.validator import Operator, Report, declared_rate, measure_folder, own_chain
 from primitives.task import ModelCost
 from vm.system import abi
 

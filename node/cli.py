@@ -182,7 +182,7 @@ def account_list(data_dir: DataDir = None) -> None:
 
 @task.command("post")
 def task_post(
-    prompt: Annotated[str, typer.Argument(help="What to continue, to embed or to score.")],
+    prompt: Annotated[str, typer.Argument(help="What to continue, to embed or to score; with --ids token ids.")],
     rpc: Rpc = DEFAULT_RPC,
     key: Key = None,
     account: Account = None,
@@ -192,6 +192,7 @@ def task_post(
     label: Annotated[
         list[str] | None, typer.Option(help="Score this after the text; may be repeated, the likeliest is printed.")
     ] = None,
+    ids: Annotated[bool, typer.Option("--ids", help="Prompt and labels are token ids: 84,104,101.")] = False,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of the answer (64).")] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy (0.7).")] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="Sample among so many; 0: all (40).")] = None,
@@ -204,8 +205,8 @@ def task_post(
     """Ask the chain's validators to continue, embed or score a text; print the answer and its story."""
     from node.accounts import choose_key
     from node.client import Client
-    from node.post import Request, Wait, post_task, wait_for
-    from node.validator import find_model
+    from node.post import Request, Wait, find_model, post_task, wait_for
+    from node.watch import Watcher
     from primitives.task import Kind
 
     if kind is not TaskKind.GENERATE and (max_tokens, temperature, top_k) != (None, None, None):
@@ -217,15 +218,18 @@ def task_post(
     client = Client(rpc)
     _, model_id = find_model(client, model)
     requests = [
-        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each) for each in label or [""]
+        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each, ids) for each in label or [""]
     ]
     secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
     posted = [post_task(client, secret, request)[0] for request in requests]
     stories = []
     for task_id in posted:
-        if not json:
-            print(f"task 0x{task_id.hex()}")
-        stories.append(wait_for(client, task_id, Wait(wait.value), _quiet if json else print))
+        if json:
+            stories.append(wait_for(client, task_id, Wait(wait.value), _quiet))
+            continue
+        print(f"task 0x{task_id.hex()}")
+        watcher = Watcher(_write)
+        stories.append(wait_for(client, task_id, Wait(wait.value), watcher.line, watcher))
     if kind is TaskKind.SCORE and all(story.vector for story in stories):
         _print_scores(requests, stories, json)
         return
@@ -238,8 +242,10 @@ def task_watch(task_id: Annotated[str, typer.Argument(help="The task's id.")], r
     """Follow a task until it has settled."""
     from node.client import Client
     from node.post import Wait, wait_for
+    from node.watch import Watcher
 
-    story = wait_for(Client(rpc), _task_id(task_id), Wait.SETTLED, print)
+    watcher = Watcher(_write)
+    story = wait_for(Client(rpc), _task_id(task_id), Wait.SETTLED, watcher.line, watcher)
     _print_story(story, as_json=False)
 
 
@@ -592,6 +598,11 @@ def _task_id(text: str) -> bytes:
     return identifier
 
 
+def _write(text: str) -> None:
+    """Print a piece of a line at once."""
+    print(text, end="", flush=True)
+
+
 def _quiet(_line: str) -> None:
     """Say nothing."""
 
@@ -629,10 +640,12 @@ def _print_story(story: Any, as_json: bool) -> None:
 
         print(codec.dumps(story.as_json()))
         return
+    from node.words import printable
+
     if story.vector is not None:
         print(f"\n{story.vector}\n")
     if story.output:
-        print(f"\n{story.prompt}{story.output}\n")
+        print(f"\n{printable(story.prompt + story.output)}\n")
     print(f"status {story.status.name.lower()}")
     if story.receipt is not None:
         print(f"receipt {story.receipt}")

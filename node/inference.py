@@ -17,6 +17,7 @@ import trio
 
 from chain.ledger import Committed, Ledger
 from chain.mempool import AlreadyKnown
+from node.answers import SoftAnswers
 from node.config import NodeConfig
 from node.consensus import Consensus
 from node.duties import (
@@ -87,6 +88,7 @@ class InferenceService:
         config: NodeConfig,
         journal_folder: Path,
         models: ModelStore,
+        answers: SoftAnswers,
     ) -> None:
         self._ledger = ledger
         self._consensus = consensus
@@ -95,6 +97,7 @@ class InferenceService:
         self._config = config
         self._journal = Journal(journal_folder)
         self._models = models
+        self._answers = answers
         self._operator: bytes | None = None
         self._duties: list[Duty] = []
         self._duties_head = -1
@@ -307,8 +310,11 @@ class InferenceService:
             verdict = await worker.ask({**request, "op": "check", "output": claimed}, deadline)
             queue_ms = queued_ms + verdict["queue_ms"]
             return Result(duty.task, duty.trace_key, verdict["root"], bad=verdict["bad"], queue_ms=queue_ms)
-        answer = await worker.ask({**request, "op": "make", "max_tokens": duty.max_tokens}, deadline)
-        if not is_vector:
+        request |= {"op": "make", "max_tokens": duty.max_tokens}
+        if is_vector:
+            answer = await worker.ask(request, deadline)
+        else:
+            answer = await self._generate(duty, worker, request, deadline)
             self._figures.answered(len(answer["tokens"]), answer["first_token_ms"])
         return Result(
             duty.task, duty.trace_key, answer["root"],
@@ -316,6 +322,17 @@ class InferenceService:
             queue_ms=queued_ms + answer["queue_ms"], first_token_ms=answer["first_token_ms"],
             total_ms=answer["total_ms"], device=worker.label,
         )  # fmt: skip
+
+    async def _generate(
+        self, duty: Duty, worker: Worker, request: dict[str, Any], deadline: float
+    ) -> dict[str, Any]:
+        """As `ask`, each token being shown to whoever watches the task."""
+        assert self._operator is not None
+        maker, answers = (duty.task, duty.trace_key, self._operator, duty.slot), self._answers
+        try:
+            return await worker.ask(request, deadline, lambda index, token: answers.produced(*maker, index, token))
+        finally:
+            answers.finished(duty.task, duty.trace_key)
 
     def _texts(self, duty: Duty) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Prompt and, of an answered task, output, as the chain's logs hold them."""

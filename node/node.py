@@ -27,6 +27,7 @@ from consensus.bft.core import Core
 from genesis.spec import InvalidSpec, load_spec
 from node import logs
 from node.accounts import ask_passphrase
+from node.answers import SoftAnswers
 from node.backend import NodeBackend
 from node.cli import program_version
 from node.clock import now_ms
@@ -111,12 +112,16 @@ class Node:
         sync = Sync(self.network, consensus, ledger)
         hot_key = None if self.keys is None else self.keys.hot
         store = self.store
-        inference = InferenceService(ledger, consensus, host.submit, hot_key, config, self.folder.journal, store)
+        answers = SoftAnswers(ledger, self.network, hot_key)
+        consensus.on_commit.append(answers.on_commit)
+        inference = InferenceService(
+            ledger, consensus, host.submit, hot_key, config, self.folder.journal, store, answers
+        )
         fetches = Fetches(self.network, store, partial(check_model, config=config))
         fetches.on_ready.append(lambda _model: inference.wake())
         version = program_version()
         backend = NodeBackend(
-            version, ledger, self.mempool, host, self.network, consensus, sync, inference, store, fetches
+            version, ledger, self.mempool, host, self.network, consensus, sync, inference, store, fetches, answers
         )
         hub, filters = Hub(), Filters()
         consensus.on_commit.append(hub.committed)
@@ -135,6 +140,7 @@ class Node:
                 nursery.start_soon(consensus.run)
                 nursery.start_soon(sync.run)
                 nursery.start_soon(inference.run)
+                nursery.start_soon(answers.run)
                 nursery.start_soon(self._expire)
                 self._write_endpoints(rpc_port, p2p_port)
                 log.info(

@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from inference.tokenizer import Bytes, Tokenizer
+from inference.tokenizer import Tokenizer
 from node.client import Client, RpcFailure, from_hex, to_hex
 from node.exits import RUNTIME, USAGE, Fatal
 from node.send import POLL_SECONDS, WAIT_SECONDS_MAX, current_prices, send
 from node.story import Story, read_story
-from node.words import tokenizer_of
-from primitives.address import MARKET, MODELS, STAKING
+from node.watch import Watcher
+from node.words import Ids, NoWords, tokenizer_of
+from primitives.address import MARKET, STAKING
 from primitives.keys import address_of
 from primitives.merkle import pack_tokens
 from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status
@@ -43,7 +44,8 @@ ENDED = {Status.REFUNDED, Status.DISPUTED}
 class Request:
     """What is asked. temperature 0 is greedy; assurance None lets the command choose by the number of validators.
     Embed and score make no tokens: max_tokens, temperature and top_k are 0. label: text after the prompt, with ids
-    of its own, so that a score's elements from the prompt's end on are the label's."""
+    of its own, so that a score's elements from the prompt's end on are the label's. as_ids: prompt and label are token
+    ids in decimal."""
 
     prompt: str
     max_tokens: int = 64
@@ -53,11 +55,13 @@ class Request:
     model: bytes | None = None
     kind: Kind = Kind.GENERATE
     label: str = ""
+    as_ids: bool = False
 
     @property
     def words(self) -> Tokenizer:
-        """The model's tokenizer; without a model ids are bytes."""
-        return Bytes() if self.model is None else tokenizer_of(self.model)
+        """What makes ids of the prompt. Raises NoWords."""
+        assert self.model is not None, "find_model says which, where the asker does not"
+        return Ids() if self.as_ids else tokenizer_of(self.model)
 
     @property
     def given(self) -> list[int]:
@@ -73,10 +77,17 @@ class Request:
 
 def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]:
     """Post, wait for the transaction's receipt, and return (task id, block). Raises Fatal with the chain's reason."""
-    model = request.model or first_model(client)
-    tokens = replace(request, model=model).tokens
-    if not request.prompt:
+    model = request.model or find_model(client, None)[1]
+    try:
+        tokens = replace(request, model=model).tokens
+    except NoWords as error:
+        raise Fatal(RUNTIME, str(error)) from error
+    except ValueError as error:
+        raise Fatal(USAGE, f"--ids: {error}") from error
+    if not tokens or not request.prompt:
         raise Fatal(USAGE, "the prompt is empty")
+    if (wrong := next((token for token in tokens if not 0 <= token < 1 << 32), None)) is not None:
+        raise Fatal(USAGE, f"{wrong} is no token id")
     if not 0 <= request.temperature <= TEMPERATURE_MAX:
         raise Fatal(USAGE, f"temperature must be between 0 and {TEMPERATURE_MAX:g}, not {request.temperature:g}")
     assurance = request.assurance
@@ -106,8 +117,11 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     raise Fatal(RUNTIME, f"transaction {receipt['transactionHash']} posted no task")
 
 
-def wait_for(client: Client, task: bytes, wait: Wait, on_line: Callable[[str], None]) -> Story:
-    """Follow the task until it has gone as far as `wait`; each new line of its story is handed over as it happens."""
+def wait_for(
+    client: Client, task: bytes, wait: Wait, on_line: Callable[[str], None], watcher: Watcher | None = None
+) -> Story:
+    """Follow the task until it has gone as far as `wait`; each new line of its story is handed over as it happens, and
+    the watcher is shown the tokens of its answer while it is made."""
     deadline = time.monotonic() + WAIT_SECONDS_MAX
     told = 0
     seen_block = -1
@@ -116,20 +130,33 @@ def wait_for(client: Client, task: bytes, wait: Wait, on_line: Callable[[str], N
         if block != seen_block:
             seen_block = block
             story = read_story(client, task)
+            if watcher is not None:
+                watcher.look(client, task)  # the last tokens go before the line that says that all are made
             for line in story.lines[told:]:
                 on_line(line)
             told = len(story.lines)
+            if watcher is not None:
+                watcher.story(story)
             ended = story.status in ENDED or (story.status is Status.UNVERIFIED and wait is not Wait.SETTLED)
             if story.status in REACHED[wait] or ended or story.settled_block is not None:
                 return story
+        if watcher is not None:
+            watcher.look(client, task)
         if time.monotonic() > deadline:
             raise Fatal(RUNTIME, f"task {to_hex(task)} is {story.status.name.lower()} after {WAIT_SECONDS_MAX:g} s")
         time.sleep(POLL_SECONDS)
 
 
-def first_model(client: Client) -> bytes:
-    """The first model that the chain lists. Raises Fatal when there is none."""
-    (models,) = abi.MODEL_LIST.decode_result(client.read_contract(MODELS, abi.MODEL_LIST.encode_call()))
+def find_model(client: Client, wanted: str | None) -> tuple[str, bytes]:
+    """(name, id) of a model on the chain, by name or id; None: the first. Raises Fatal with those there are."""
+    models = client.call("labora_models")
     if not models:
         raise Fatal(RUNTIME, "this chain lists no model")
-    return bytes(models[0])
+    same = [found for found in models if wanted is None or wanted.lower() in (found["name"].lower(), found["model"])]
+    if len(same) > 1 and wanted is not None and not same[0]["listed"]:
+        ids = ", ".join(found["model"] for found in same)
+        raise Fatal(USAGE, f"{len(same)} models are called {wanted!r}, by anybody's choice: name one by its id: {ids}")
+    if same:
+        return same[0]["name"], from_hex(same[0]["model"])
+    known = ", ".join(f"{found['name']} ({found['model']})" for found in models)
+    raise Fatal(USAGE, f"the chain knows no model {wanted!r}; it knows {known}")

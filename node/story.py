@@ -10,7 +10,7 @@ from typing import Any
 from inference.tokenizer import Tokenizer
 from node.client import Client, from_hex, to_hex
 from node.exits import RUNTIME, Fatal
-from node.words import tokenizer_of
+from node.words import words_of
 from primitives.task import Kind, Status
 from rpc.task_story import cwu_text
 from vm.system import abi
@@ -42,7 +42,7 @@ class Story:
 
     @property
     def words(self) -> Tokenizer:
-        return tokenizer_of(from_hex(self.told["model"]))
+        return words_of(from_hex(self.told["model"]))
 
     @property
     def prompt(self) -> str:

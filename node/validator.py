@@ -19,6 +19,7 @@ from node.config import DataFolder, NodeConfig
 from node.exits import CONFIGURATION, RUNTIME, USAGE, WRONG_CHAIN, Fatal
 from node.init import public_keys
 from node.keys import ROLES, NodeKeys, find_passphrase, read_node_keys
+from node.post import find_model
 from node.send import current_prices, refusal, send, short_of
 from node.story import coins
 from primitives import bls, keys
@@ -294,21 +295,6 @@ def _require_checked(client: Client, model: bytes, name: str) -> None:
     if row["state"] != "ready":
         why = f" ({row['reason']})" if row["reason"] else ""
         raise Fatal(RUNTIME, f"on the node at {client.url} {name} is {row['state']}{why}: only ready ones are served")
-
-
-def find_model(client: Client, wanted: str | None) -> tuple[str, bytes]:
-    """(name, id) of a model on the chain, by name or id; None: the first. Raises Fatal with those there are."""
-    models = client.call("labora_models")
-    if not models:
-        raise Fatal(RUNTIME, "this chain lists no model")
-    same = [found for found in models if wanted is None or wanted.lower() in (found["name"].lower(), found["model"])]
-    if len(same) > 1 and wanted is not None and not same[0]["listed"]:
-        ids = ", ".join(found["model"] for found in same)
-        raise Fatal(USAGE, f"{len(same)} models are called {wanted!r}, by anybody's choice: name one by its id: {ids}")
-    if same:
-        return same[0]["name"], from_hex(same[0]["model"])
-    known = ", ".join(f"{found['name']} ({found['model']})" for found in models)
-    raise Fatal(USAGE, f"the chain knows no model {wanted!r}; it knows {known}")
 
 
 def own_chain(client: Client, folder: DataFolder) -> tuple[ChainParams, bytes]:

@@ -27,8 +27,9 @@ REQUESTS = 2  # small questions and announcements about blocks
 BLOCKS = 3  # whole bodies
 TRANSACTIONS = 4
 SYNC = 5  # ranges of blocks
-MODELS = 6  # parts of models
-CHANNELS = range(7)
+ANSWERS = 6  # tokens of answers that are being made, for those who watch
+MODELS = 7  # parts of models
+CHANNELS = range(8)
 
 GOSSIP_MESSAGE_BYTES_MAX = 1 * MIB
 SYNC_MESSAGE_BYTES_MAX = 8 * MIB
@@ -42,6 +43,7 @@ MESSAGE_BYTES_MAX = {
     BLOCKS: GOSSIP_MESSAGE_BYTES_MAX,
     TRANSACTIONS: GOSSIP_MESSAGE_BYTES_MAX,
     SYNC: SYNC_MESSAGE_BYTES_MAX,
+    ANSWERS: 4 * KIB,
     MODELS: MODEL_MESSAGE_BYTES_MAX,
 }
 assert set(MESSAGE_BYTES_MAX) == set(CHANNELS)

@@ -1,4 +1,4 @@
-"""How news spreads: consensus messages are flooded, block bodies and transactions are announced and pulled.
+"""How news spreads: consensus messages and soft answers are flooded, bodies and transactions announced and pulled.
 
 Owns the seen-cache, the inbox of the consensus service, the serve cache of bodies, and who was asked for what. Refuses
 to know what is valid: what the host did not accept is never remembered and never passed on.
@@ -10,6 +10,7 @@ import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 import trio
 
@@ -17,7 +18,7 @@ from p2p import framing, messages
 from p2p.errors import MisbehavedPeer, shown
 from p2p.framing import MIB
 from p2p.host import Host
-from p2p.peer import BODIES_ASKED_MAX, Peer, Signal, TxAsked
+from p2p.peer import BODIES_ASKED_MAX, BoundedSet, Peer, Signal, TxAsked
 from p2p.pool import Pool
 
 log = logging.getLogger("labora.p2p")
@@ -29,6 +30,10 @@ INBOX_PEER_BYTES_MAX = 4 * MIB
 SEEN_MESSAGES_MAX, SEEN_BYTES_MAX = 16_384, 16 * MIB
 HANDED_MESSAGES_MAX, HANDED_BYTES_MAX = 8_192, 8 * MIB
 REFLOOD_S = 2.0  # below the rebroadcast timer: each rebroadcast travels the whole network once more
+
+# Soft answers. A busy network of 128 operators makes some thousand messages a second at most; nobody watches them all.
+ANSWERS_SEEN_MAX = 4_096
+ANSWERS_WAITING_MAX = 256
 
 # Blocks.
 BODIES_MAX, BODIES_BYTES_MAX = 16, 8 * MIB
@@ -231,6 +236,48 @@ class Flood(ConsensusInbox):
         if seen is not None:
             del self._seen_by_payload[seen.payload]
             self._seen_bytes -= len(seen.payload)
+
+
+class AnswerFlood:
+    """Soft answers from peers for one reader, each once; what the host found good goes on to the other peers. All of it
+    may be lost: what does not fit is dropped, and the next of the same answer makes up for it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._seen = BoundedSet(ANSWERS_SEEN_MAX)
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._arrived = Signal()
+
+    def __aiter__(self) -> AnswerFlood:
+        return self
+
+    async def __anext__(self) -> tuple[str, bytes]:
+        """The next (peer id, payload)."""
+        while not self._waiting:
+            await self._arrived.wait()
+        return self._waiting.popleft()
+
+    def received(self, peer: Peer, payload: bytes) -> None:
+        """From a peer: dropped when it was seen before, when the peer sends too many, or when too many wait."""
+        digest = sha256(payload).digest()
+        if not peer.answers_budget.take() or digest in self._seen or len(self._waiting) >= ANSWERS_WAITING_MAX:
+            return
+        self._seen.add(digest)
+        self.put(peer.id, payload)
+
+    def put(self, peer: str, payload: bytes) -> None:
+        """Give a message to the reader, also one that it had before."""
+        if len(self._waiting) < ANSWERS_WAITING_MAX:
+            self._waiting.append((peer, payload))
+            self._arrived.notify()
+
+    def spread(self, payload: bytes, giver: str | None = None) -> None:
+        """To every peer but the one that gave it."""
+        self._seen.add(sha256(payload).digest())
+        data = messages.encode(messages.SoftAnswer(payload))
+        for peer in list(self._pool.peers.values()):
+            if peer.id != giver:
+                peer.send_encoded(framing.ANSWERS, data, droppable=True)
 
 
 @dataclass(slots=True)

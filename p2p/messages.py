@@ -28,6 +28,7 @@ TRANSACTIONS_BYTES_MAX = 1 * MIB - 8 * KIB
 RANGE_BLOCKS_MAX = 16
 RANGE_BYTES_MAX = 4 * MIB
 CERTIFICATE_BYTES_MAX = 64 * KIB
+ANSWER_BYTES_MAX = 4 * KIB - 16
 MODEL_DATA_BYTES_MAX = 256 * KIB
 MODEL_SIBLINGS_MAX = 64
 SIZE_MAX = (1 << 63) - 1
@@ -138,6 +139,13 @@ class RangeReply:
 
 
 @dataclass(frozen=True, slots=True)
+class SoftAnswer:
+    """Some tokens of an answer that is being made, in their own encoding, signed by its maker."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class ModelQuery:
     """Is this model held, whole and checked?"""
 
@@ -188,6 +196,7 @@ Message = (
     | Transactions
     | RangeRequest
     | RangeReply
+    | SoftAnswer
     | ModelQuery
     | ModelAnswer
     | ModelRequest
@@ -350,6 +359,7 @@ _TABLE: tuple[tuple[int, type[Message], int, tuple[_Read, ...]], ...] = (
         ),
     ),
     (65, RangeReply, framing.SYNC, (_integer("request_id", NONCE_MAX), _BLOCKS)),
+    (112, SoftAnswer, framing.ANSWERS, (_binary("payload", ANSWER_BYTES_MAX, 1),)),
     (96, ModelQuery, framing.REQUESTS, (_hash("model"),)),
     (97, ModelAnswer, framing.REQUESTS, (_hash("model"), _integer("held", 1))),
     (

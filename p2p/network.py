@@ -25,7 +25,7 @@ from p2p.errors import (
     MisbehavedPeer,
     ProtocolError,
 )
-from p2p.gossip import BlockExchange, ConsensusInbox, Flood, TxExchange
+from p2p.gossip import AnswerFlood, BlockExchange, ConsensusInbox, Flood, TxExchange
 from p2p.handshake import node_id
 from p2p.host import AddressError, Host, ModelPiece, NetworkConfig, PeerAddress, PeerInfo
 from p2p.messages import PART_CHUNK, PART_MANIFEST, PART_TOKENIZER, Message
@@ -39,6 +39,7 @@ __all__ = [
     "PART_MANIFEST",
     "PART_TOKENIZER",
     "AddressError",
+    "AnswerFlood",
     "ConsensusInbox",
     "FrameError",
     "HandshakeError",
@@ -72,6 +73,7 @@ class Network:
         self._transactions = TxExchange(self._pool, host)
         self._sync = BlockSync(self._pool, host)
         self._models = ModelExchange(self._pool, host)
+        self._answers = AnswerFlood(self._pool)
         self._head_height = 0
         self._base_height = 0
 
@@ -203,6 +205,13 @@ class Network:
         its own reader; at most 64 blocks wait for it."""
         return self._sync.open(from_height)
 
+    # -- soft answers
+
+    @property
+    def answers(self) -> AnswerFlood:
+        """Soft answers from peers as (peer id, payload), for one reader; good ones are passed on with `spread`."""
+        return self._answers
+
     # -- models
 
     @property
@@ -251,6 +260,8 @@ class Network:
                 self._sync.on_request(peer, message)
             case messages.RangeReply():
                 self._sync.on_reply(peer, message)
+            case messages.SoftAnswer(payload):
+                self._answers.received(peer, payload)
             case messages.ModelQuery():
                 self._models.on_query(peer, message)
             case messages.ModelAnswer():

@@ -18,7 +18,19 @@ import trio
 
 from p2p import framing, messages
 from p2p.errors import FrameError, MessageError, MisbehavedPeer, NonceExhausted
-from p2p.framing import BLOCKS, CHANNELS, CONSENSUS, CONTROL, KIB, MIB, MODELS, REQUESTS, SYNC, TRANSACTIONS
+from p2p.framing import (
+    ANSWERS,
+    BLOCKS,
+    CHANNELS,
+    CONSENSUS,
+    CONTROL,
+    KIB,
+    MIB,
+    MODELS,
+    REQUESTS,
+    SYNC,
+    TRANSACTIONS,
+)
 from p2p.handshake import Session
 from p2p.messages import Message
 
@@ -32,8 +44,8 @@ READ_BYTES = 64 * KIB
 BATCH_BYTES = 16 * KIB  # small records that leave in one call; more would be written ahead of a later vote
 
 # What may wait for a peer that reads slowly. A peer that cannot take its votes is of no use and is disconnected, and so
-# is one that asks for more answers than it takes; of transactions the oldest announcements go first; sync and models
-# wait.
+# is one that asks for more than it takes; of announced transactions and soft answers the oldest go first; sync and
+# models wait.
 QUEUE_BYTES_MAX = {
     CONTROL: 64 * KIB,
     CONSENSUS: 4 * MIB,
@@ -41,8 +53,10 @@ QUEUE_BYTES_MAX = {
     BLOCKS: 9 * MIB,
     TRANSACTIONS: 4 * MIB,
     SYNC: 8 * MIB,
+    ANSWERS: 128 * KIB,
     MODELS: 528 * KIB,
 }
+DROPPING = (TRANSACTIONS, ANSWERS)  # channels on which what is new takes the place of what waits longest
 WAITING = (SYNC, MODELS)  # channels on which the sender waits for room
 # What a peer may have asked of us and not been answered.
 RANGE_REQUESTS_MAX = 4
@@ -54,6 +68,8 @@ TX_KNOWN_MAX = 8_192
 TX_ANNOUNCED_PER_S, TX_ANNOUNCED_BURST = 2_000, 8_192
 # Questions that a peer may ask about what models are here; the rest is not answered.
 MODEL_QUERIES_PER_S, MODEL_QUERIES_BURST = 4, 64
+# Soft answers that a peer may pass on; the rest is not looked at. Each costs a signature's check.
+ANSWERS_PER_S, ANSWERS_BURST = 200, 400
 
 assert set(QUEUE_BYTES_MAX) == set(CHANNELS)
 assert QUEUE_BYTES_MAX[BLOCKS] > BODIES_ASKED_MAX * framing.MESSAGE_BYTES_MAX[BLOCKS]
@@ -172,6 +188,7 @@ class Peer:
         self.model_requests: deque[messages.ModelRequest] = deque()
         self.model_requested = Signal()
         self.model_queries = TokenBucket(MODEL_QUERIES_PER_S, MODEL_QUERIES_BURST)
+        self.answers_budget = TokenBucket(ANSWERS_PER_S, ANSWERS_BURST)
 
         self._stream = stream
         self._trailing = session.trailing
@@ -203,8 +220,8 @@ class Peer:
         if self.closing or self._said_all:
             return False
         if self._queued_bytes[channel] + len(data) > QUEUE_BYTES_MAX[channel]:
-            if channel == TRANSACTIONS:
-                self._drop_oldest(len(data))
+            if channel in DROPPING:
+                self._drop_oldest(channel, len(data))
             full = self._queued_bytes[channel] + len(data) > QUEUE_BYTES_MAX[channel]
             if full and droppable:
                 return False
@@ -223,15 +240,15 @@ class Peer:
             await self._room[channel].wait()
         self.send_encoded(channel, data)
 
-    def _drop_oldest(self, needed: int) -> None:
-        """Throw away waiting announcements until `needed` bytes fit; never a message whose first part has left."""
-        queue, kept = self._queues[TRANSACTIONS], deque[tuple[bytes, bool]]()
-        if self._offset[TRANSACTIONS]:
+    def _drop_oldest(self, channel: int, needed: int) -> None:
+        """Throw away what may be dropped until `needed` bytes fit; never a message whose first part has left."""
+        queue, kept = self._queues[channel], deque[tuple[bytes, bool]]()
+        if self._offset[channel]:
             kept.append(queue.popleft())
-        while queue and self._queued_bytes[TRANSACTIONS] + needed > QUEUE_BYTES_MAX[TRANSACTIONS]:
+        while queue and self._queued_bytes[channel] + needed > QUEUE_BYTES_MAX[channel]:
             data, droppable = queue.popleft()
             if droppable:
-                self._queued_bytes[TRANSACTIONS] -= len(data)
+                self._queued_bytes[channel] -= len(data)
             else:
                 kept.append((data, droppable))
         queue.extendleft(reversed(kept))

@@ -42,6 +42,9 @@ class Backend(Protocol):
     def health(self) -> dict[str, Any]:
         """What labora_health shows: height, round, peers, engine, tasks, clock offset, and `status`."""
 
+    def soft_answers(self, task: bytes, start: int) -> list[dict[str, Any]]:
+        """What labora_softAnswers shows: tokens of answers that are being made, from number `start` on."""
+
     def local_models(self) -> list[dict[str, Any]]:
         """What labora_localModels shows. Called in a thread."""
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rpc.codec import address, data, read_hash
+from rpc.codec import address, data, read_hash, read_quantity
 from rpc.context import Context
 from rpc.task_story import PlacedLog, cwu_text, tell
 from vm.system import abi, views
@@ -16,6 +16,12 @@ def task(context: Context, task_id: Any) -> Any:
         for found in context.ledger.task_logs(wanted)
     ]
     return tell(wanted, logs) if logs else None
+
+
+def soft_answers(context: Context, task_id: Any, start: Any = "0x0") -> list[dict[str, Any]]:
+    """Tokens of a task's answer while it is being made, from number `start` on, by each operator that this node has
+    heard: not final, and of no weight."""
+    return context.backend.soft_answers(read_hash(task_id, "task"), read_quantity(start, "start", 32))
 
 
 def validators(context: Context) -> dict[str, Any]:

@@ -32,6 +32,7 @@ def registry() -> Registry:
         "txpool_status": node_info.txpool_status,
         "rpc_modules": node_info.rpc_modules,
         "labora_health": labora.health,
+        "labora_softAnswers": labora.soft_answers,
     }.items():
         made.add(name, call)
     for name, call in {

@@ -122,6 +122,11 @@ def test_a_users_first_hour(devnet: Devnet) -> None:
     engines = {engine for validator in devnet.info["validators"] for engine in [validator["engine"]]}
     if engines == {"torch", "numpy"}:
         assert any(engines_of(devnet, story) == engines for story in stories), "both engines agreed on a task"
+    streamed = devnet.labora("task", "post", "The sea", "--max-tokens", "160", "--wait", "answer")
+    assert streamed.returncode == 0, streamed.stderr
+    before, _, after = streamed.stdout.partition("so far, not final, from 0x")
+    assert "dealt to" in before and "done by" in after, "tokens are shown between the deal and the answer's block"
+    assert "is not the answer" not in after
     explained = devnet.labora("task", "explain", stories[0]["taskId"])
     assert explained.returncode == 0 and "agreed, bit for bit" in explained.stdout
 

@@ -17,6 +17,7 @@ from node import catalogue, validator
 from node.client import Client, RpcFailure, to_hex
 from node.config import DataFolder, NodeConfig
 from node.exits import CONFIGURATION, RUNTIME, USAGE
+from node.post import find_model
 from node.store import ModelStore
 from node.validator import Operator
 
@@ -110,10 +111,10 @@ def test_of_models_with_one_name_only_the_listed_one_goes_by_it() -> None:
         return client
 
     first, second = "0x" + "11" * 32, "0x" + "22" * 32
-    assert validator.find_model(chain(("sea", first, True), ("Sea", second, False)), "SEA")[1].hex() == "11" * 32
+    assert find_model(chain(("sea", first, True), ("Sea", second, False)), "SEA")[1].hex() == "11" * 32
     pair = chain(("sea", first, False), ("sea", second, False))
-    refused(USAGE, "2 models are called 'sea'", lambda: validator.find_model(pair, "sea"))
-    assert validator.find_model(pair, second)[1].hex() == "22" * 32
+    refused(USAGE, "2 models are called 'sea'", lambda: find_model(pair, "sea"))
+    assert find_model(pair, second)[1].hex() == "22" * 32
 
 
 def test_without_a_terminal_progress_is_a_line_every_tenth(capsys: pytest.CaptureFixture[str]) -> None:

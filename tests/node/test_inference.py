@@ -31,7 +31,7 @@ def make_service(node: LocalNode, submit: Any, folder: Path) -> InferenceService
     node.ledger = Ledger.open(node.kv, node.spec)
     models = ModelStore(folder / "models", 0)
     service = InferenceService(
-        node.ledger, Consensus(), submit, node.keys.hot, NodeConfig(), folder, models  # type: ignore[arg-type]
+        node.ledger, Consensus(), submit, node.keys.hot, NodeConfig(), folder, models, None  # type: ignore[arg-type]
     )
     service._operator = node.keys.operator_address
     service._duties_head = node.ledger.head.number

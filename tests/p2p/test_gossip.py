@@ -12,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from p2p import gossip, messages
+from p2p import framing, gossip, messages
 from p2p.messages import (
     BlockAnnounce,
     BlockBody,
@@ -26,7 +26,7 @@ from p2p.messages import (
     TxRequest,
 )
 from p2p.network import Network
-from p2p.peer import BODIES_ASKED_MAX, TX_ANNOUNCED_BURST
+from p2p.peer import ANSWERS_BURST, BODIES_ASKED_MAX, QUEUE_BYTES_MAX, TX_ANNOUNCED_BURST
 
 LIMIT_S = 30
 
@@ -627,5 +627,57 @@ def test_announcements_to_a_peer_that_does_not_read_are_dropped_oldest_first(lab
                 assert isinstance(message, TxAnnounce | Consensus)
             assert seen < 600
             assert len(net.peers()) == 1
+
+    run(main)
+
+
+# -- soft answers
+
+
+def test_a_soft_answer_reaches_everybody_once_if_those_between_pass_it_on(lab: SimpleNamespace) -> None:
+    async def main() -> None:
+        async with lab.mesh(3) as nodes:
+            one, two, three = (node.net for node in nodes)
+            one.answers.spread(b"first words")
+            for net in (two, three):
+                peer, payload = await anext(net.answers)
+                assert (peer, payload) == (one.id, b"first words")
+                net.answers.spread(payload, giver=peer)
+            one.answers.spread(b"more words")
+            for net in (two, three):
+                assert (await anext(net.answers))[1] == b"more words", "what was heard before is not given again"
+
+    run(main)
+
+
+def test_a_flood_of_soft_answers_is_cut_to_a_budget_and_costs_nobody_the_connection(lab: SimpleNamespace) -> None:
+    async def main() -> None:
+        host = lab.MemoryHost()
+        net = Network(lab.config(1), host)
+        async with lab.running(net):
+            stranger = await lab.Stranger.dial(net.listen_port)
+            for number in range(ANSWERS_BURST + 300):
+                await stranger.send(messages.SoftAnswer(b"%d" % number))
+            await stranger.send(Ping(7))
+            await stranger.receive(Pong)
+            assert len(net.answers._waiting) == gossip.ANSWERS_WAITING_MAX
+            for number in range(gossip.ANSWERS_WAITING_MAX):
+                assert await anext(net.answers) == (net.peers()[0].id, b"%d" % number)
+
+    run(main)
+
+
+def test_a_peer_that_reads_slowly_loses_the_oldest_soft_answers_and_stays(lab: SimpleNamespace) -> None:
+    async def main() -> None:
+        async with lab.mesh(2) as nodes:
+            (peer,) = nodes[0].net._pool.peers.values()
+            count = 3 * QUEUE_BYTES_MAX[framing.ANSWERS] // 4_000
+            for number in range(count):  # nothing leaves before this task waits
+                nodes[0].net.answers.spread(number.to_bytes(4_000, "big"))
+            assert peer._queued_bytes[framing.ANSWERS] <= QUEUE_BYTES_MAX[framing.ANSWERS]
+            got = []
+            while not got or got[-1] != count - 1:
+                got.append(int.from_bytes((await anext(nodes[1].net.answers))[1], "big"))
+            assert got == sorted(got) and len(got) < count // 2 and len(nodes[0].net.peers()) == 1
 
     run(main)

@@ -60,6 +60,9 @@ class Host:
     def health(self) -> dict[str, Any]:
         return {"status": "ok", "height": self.ledger.head.number}
 
+    def soft_answers(self, task: bytes, start: int) -> list[dict[str, Any]]:
+        return [{"operator": "0x" + task[:20].hex(), "slot": 0, "first": start, "tokens": [1, 2]}]
+
     def local_models(self) -> list[dict[str, Any]]:
         return [{"model": "0x" + model.hex(), "state": "fetching"} for model in self.fetched]
 

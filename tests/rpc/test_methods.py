@@ -190,4 +190,8 @@ def test_validators_models_and_health(host: Any, ask: Ask) -> None:
     (model,) = ask("labora_models")
     assert model["listed"] is True and model["model"] == validator["serves"][0]["model"]
     assert ask("labora_health")["height"] == 1
+    (soft,) = ask("labora_softAnswers", "0x" + "0a" * 32, "0x5")
+    assert soft["first"] == 5 and soft["tokens"] == [1, 2]
+    for wrong in (("0x12",), ("0x" + "0a" * 32, -1)):
+        assert ask("labora_softAnswers", *wrong)["code"] == -32602
     assert ask("labora_task", "0x" + "00" * 32) is None
