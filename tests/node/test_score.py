@@ -17,8 +17,8 @@ def story(vector: list[int], task: str = "0x01") -> Story:
 
 
 def test_only_the_elements_of_a_labels_own_tokens_count() -> None:
-    request = Request("good or bad: ", 0, 0.0, 0, kind=Kind.SCORE, label="ok")
-    assert request.tokens == [*b"good or bad: ", *b"ok"]
+    request = Request("1 " * 13, 0, 0.0, 0, model=bytes(32), kind=Kind.SCORE, label="7,8", as_ids=True)
+    assert request.tokens == [1] * 13 + [7, 8]
     vector = [-1_000_000] * 12 + [-65_536, -32_768]
     found = scored("ok", len(request.given), story(vector))
     assert (found.tokens, found.log2_q16, found.bits) == (2, -98_304, -1.5)
