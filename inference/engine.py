@@ -37,6 +37,7 @@ from inference.program import EMBED, GENERATE, SCORE, KnownAnswer, Shape
 from inference.reference import NumpyExecutor
 
 ENGINES = ("numpy", "torch", "auto")
+THREADS_OF_TORCH, WIDTH_OF_TORCH = 4, 1024
 NO_SEED = bytes(SEED_BYTES)
 """Vectors draw nothing."""
 
@@ -68,8 +69,8 @@ def open_engine(
 ) -> "Engine":
     """Load and verify a model folder, build the executor and pass its known answers.
 
-    'auto' is torch where it is installed, else numpy. `threads` sets torch's threads; numpy's BLAS reads
-    OMP_NUM_THREADS when the process starts. `pages`: the size of the pool, for a shape. Raises ProgramError, OSError,
+    'auto' is the faster one here (prefers_torch). `threads` sets torch's threads; numpy's BLAS reads OMP_NUM_THREADS
+    when the process starts. `pages`: the size of the pool, for a shape. Raises ProgramError, OSError,
     EngineUnavailable or ExactnessError.
     """
     model = model_files.load(model_dir)
@@ -84,15 +85,33 @@ def make_executor(
     """The named implementation over a loaded model, with a pool of `pages` (without it: kv.default_pages)."""
     if name not in ENGINES:
         raise EngineUnavailable(f"no engine {name!r}, there are {', '.join(ENGINES)}")
-    if name == "numpy":
+    if name == "numpy" or (name == "auto" and not prefers_torch(model.manifest.shape, threads, device)):
         return _numpy(model, device, pages)
     try:
         from inference.torch_engine import TorchExecutor
     except ImportError as error:
-        if name == "auto":
+        if name == "auto" and device == "cpu":
             return _numpy(model, device, pages)
         raise EngineUnavailable(f"engine 'torch' is not installed: {error}") from error
     return TorchExecutor(model, threads, device, pages)
+
+
+def prefers_torch(shape: Shape, threads: int, device: str) -> bool:
+    """Which executor is faster on this machine, by what docs/inference.md measured: numpy on a CPU, since it does the
+    work between two products with fewer and shorter calls; torch on any other device, from THREADS_OF_TORCH threads on,
+    since numpy's part of the work stays on one, and for models of WIDTH_OF_TORCH where the CPU multiplies int8."""
+    if device != "cpu" or threads >= THREADS_OF_TORCH:
+        return True
+    return shape.width >= WIDTH_OF_TORCH and _multiplies_int8()
+
+
+def _multiplies_int8() -> bool:
+    """Whether the CPU has instructions for sums of int8 products that do not saturate, as far as Linux says."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}.isdisjoint(flags)
 
 
 def _numpy(model: Model, device: str, pages: int | None) -> Executor:

@@ -98,6 +98,24 @@ def test_known_answers_that_lie_are_refused(small: Model) -> None:
         Engine(NumpyExecutor(forged)).known_answer_test()
 
 
+@pytest.mark.parametrize(
+    ("width", "threads", "device", "int8", "torch"),
+    [
+        (4096, 1, "cpu", False, False),
+        (512, 3, "cpu", True, False),
+        (1024, 1, "cpu", True, True),
+        (64, 4, "cpu", False, True),
+        (64, 1, "cuda", False, True),
+    ],
+)
+def test_auto_is_numpy_on_a_cpu_unless_torch_has_more_of_it(
+    monkeypatch: pytest.MonkeyPatch, small: Model, width: int, threads: int, device: str, int8: bool, torch: bool
+) -> None:
+    monkeypatch.setattr(engines, "_multiplies_int8", lambda: int8)
+    shape = dataclasses.replace(small.manifest.shape, width=width)
+    assert engines.prefers_torch(shape, threads, device) == torch
+
+
 def test_numpy_runs_on_the_cpu_only(small: Model) -> None:
     with pytest.raises(EngineUnavailable, match="cpu only, not on 'cuda'"):
         engines.make_executor("numpy", small, device="cuda")
