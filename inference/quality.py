@@ -23,7 +23,7 @@ from inference.reference import CHUNK_ROWS, NumpyExecutor
 from inference.tokenizer import Tokenizer
 
 WINDOW_POSITIONS, POSITIONS_MIN = 512, 16  # of a decoder's text: as long at most; refused below
-CALIBRATION_WINDOWS = 8  # of a decoder's text, at most
+CALIBRATION_WINDOWS = 32  # of a decoder's text, at most
 SENTENCES, SENTENCE_TOKENS = 200, (6, 128)  # of an encoder's text: so many, so long
 LAYER_ROWS = 512  # positions whose residual is kept after every layer
 NEAREST = 5
