@@ -1,11 +1,11 @@
-"""Models shipped with the distribution, one folder each (manifest.json, model.safetensors). Owns where they lie; what
-is in them is inference's business. Made by training/train_tiny.py and `labora model import`.
+"""Models shipped with the distribution, one folder each (manifest.json, model.safetensors, tokenizer.json). Owns where
+they lie; what is in them is inference's business. Made by training/.
 """
 
 from importlib import resources
 from pathlib import Path
 
-DEFAULT_MODEL = "tiny-sea"
+DEFAULT_MODEL = "sea-and-sensibility"
 
 
 def folder(name: str = DEFAULT_MODEL) -> Path:

@@ -11,6 +11,7 @@ from eth_account import Account
 from genesis import spec as genesis_spec
 from genesis.build import build_genesis, first_set
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS, MNEMONIC, devnet_validator
+from genesis.models import DEFAULT_MODEL
 from genesis.spec import InvalidSpec, devnet_spec, load_spec, parse_json, spec_hash, template, write_spec
 from primitives.address import CREATE2_DEPLOYER, HISTORY_STORAGE, MARKET, STAKING, SYSTEM_ACCOUNTS
 from primitives.block import decode_block
@@ -116,7 +117,7 @@ def test_block_zero_holds_what_the_specification_says():
 def test_the_shipped_model_is_in_the_specification_whole():
     """A node needs no model file to know the chain's genesis."""
     spec = devnet()
-    manifest = genesis_spec.shipped_manifest("tiny-sea")
+    manifest = genesis_spec.shipped_manifest(DEFAULT_MODEL)
     assert spec["models"][0]["id"] == f"0x{manifest.model_id().hex()}"
     model = load_spec(spec).models[0]
     assert (model.cost.a, model.cost.b, model.cost.c) == (manifest.cost.a, manifest.cost.b, manifest.cost.c)
@@ -178,7 +179,7 @@ REFUSALS = [
     ("models\\[0\\].vocabulary: expected an integer from 1", _set("models.0.vocabulary", 0)),
     ("models\\[0\\].width: expected an integer from 1", _set("models.0.width", 0)),
     ("models\\[0\\].encoder: expected 0 or 1, found 2", _set("models.0.encoder", 2)),
-    ("models\\[0\\].stop_ids: .* not all below the vocabulary", _set("models.0.stop_ids", [999])),
+    ("models\\[0\\].stop_ids: .* not all below the vocabulary", _set("models.0.stop_ids", [9999])),
     ("models\\[0\\].stop_ids: 17 entries; at most 16", _set("models.0.stop_ids", list(range(17)))),
     ("models\\[0\\].id: expected 32 bytes", _set("models.0.id", "0x00")),
     ("no model 'huge' is shipped", _set("models.0", {"folder": "huge", "reference_macs_per_block": 1})),

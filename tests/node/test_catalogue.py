@@ -10,6 +10,7 @@ import pytest
 from node_of_one import against_a_node, refused
 
 from genesis.keys import devnet_validator
+from genesis.models import DEFAULT_MODEL
 from inference import program as cip
 from inference.build import random_model, request, with_known_answers
 from inference.model import Model, save
@@ -93,7 +94,7 @@ def test_the_life_of_a_model(some: Model, tmp_path: Path) -> None:
         assert served["model"] == model and int(served["measuredMacsPerSecond"]) > 0
         found = next(row for row in client.call("labora_models") if row["model"] == model)
         assert found["servers"] == [operator.name]
-        refused(RUNTIME, "ships with the program", lambda: catalogue.remove(None, folder, "tiny-sea"))
+        refused(RUNTIME, "ships with the program", lambda: catalogue.remove(None, folder, DEFAULT_MODEL))
         said(catalogue.remove, None, folder, "random-31")
         assert ModelStore(folder.models, 1).folder_of(some.model_id) is None
         refused(RUNTIME, "does not hold", lambda: validator.serve(operator, folder, CONFIG, model, 5))

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from genesis import models
 from node import exits
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "genesis" / "models" / "tiny-sea"
+SHIPPED = models.folder()
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 
 
@@ -89,7 +90,7 @@ def test_the_shipped_model_says_the_same_streamed_and_as_json() -> None:
     assert streamed.returncode == answer.returncode == exits.OK, streamed.stderr
     report = json.loads(answer.stdout)
     assert set(report) == {"tokens", "text", "traceRoot", "tokensPerSecond"}
-    assert streamed.stdout == report["text"] + "\n" and len(report["tokens"]) == 24
+    assert streamed.stdout == report["text"] + "\n" and 1 < len(report["tokens"]) <= 24
     assert report["traceRoot"] in streamed.stderr and report["tokensPerSecond"] > 0
     other = json.loads(labora(*request[:-3], "6", "--engine", "numpy", "--json").stdout)
     assert other["tokens"] != report["tokens"]
@@ -129,7 +130,6 @@ def test_a_changed_byte_fails_the_check(tmp_path: Path) -> None:
         (["embed", "/nonexistent", "--text", "x"], exits.RUNTIME, "/nonexistent/manifest.json: No such file"),
         (["run", SHIPPED, "--prompt", "x", "--seed", "sea"], exits.USAGE, "--seed 'sea'"),
         (["run", SHIPPED, "--prompt", "x", "--seed", "0" * 65], exits.USAGE, "64 hexadecimal digits"),
-        (["run", SHIPPED, "--prompt", "", "--engine", "numpy"], exits.RUNTIME, "0 prompt tokens"),
         (["run", SHIPPED, "--prompt", "x", "--engine", "numpy", "--max-tokens", "512"], exits.RUNTIME, "at most 512"),
         (["run", SHIPPED, "--prompt", "x", "--engine", "tpu"], exits.USAGE, "'tpu'"),
         (["run", SHIPPED, "--prompt", "x", "--device", "tpu"], exits.USAGE, "'tpu'"),
