@@ -211,7 +211,8 @@ class Chain:
         self, nonce: int, prompt: tuple[int, ...], max_tokens: int, temperature_q16: int, **asked: int
     ) -> Transaction:
         data = abi.POST.encode_call(
-            0, self.model.model_id, pack_tokens(prompt), max_tokens, temperature_q16, asked.get("top_k", 0),
+            asked.get("kind", 0), self.model.model_id, pack_tokens(prompt), max_tokens, temperature_q16,
+            asked.get("top_k", 0),
             asked.get("assurance", 0), 0, 0, asked.get("deadline", 12), 0,
         )  # fmt: skip
         return self.transaction(self.poster_key, nonce, 800_000, COIN // 100, data)
