@@ -40,6 +40,15 @@ class Engine(StrEnum):
     NUMPY = "numpy"
 
 
+class RunEngine(StrEnum):
+    """What continues a text: an exact engine, or somebody's server of the tolerant lane."""
+
+    AUTO = "auto"
+    TORCH = "torch"
+    NUMPY = "numpy"
+    OPENAI = "openai"
+
+
 class Device(StrEnum):
     """Where torch computes."""
 
@@ -360,21 +369,38 @@ def model_check(folder: ModelDir) -> None:
 
 @model.command("run")
 def model_run(
-    folder: ModelDir,
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="The model's folder; with openai, its name there.")],
     prompt: Annotated[str, typer.Option(help="What to continue.")],
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of the answer.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, max=65535.0, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Sample among so many; 0: all.")] = 0,
     seed: Annotated[str, typer.Option(help="Seed of sampling, in hex.")] = "0",
-    engine: Annotated[Engine, typer.Option(help="What computes; the bits are the same.")] = Engine.AUTO,
+    engine: Annotated[
+        RunEngine, typer.Option(help="What computes; the bits are the same, but for openai: floats of a server.")
+    ] = RunEngine.AUTO,
     device: Annotated[Device, typer.Option(help="Where torch computes.")] = Device.CPU,
     threads: Threads = 1,
+    url: Annotated[str | None, typer.Option(help="With openai: the server's address, up to /v1.")] = None,
+    check: Annotated[str | None, typer.Option(help="With openai: another server, to check the answer by.")] = None,
+    api_key: Annotated[str, typer.Option(envvar="LABORA_API_KEY", help="With openai: what the server asks for.")] = "",
     json: AsJson = False,
 ) -> None:
-    """Continue a text on this machine, without a chain."""
+    """Continue a text, without a chain: exactly, on this machine, or by an OpenAI-compatible server."""
     from node.model import run as run_model
+    from node.model import seed_of
 
-    run_model(folder, prompt, max_tokens, temperature, top_k, seed, engine.value, device.value, threads, json)
+    if engine is RunEngine.OPENAI:
+        from node.tolerant import run as run_tolerant
+
+        if url is None:
+            raise Fatal(USAGE, "--engine openai needs --url, the server's address")
+        run_tolerant(
+            url, folder, api_key, prompt, max_tokens, temperature, top_k, seed_of(seed), check, json
+        )
+        return
+    if url is not None or check is not None:
+        raise Fatal(USAGE, "--url and --check are for --engine openai")
+    run_model(Path(folder), prompt, max_tokens, temperature, top_k, seed, engine.value, device.value, threads, json)
 
 
 @model.command("embed")

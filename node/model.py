@@ -84,7 +84,7 @@ def run(
     from inference.engine import open_engine
     from inference.tokenizer import open_tokenizer
 
-    seed_bytes = _seed(seed)
+    seed_bytes = seed_of(seed)
     with _refusals():
         engine = open_engine(engine_name, folder, threads, device)
         tokenizer = open_tokenizer(folder, engine.model.manifest.tokenizer)
@@ -184,7 +184,7 @@ def _limit_threads(threads: int) -> None:
         os.environ[variable] = str(threads)
 
 
-def _seed(text: str) -> bytes:
+def seed_of(text: str) -> bytes:
     """Up to 32 bytes, the missing ones zero on the right: sampling draws from the first twenty."""
     digits = text.removeprefix("0x")
     if not re.fullmatch("[0-9a-fA-F]{1,64}", digits):
