@@ -2,10 +2,10 @@
 
     python bench/bit_equality.py [--positions 150]
 
-Programs of every kind, one with products past a float32 tile's limit and one that saturates everywhere, are computed by
-each executor with each of its products that is exact here, on one thread and on two, each in a process of its own. Every
-cell compares logits and trace payloads of all positions with the numpy executor's, fed alone, whole, on one thread. Exits
-with 1 if a cell differs.
+Programs of every kind, one with products past a float32 tile's limit and one that saturates everywhere, are computed
+by each executor with each of its products that is exact here, on one thread and on two, each in a process of its own.
+Every cell compares logits and trace payloads of all positions with the numpy executor's, fed alone, whole, on one
+thread. Exits with 1 if a cell differs.
 """
 
 import argparse
@@ -158,7 +158,8 @@ def main() -> None:
         different += sum(count != len(names) for count in counts)
         cells = (f"{count:>{len(head)}}" for count, head in zip(counts, heads, strict=True))
         print(f"{column:<{width}}  " + "  ".join(cells), flush=True)
-    print(f"\n{len(COLUMNS) * len(heads) * len(names)} results: {'all the same bits' if not different else f'{different} cells DIFFER'}")
+    outcome = f"{different} cells DIFFER" if different else "all the same bits"
+    print(f"\n{len(COLUMNS) * len(heads) * len(names)} results: {outcome}")
     sys.exit(different > 0)
 
 

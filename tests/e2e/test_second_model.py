@@ -81,7 +81,7 @@ def travel(devnet: Devnet, source: Path, model: str) -> None:
     assert names[model]["servedBy"] == 3 and not names[model]["listed"]
     assert "random-77 (unlisted)" in labora("model", "list", "--rpc", devnet.info["rpc"][3])
 
-    asked = ("task", "post", "The sea", "--model", model, "--max-tokens", "4", "--json")
+    asked = ("task", "post", "84 104 101", "--ids", "--model", model, "--max-tokens", "4", "--json")
     story = json.loads(labora(*asked, "--rpc", devnet.info["rpc"][3]))
     assert story["status"] == "settled" and story["model"] == model
     assert len(story["verifiers"]) == 2 and int(story["feeWei"]) > 0

@@ -6,8 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import pytest
 from openai_peer import FloatModel, bfloat16, exact, serving
 
 import node.openai as client
+from genesis.models import folder
 from inference.model import Model, load
 from inference.tokenizer import open_tokenizer
 from inference.tolerant import ServerError, check
@@ -23,7 +22,6 @@ from node.cli import RunEngine, model_run
 from node.exits import RUNTIME, USAGE, Fatal
 from node.openai import Server, candidates_after, check_url, generate
 
-FOLDER = Path(str(files("genesis.models"))) / "tiny-sea"
 SEED = bytes(range(32))
 PROMPT = "The sea was calm"
 TOKENS = 24
@@ -41,8 +39,8 @@ def coarser(model: Model) -> Model:
 @pytest.fixture(scope="module")
 def served() -> Iterator[dict[str, str]]:
     """Addresses of three servers: the model in float, the same rounded to bfloat16, and a cheaper one."""
-    model = load(FOLDER)
-    tokenizer = open_tokenizer(FOLDER, model.manifest.tokenizer)
+    model = load(folder())
+    tokenizer = open_tokenizer(folder(), model.manifest.tokenizer)
 
     def peer(which: Model, rounding: Callable[[np.ndarray], np.ndarray]) -> Any:
         return serving(FloatModel(which, tokenizer, rounding))
