@@ -62,7 +62,10 @@ def check_votes(folder: Path, operator: bytes, first: int) -> list[int]:
             {member.operator: member.power for member in ledger.validator_set(height).validators}.get(operator)
             for height in (first - 1, first)
         ]
-        assert powers == [None, BOND * 1000 // 64], "a sixty-fourth of the bond, for a start"
+        before, at_first = powers
+        # A sixty-fourth of the bond for a start; less where the draws left a member without work, since one turn moves
+        # at most a third of all power and what it moves is shared out.
+        assert before is None and at_first is not None and 0 < at_first <= BOND * 1000 // 64, powers
         found = []
         for height in range(first, ledger.head.number):
             block, members = ledger.block(height + 1), ledger.validator_set(height)
