@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from inference.ops import STATE, Leaf, Op, Task, facts_of, op_list
 from inference.referee import recompute
 from inference.reference import NumpyExecutor
 from inference.witness import Worker, record
+from primitives.task import words_of
 
 SEED, KEY = bytes(range(32)), bytes(range(100, 132))
 REPEATS = 20
@@ -108,11 +109,13 @@ def timings(shape: cip.Shape) -> Iterator[tuple[str, float, float]]:
     model = random_model(shape, 3)
     for number, task in enumerate(tasks(shape, 300, 2)):
         prompt = [(7 * i * i + 3) % shape.vocabulary for i in range(task.prompt)]
-        output: list[int] = []
+        engine = Engine(NumpyExecutor(model))
         if task.kind == cip.GENERATE:
-            output = Engine(NumpyExecutor(model)).generate(
-                prompt, task.output, task.temperature_q16, task.top_k, task.seed, KEY
-            ).tokens  # fmt: skip
+            how = task.temperature_q16, task.top_k, task.seed, KEY
+            output: Sequence[int] = engine.generate(prompt, task.output, *how).tokens
+        else:
+            made = engine.embed(prompt, KEY) if task.kind == cip.EMBED else engine.score(prompt, KEY)
+            output = words_of(made.vector)
         execution = record(NumpyExecutor(model), task, KEY, prompt, output)
         leaves = [Leaf(domain, count - 1) for domain, count in task.lists.items()]
         if number == 0:

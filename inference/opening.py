@@ -21,6 +21,7 @@ from typing import Protocol
 from inference import program as cip
 from inference.ops import (
     TILE,
+    TOKEN,
     VECTOR,
     Facts,
     Leaf,
@@ -142,8 +143,9 @@ class Working:
 
 
 def judge(statement: Statement, operations: bytes, leaf: Leaf, number: int, element: int, opening: bytes) -> bool:
-    """Whether one element of op `number` of a leaf's list, whose root is `operations`, is what its inputs give.
-    Everything in the opening is checked against the statement and that root. Raises InvalidOpening."""
+    """Whether one element of op `number` of a leaf's list, whose root is `operations`, is what its inputs give, and of
+    the last op of a token or a vector also what the answer holds. Everything in the opening is checked against the
+    statement and that root. Raises InvalidOpening."""
     if len(opening) > OPENING_BYTES_MAX:
         raise InvalidOpening(f"an opening of {len(opening)} bytes exceeds {OPENING_BYTES_MAX}")
     tape = _Reader(opening)
@@ -151,7 +153,10 @@ def judge(statement: Statement, operations: bytes, leaf: Leaf, number: int, elem
     op = walk.op(number, element)
     committed = walk.committed(op, number, element)
     computed = recompute(op, element, walk.values(op, element))
+    answered = walk.answered(op, element)
     tape.end()
+    if answered not in (None, computed):
+        return False
     if op.rule == "leaf":
         computed = walk.piece_hash(computed)
     return committed == computed
@@ -182,6 +187,7 @@ def _go_through(tape: "_Tape", statement: Statement, working: Working, number: i
     op = walk.op(number, element)
     walk.committed(op, number, element)
     walk.values(op, element)
+    walk.answered(op, element)
 
 
 # Commitments
@@ -464,6 +470,22 @@ class _Walk:
             values += [self._read(part) for part in op.look(element, values)]
         return values
 
+    def answered(self, op: Op, element: int) -> bytes | None:
+        """What the answer has where the last op of a token or a vector is: the trace may hold another than was given.
+        None for every other op."""
+        domain = self._leaf.domain
+        if op.rule not in ("leaf", "element") or domain not in (TOKEN, VECTOR):
+            return None
+        begin, count = self._leaf.index, 1
+        if op.rule == "element":
+            begin = op.constants[0]
+        elif domain == VECTOR:
+            total = payload_bytes(self._shape, self._statement.task, self._leaf) // TOKEN_BYTES
+            begin = element * PIECE_BYTES // TOKEN_BYTES
+            count = min(PIECE_BYTES // TOKEN_BYTES, total - begin)
+        words = cut(self._words(False, begin, count), TOKEN_BYTES)
+        return b"".join(word[::-1] for word in words)  # u32 big-endian there, little-endian in a payload
+
     @property
     def _execution(self) -> Execution:
         assert self._working is not None
@@ -650,28 +672,38 @@ class _Walk:
         return self._shown[key]
 
     def _token(self, position: int) -> int:
-        """A token of prompt or output: its chunk of 256 ids and the chunk's path."""
+        """A token of prompt or output."""
         task = self._statement.task
         inside = position < task.prompt
-        count, at = (task.prompt, position) if inside else (task.output, position - task.prompt)
-        if not 0 <= at < count:
-            raise InvalidOpening(f"no token {position} in {task.prompt} and {task.output}")
-        chunk, chunks = at // merkle.TOKENS_CHUNK, -(-count // merkle.TOKENS_CHUNK)
-        begin, end = chunk * TOKEN_CHUNK_BYTES, min((chunk + 1) * TOKEN_CHUNK_BYTES, TOKEN_BYTES * count)
+        token = int.from_bytes(self._words(inside, position if inside else position - task.prompt, 1), "big")
+        if token >= self._shape.vocabulary:
+            raise InvalidOpening(f"token {position} is {token} of {self._shape.vocabulary}")
+        return token
+
+    def _words(self, inside: bool, at: int, count: int) -> bytes:
+        """Words of the prompt (inside) or of the answer, u32 big-endian: the chunks of 256 that they lie in, and the
+        path of that run."""
+        task = self._statement.task
+        total = task.prompt if inside else task.answer(self._shape)
+        if not 0 <= at <= total - count:
+            where = "the prompt" if inside else "the answer"
+            raise InvalidOpening(f"no words {at} to {at + count} in {total} of {where}")
+        first, end = at // merkle.TOKENS_CHUNK, -(-(at + count) // merkle.TOKENS_CHUNK)
+        chunks = -(-total // merkle.TOKENS_CHUNK)
+        begin_byte, end_byte = first * TOKEN_CHUNK_BYTES, min(end * TOKEN_CHUNK_BYTES, TOKEN_BYTES * total)
 
         def packed() -> bytes:
             return merkle.pack_tokens(self._execution.prompt if inside else self._execution.output)
 
-        data = self._next(end - begin, lambda: packed()[begin:end])
+        data = self._next(end_byte - begin_byte, lambda: packed()[begin_byte:end_byte])
         path = self._path(lambda: merkle.levels([merkle.digest(part) for part in cut(packed(), TOKEN_CHUNK_BYTES)]),
-                          chunk, chunk + 1, chunks)  # fmt: skip
+                          first, end, chunks)  # fmt: skip
         root = self._statement.prompt_root if inside else self._statement.output_root
-        if self._checks and _root_of_span([merkle.digest(data)], chunk, chunks, path, keccak) != root:
-            raise InvalidOpening(f"token {position} is not the task's")
-        token = int.from_bytes(data[TOKEN_BYTES * at - begin :][:TOKEN_BYTES], "big")
-        if token >= self._shape.vocabulary:
-            raise InvalidOpening(f"token {position} is {token} of {self._shape.vocabulary}")
-        return token
+        if self._checks:
+            digests = [merkle.digest(part) for part in cut(data, TOKEN_CHUNK_BYTES)]
+            if _root_of_span(digests, first, chunks, path, keccak) != root:
+                raise InvalidOpening(f"words {at} to {at + count} are not the task's")
+        return data[TOKEN_BYTES * at - begin_byte :][: TOKEN_BYTES * count]
 
 
 def _integers(data: bytes, width: int, signed: bool = True) -> list[int]:

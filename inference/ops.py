@@ -125,6 +125,10 @@ class Task:
         """Positions that were fed."""
         return self.prompt + max(self.output - 1, 0)
 
+    def answer(self, shape: Shape) -> int:
+        """Words of the answer: tokens, or elements of the vector."""
+        return {cip.GENERATE: self.output, cip.EMBED: shape.width, cip.SCORE: self.prompt - 1}[self.kind]
+
     @property
     def lists(self) -> dict[str, int]:
         """How many lists of ops there are beside the states', by domain."""
@@ -158,7 +162,7 @@ def payload_bytes(shape: Shape, task: Task, leaf: Leaf) -> int:
     if leaf.domain == LOGITS:
         return 8 * shape.vocabulary
     if leaf.domain == VECTOR:
-        return 4 * (shape.width if task.kind == cip.EMBED else task.prompt - 1)
+        return 4 * task.answer(shape)
     return 8 * shape.width + len(layers_of(shape, leaf.index % shape.groups)) * _layer_bytes(shape)
 
 

@@ -39,8 +39,9 @@ CHUNK_ROWS = 64
 
 
 def record(executor: Executor, task: Task, trace_key: bytes, prompt: Sequence[int], output: Sequence[int]) -> Execution:
-    """Runs a task's tokens once more, teacher-forced, and keeps every payload. The caller has checked the tokens."""
-    model, tokens = executor.model, [*prompt, *output[: task.output - 1]]
+    """Runs a task's tokens once more, teacher-forced, and keeps every payload. output: the answer's words, tokens or a
+    vector's (words_of). The caller has checked them."""
+    model, tokens = executor.model, [*prompt, *output[: task.positions - task.prompt]]
     shape = model.manifest.shape
     pooled, scores = (Embedding(model) if task.kind == cip.EMBED else None), None
     if task.kind == cip.SCORE:

@@ -34,6 +34,7 @@ from inference.ops import STATE, TILE, TOKEN, VECTOR, Leaf, Op, Task, facts_of, 
 from inference.referee import RULES, InvalidOpening, recompute
 from inference.reference import NumpyExecutor
 from inference.witness import Worker, record, work
+from primitives.task import words_of
 
 SEED, KEY = bytes(range(32)), bytes(range(100, 132))
 ENGINES = ["numpy", pytest.param("torch", marks=pytest.mark.skipif(find_spec("torch") is None, reason="no torch"))]
@@ -70,7 +71,7 @@ def execute(model: Model, task: Task, engine: str = "numpy") -> tuple[Execution,
         return record(make_executor(engine, model), task, KEY, prompt, answer.tokens), answer.root
     asked = Engine(make_executor(engine, model))
     answer = asked.embed(prompt, KEY) if task.kind == cip.EMBED else asked.score(prompt, KEY)
-    return record(make_executor(engine, model), task, KEY, prompt, []), answer.root
+    return record(make_executor(engine, model), task, KEY, prompt, words_of(answer.vector)), answer.root
 
 
 def disputable(shape: cip.Shape, task: Task) -> list[Leaf]:
@@ -315,6 +316,25 @@ def test_a_bad_token_is_convicted_although_its_trace_is_true(small: Model) -> No
     honest = work(theirs, small, Leaf(TOKEN, 0))
     assert judge_last(honest) is False
     assert judge_last(work(execution, small, Leaf(TOKEN, 0))) is True
+
+
+def test_a_true_trace_under_another_answer_is_convicted(small: Model) -> None:
+    """T is the honest one; the last token, or an element of the vector, is another in the answer. Nothing comes after
+    it that would read it, so no later leaf tells."""
+    for task in tasks_of(small.manifest.shape):
+        execution, _ = execute(small, task)
+        output = list(execution.output)
+        if task.kind == cip.GENERATE:
+            leaf = Leaf(TOKEN, task.output - 1)
+            output[-1] = (output[-1] + 1) % 36
+        else:
+            leaf = Leaf(VECTOR, 0)
+            output[0] ^= 1
+        assert judge_last(work(execution, small, leaf)) is True
+        e = execution
+        theirs = Execution(e.manifest, e.tensors, task, KEY, e.prompt, output, e.payload)
+        assert theirs.statement.trace == e.statement.trace
+        assert judge_last(work(theirs, small, leaf)) is False
 
 
 def judge_last(working: Working) -> bool:
