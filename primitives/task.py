@@ -88,6 +88,24 @@ class ModelCost:
         """Multiply-adds beyond the prompt's."""
         return self.execution(kind, prompt, result) - self.prefill(prompt)
 
+    def prefill_bytes(self, prompt: int) -> int:
+        """Bytes that reading a prompt moves: every weight once, one byte a multiply-add of a position, and what
+        attention caches of each position once."""
+        return self.a + self.b * prompt
+
+    def decode_bytes(self, kind: Kind, prompt: int, result: int) -> int:
+        """Bytes moved beyond the prompt's at a batch of one: of each further pass the weights and the whole cache, of
+        each generated token the head; of a score the head once."""
+        match kind:
+            case Kind.GENERATE:
+                last = prompt + result - 1
+                cached = last * (last + 1) // 2 - prompt * (prompt + 1) // 2
+                return self.a * (result - 1) + self.b * cached + self.c * result
+            case Kind.EMBED:
+                return 0
+            case Kind.SCORE:
+                return self.c
+
     def audit(self, kind: Kind, prompt: int, result: int) -> int:
         """What checking the task counts, in multiply-adds."""
         return self.weighed(self.execution(kind, prompt, result))

@@ -211,3 +211,14 @@ def test_the_system_transaction_is_bound_to_chain_and_height() -> None:
     assert one.hash != system_transaction(31337, 8, 6_000_000, b"").hash
     assert one.hash != system_transaction(1, 7, 6_000_000, b"").hash
     assert replace(one, data=b"x").hash != one.hash
+
+
+@pytest.mark.parametrize(("prompt", "result"), [(1, 1), (5, 1), (5, 4), (40, 17)])
+def test_bytes_moved_are_those_of_a_batch_of_one(prompt: int, result: int) -> None:
+    """Pass by pass: every weight, what attention has cached, and of each generated token the head."""
+    cost = ModelCost(a=1_000, b=10, c=300, audit_weight_num=1, audit_weight_den=4)
+    assert cost.prefill_bytes(prompt) == 1_000 + 10 * prompt
+    passes = [1_000 + 10 * (prompt + i) for i in range(1, result)]
+    assert cost.decode_bytes(Kind.GENERATE, prompt, result) == sum(passes) + 300 * result
+    assert cost.decode_bytes(Kind.EMBED, prompt, 64) == 0
+    assert cost.decode_bytes(Kind.SCORE, prompt, prompt - 1) == 300

@@ -364,13 +364,18 @@ AUDIT_DELAY = _function(LEDGER, "auditDelay(uint64 epoch) view returns (uint32 b
 RHO = _function(LEDGER, "rho() view returns (uint256 q64)")
 
 RECEIPT = _event(LEDGER, """Receipt(bytes32 indexed receipt, bytes32 indexed task, address indexed executor,
-    uint8 class, uint8 kind, bytes32 model, bytes32 promptHash, bytes32 outputHash, bytes32 seed, uint32 promptTokens,
-    uint32 outputTokens, uint256 prefillMacs, uint256 decodeMacs, address[] verifiers, uint8 verification,
+    uint8 class, uint8 lane, uint8 kind, bytes32 model, bytes32 promptHash, bytes32 outputHash, bytes32 seed,
+    uint32 promptTokens, uint32 outputTokens, uint256 prefillMacs, uint256 decodeMacs, uint256 prefillBytes,
+    uint256 decodeBytes, address[] verifiers, uint8 verification, uint8 outcome, bytes32 root, uint256 pricePerCwu,
     uint256 fee, address payer, uint32 queueMs, uint32 firstTokenMs, uint32 totalMs, bytes device)""")
 CLASS_PAID, CLASS_COMMISSIONED, CLASS_CANARY = 0, 1, 2
 """Receipt.class: who paid for the work."""
+LANE_EXACT, LANE_TOLERANT = 0, 1
+"""Receipt.lane: an integer program, whose bits are the same everywhere; a float model, checked by margins at most."""
 VERIFIED_NONE, VERIFIED_AUDIT, VERIFIED_UNSAMPLED = 0, 1, 2
 """Receipt.verification: nobody checked; recomputed bit for bit by the verifiers named; not sampled (p < 1)."""
+OUTCOME_UNVERIFIED, OUTCOME_AGREED, OUTCOME_UPHELD = 0, 1, 2
+"""Receipt.outcome: nobody vouches; agreed; agreed after a contradiction that came to nothing."""
 EPOCH_TURNED = _event(LEDGER, """EpochTurned(uint64 indexed epoch, uint64 indexed fixes, bytes32 setHash,
     uint32 members, uint256 totalPower, uint256 rho, uint32 auditDelay, bool frozen)""")
 POWER_SET = _event(LEDGER, """PowerSet(uint64 indexed epoch, address indexed operator, uint256 power, uint256 target,

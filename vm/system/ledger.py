@@ -89,12 +89,15 @@ class SetHead:
 class ComputeReceipt:
     """What a settled task leaves: `id` is keccak of the ABI encoding of all fields in order; times are self-reported.
 
-    kind_of_payer: abi.CLASS_*; verification: abi.VERIFIED_*. output_tokens counts the elements of a vector.
+    kind_of_payer: abi.CLASS_*; lane: abi.LANE_*; verification: abi.VERIFIED_*; outcome: abi.OUTCOME_*; root: of the
+    trace that was agreed on, zeros where nobody checked. output_tokens counts the elements of a vector. price: wei a
+    CWU at the post. docs/receipts.md says what each field means to others.
     """
 
     task: bytes
     executor: bytes
     kind_of_payer: int
+    lane: int
     kind: int
     model: bytes
     prompt_hash: bytes
@@ -104,8 +107,13 @@ class ComputeReceipt:
     output_tokens: int
     prefill_macs: int
     decode_macs: int
+    prefill_bytes: int
+    decode_bytes: int
     verifiers: tuple[bytes, ...]
     verification: int
+    outcome: int
+    root: bytes
+    price: int
     fee: int
     payer: bytes
     queue_ms: int

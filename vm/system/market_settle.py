@@ -7,6 +7,7 @@ whom is consensus.work.fees' question.
 from consensus.work import credit, fees
 from consensus.work.deal import finalised_rate
 from primitives.address import MARKET
+from primitives.hashing import ZERO_HASH
 from primitives.task import Kind, Status
 from vm.system import abi, ledger, models, staking
 from vm.system import market_gas as gas
@@ -104,6 +105,7 @@ def _receipt(task_id: bytes, task: Task, terms: fees.Terms, verifiers: list[Seat
         task=task_id,
         executor=task.executor,
         kind_of_payer=abi.CLASS_CANARY if task.canary else abi.CLASS_PAID,
+        lane=abi.LANE_EXACT,
         kind=task.kind,
         model=task.model,
         prompt_hash=task.prompt_hash,
@@ -113,8 +115,13 @@ def _receipt(task_id: bytes, task: Task, terms: fees.Terms, verifiers: list[Seat
         output_tokens=task.output,
         prefill_macs=terms.cost.prefill(task.prompt),
         decode_macs=terms.cost.decode(terms.kind, task.prompt, task.output),
+        prefill_bytes=terms.cost.prefill_bytes(task.prompt),
+        decode_bytes=terms.cost.decode_bytes(terms.kind, task.prompt, task.output),
         verifiers=tuple(seat.verifier for seat in verifiers),
         verification=abi.VERIFIED_AUDIT if verifiers else abi.VERIFIED_NONE,
+        outcome=_outcome(task, verifiers),
+        root=task.root if verifiers else ZERO_HASH,
+        price=task.price,
         fee=fee,
         payer=task.poster,
         queue_ms=task.queue_ms,
@@ -122,6 +129,12 @@ def _receipt(task_id: bytes, task: Task, terms: fees.Terms, verifiers: list[Seat
         total_ms=task.total_ms,
         device=task.device[: task.device_bytes],
     )
+
+
+def _outcome(task: Task, verifiers: list[Seat]) -> int:
+    if not verifiers:
+        return abi.OUTCOME_UNVERIFIED
+    return abi.OUTCOME_UPHELD if task.contradicted else abi.OUTCOME_AGREED
 
 
 def _count(ctx: SystemContext, task: Task, model: models.Model, verifiers: list[Seat]) -> None:

@@ -110,10 +110,12 @@ def test_totals_follow_every_wei_that_is_made_or_destroyed(both):
 
 def receipt(**changes) -> ComputeReceipt:
     values = {
-        "task": keccak(b"task"), "executor": PEOPLE[0].operator, "kind_of_payer": abi.CLASS_PAID, "kind": 0,
+        "task": keccak(b"task"), "executor": PEOPLE[0].operator, "kind_of_payer": abi.CLASS_PAID, "lane": 0, "kind": 0,
         "model": keccak(b"model"), "prompt_hash": keccak(b"p"), "output_hash": keccak(b"o"), "seed": keccak(b"s"),
         "prompt_tokens": 7, "output_tokens": 9, "prefill_macs": 70, "decode_macs": 90,
-        "verifiers": (PEOPLE[1].operator, PEOPLE[2].operator), "verification": abi.VERIFIED_AUDIT, "fee": 10**15,
+        "prefill_bytes": 30, "decode_bytes": 300, "verifiers": (PEOPLE[1].operator, PEOPLE[2].operator),
+        "verification": abi.VERIFIED_AUDIT, "outcome": abi.OUTCOME_AGREED, "root": keccak(b"T"), "price": 10**12,
+        "fee": 10**15,
         "payer": STRANGER.operator, "queue_ms": 1, "first_token_ms": 2, "total_ms": 3, "device": b"numpy",
     }  # fmt: skip
     return ComputeReceipt(**{**values, **changes})

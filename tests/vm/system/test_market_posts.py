@@ -244,7 +244,10 @@ def test_the_money_of_a_settled_task(world):
     work = (paid.submission(Kind.GENERATE, 3) + 2 * paid.verdict + paid.reveal) * 2 * world.ctx.base_fee
     assert before - world.ctx.balance(POSTER) == fee + 2 * audit + work
     assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)[0] == FUND + burn // 2
-    assert receipt["fee"] == fee
+    assert (receipt["fee"], receipt["pricePerCwu"], receipt["root"]) == (fee, price, world.roots[task])
+    assert (receipt["lane"], receipt["outcome"]) == (abi.LANE_EXACT, abi.OUTCOME_AGREED)
+    moved = COST.prefill_bytes(8), COST.decode_bytes(Kind.GENERATE, 8, 3)
+    assert (receipt["prefillBytes"], receipt["decodeBytes"]) == moved
 
 
 def test_the_largest_bonds_there_can_be_fit_in_a_task():
