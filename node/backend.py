@@ -1,5 +1,6 @@
 """What JSON-RPC may ask of the node: one small object, so that rpc knows neither peers nor consensus."""
 
+import os
 import platform
 from typing import Any
 
@@ -7,6 +8,8 @@ import trio
 
 from chain.ledger import Ledger
 from chain.mempool import Mempool
+from inference.chunks import read_manifest
+from inference.tokenizer import TOKENIZER_NAME
 from node.answers import SoftAnswers
 from node.clock import now_ms
 from node.consensus import Consensus
@@ -22,6 +25,8 @@ from rpc.errors import SERVER_ERROR, RpcError
 
 BEHIND_SECONDS = 30.0
 """Without a commit for so long (and ten block intervals) the node says that it is down."""
+TOKENIZER_PIECE_BYTES = 1 << 20
+"""Of a tokenizer.json that an asker has read from here, in one answer."""
 
 
 class NodeBackend:
@@ -106,6 +111,18 @@ class NodeBackend:
             elif reason := self._inference.why_not(model):
                 rows[model] |= {"state": "failed", "reason": reason}
         return list(rows.values())
+
+    def model_manifest(self, model: bytes) -> str | None:
+        folder = self._store.folder_of(model)
+        return None if folder is None else read_manifest(folder).decode("ascii")
+
+    def model_tokenizer(self, model: bytes, start: int) -> tuple[int, bytes] | None:
+        folder = self._store.folder_of(model)
+        if folder is None or not (path := folder / TOKENIZER_NAME).exists():
+            return None
+        with path.open("rb") as file:
+            file.seek(start)
+            return os.fstat(file.fileno()).st_size, file.read(TOKENIZER_PIECE_BYTES)
 
     def fetch_model(self, model: bytes, peer: str | None) -> None:
         try:

@@ -638,7 +638,7 @@ def _print_scores(requests: list[Any], stories: list[Any], as_json: bool) -> Non
     from node.score import best, scored, shares
 
     found = [
-        scored(request.label or request.prompt, len(request.given) if request.label else 1, story)
+        scored(request.label or request.prompt, len(request.given(story.client)) if request.label else 1, story)
         for request, story in zip(requests, stories, strict=True)
     ]
     parts = shares(found)

@@ -57,29 +57,27 @@ class Request:
     label: str = ""
     as_ids: bool = False
 
-    @property
-    def words(self) -> Tokenizer:
+    def words(self, node: Client) -> Tokenizer:
         """What makes ids of the prompt. Raises NoWords."""
         assert self.model is not None, "find_model says which, where the asker does not"
-        return Ids() if self.as_ids else tokenizer_of(self.model)
+        return Ids() if self.as_ids else tokenizer_of(self.model, node)
 
-    @property
-    def given(self) -> list[int]:
+    def given(self, node: Client) -> list[int]:
         """Ids of the prompt."""
-        return self.words.encode(self.prompt)
+        return self.words(node).encode(self.prompt)
 
-    @property
-    def tokens(self) -> list[int]:
+    def tokens(self, node: Client) -> list[int]:
         """Ids of prompt and label."""
-        start = len(self.words.encode(""))  # what the model wants in front stands there once
-        return self.given + self.words.encode(self.label)[start:]
+        words = self.words(node)
+        start = len(words.encode(""))  # what the model wants in front stands there once
+        return words.encode(self.prompt) + words.encode(self.label)[start:]
 
 
 def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]:
     """Post, wait for the transaction's receipt, and return (task id, block). Raises Fatal with the chain's reason."""
     model = request.model or find_model(client, None)[1]
     try:
-        tokens = replace(request, model=model).tokens
+        tokens = replace(request, model=model).tokens(client)
     except NoWords as error:
         raise Fatal(RUNTIME, str(error)) from error
     except ValueError as error:

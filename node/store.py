@@ -187,7 +187,7 @@ class Incoming(AbstractContextManager["Incoming"]):
         manifest = decode_manifest(data)
         needed = sum(tensor.size_bytes for tensor in manifest.tensors)
         with self._store._room_for(self.model, needed + len(data)):
-            _write(self.folder / MANIFEST_NAME, data)
+            write_whole(self.folder / MANIFEST_NAME, data)
             self._begin(manifest)
 
     def is_tokenizer(self, data: bytes) -> bool:
@@ -199,7 +199,7 @@ class Incoming(AbstractContextManager["Incoming"]):
         """Take it. Raises StoreRefused, OSError."""
         assert self.is_tokenizer(data)
         with self._store._room_for(self.model, _bytes_in(self.folder) + len(data)):
-            _write(self.folder / TOKENIZER_NAME, data)
+            write_whole(self.folder / TOKENIZER_NAME, data)
 
     def fail(self, reason: str) -> None:
         """The check of the whole model did not pass; it stays here, and is never served."""
@@ -289,8 +289,8 @@ def _locked_folder(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Whole or not at all."""
+def write_whole(path: Path, data: bytes) -> None:
+    """A file, whole or not at all."""
     part = path.with_name(path.name + ".new")
     with part.open("wb") as file:
         file.write(data)

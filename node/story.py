@@ -31,6 +31,8 @@ class Story:
     told: dict[str, Any]
     lines: tuple[str, ...]
     """One sentence an event, in order."""
+    client: Client
+    """Of the node that told it; it may hold the model's tokenizer."""
 
     @property
     def status(self) -> Status:
@@ -42,7 +44,7 @@ class Story:
 
     @property
     def words(self) -> Tokenizer:
-        return words_of(from_hex(self.told["model"]))
+        return words_of(from_hex(self.told["model"]), self.client)
 
     @property
     def prompt(self) -> str:
@@ -80,14 +82,14 @@ def read_story(client: Client, task: bytes) -> Story:
     told = client.call("labora_task", to_hex(task))
     if told is None:
         raise Fatal(RUNTIME, f"the chain at {client.url} knows no task {to_hex(task)}")
-    return story_of(told)
+    return story_of(told, client)
 
 
-def story_of(told: dict[str, Any]) -> Story:
+def story_of(told: dict[str, Any], client: Client) -> Story:
     """The sentences of a labora_task answer."""
     kind = Kind[told["kind"].upper()]
     lines = (f"block {event['block']:>5}  {line}" for event in told["events"] for line in _sentences(event, kind))
-    return Story(told, tuple(lines))
+    return Story(told, tuple(lines), client)
 
 
 def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:

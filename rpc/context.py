@@ -48,6 +48,12 @@ class Backend(Protocol):
     def local_models(self) -> list[dict[str, Any]]:
         """What labora_localModels shows. Called in a thread."""
 
+    def model_manifest(self, model: bytes) -> str | None:
+        """The manifest of a whole model that is here. Called in a thread."""
+
+    def model_tokenizer(self, model: bytes, start: int) -> tuple[int, bytes] | None:
+        """(bytes of its tokenizer.json, a bounded piece from byte `start` on). Called in a thread."""
+
     def fetch_model(self, model: bytes, peer: str | None) -> None:
         """Begin to fetch a model. Raises RpcError."""
 

@@ -54,6 +54,8 @@ def registry() -> Registry:
         "eth_getStorageAt": eth_state.get_storage_at,
         "txpool_content": node_info.txpool_content,
         "labora_localModels": models.local_models,
+        "labora_modelManifest": models.model_manifest,
+        "labora_modelTokenizer": models.model_tokenizer,
     }.items():
         made.add(name, call, reads=True)
     for name, call in {

@@ -15,6 +15,7 @@ from genesis.keys import ACCOUNT_KEYS
 from inference.tokenizer import Bytes
 from node import answers as answers_module
 from node.answers import Book, Judgement, SoftAnswers
+from node.client import Client
 from node.config import NodeConfig
 from node.inference import InferenceService
 from node.store import ModelStore
@@ -35,6 +36,7 @@ FIRST, SECOND, STRANGER = b"\x01" * 20, b"\x02" * 20, b"\x09" * 20
 VIEW = TaskView(
     TASK, Status.DEALT, seed=SEED, max_tokens=40, slots=(FIRST, SECOND), dealt_block=10, deadline_blocks=30
 )
+NOBODY = Client("http://127.0.0.1:9")
 PATIENCE_S = 60
 
 
@@ -159,7 +161,7 @@ async def serve(nursery: trio.Nursery, node: LocalNode) -> SoftAnswers:
 def post(node: LocalNode, prompt: str, max_tokens: int) -> None:
     reader, params = node.ledger.reader(), node.ledger.params
     model = views.models(reader, params, 1)[0].model_id
-    tokens = tokenizer_of(model).encode(prompt)
+    tokens = tokenizer_of(model, NOBODY).encode(prompt)
     call = abi.POST.encode_call(
         Kind.GENERATE, model, pack_tokens(tokens), max_tokens, 1 << 16, 40, 1, 0, 0, 300, 0
     )

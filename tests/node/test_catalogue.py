@@ -1,26 +1,34 @@
 """Models from the command line against a real node: registered, taken from a folder, listed, fetched, removed."""
 
 import contextlib
+import hashlib
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from node_of_one import against_a_node, refused
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from genesis.keys import devnet_validator
 from genesis.models import DEFAULT_MODEL
 from inference import program as cip
 from inference.build import random_model, request, with_known_answers
 from inference.model import Model, save
-from node import catalogue, validator
+from inference.tokenizer import TOKENIZER_NAME
+from node import backend, catalogue, validator
 from node.client import Client, RpcFailure, to_hex
 from node.config import DataFolder, NodeConfig
 from node.exits import CONFIGURATION, RUNTIME, USAGE
 from node.post import find_model
 from node.store import ModelStore
 from node.validator import Operator
+from node.words import NoWords, tokenizer_of
+from primitives.hashing import keccak
 
 CONFIG = NodeConfig(engine="numpy")
 
@@ -102,6 +110,37 @@ def test_the_life_of_a_model(some: Model, tmp_path: Path) -> None:
         refused(CONFIGURATION, "not the folder of a running", lambda: catalogue.remove(None, stranger, model))
 
     against_a_node(tmp_path, commands)
+
+
+def test_who_asks_a_node_that_holds_a_model_has_its_words(
+    some: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The asker has no folder of its own: the node gives manifest and tokenizer, once, and is not trusted with them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("LABORA_DATA_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(backend, "TOKENIZER_PIECE_BYTES", 100)
+    words = Tokenizer(WordLevel({"the": 5, "sea": 7, "[UNK]": 9}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    text = words.to_str().encode()
+    manifest = replace(some.manifest, tokenizer=hashlib.sha256(text).hexdigest())
+    model, source = keccak(manifest.encode()), tmp_path / "spoken"
+    save(source, manifest, some.tensors)
+    (source / TOKENIZER_NAME).write_bytes(text)
+
+    def commands(client: Client, folder: DataFolder) -> None:
+        with pytest.raises(NoWords, match=f"neither here nor on the node at {client.url}: --rpc names"):
+            tokenizer_of(model, client)
+        said(catalogue.take, folder, CONFIG, to_hex(model), source, True)
+        liar = Client(client.url)
+        liar.call = lambda *asked: client.call(*asked[:2], *("0x1" for _ in asked[2:]))  # type: ignore[method-assign]
+        with pytest.raises(NoWords, match=r"gives 0 bytes of|hashes to"):
+            tokenizer_of(model, liar)
+        assert len(text) > 200, "several pieces"
+        assert tokenizer_of(model, client).encode("the sea") == [5, 7]
+
+    against_a_node(tmp_path, commands)
+    nobody = Client("http://127.0.0.1:9")
+    assert tokenizer_of(model, nobody).encode("the old sea") == [5, 9, 7], "it is asked for once"
 
 
 def test_of_models_with_one_name_only_the_listed_one_goes_by_it() -> None:

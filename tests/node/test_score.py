@@ -5,22 +5,25 @@ from typing import Any
 import pytest
 
 from node.cli import TaskKind, task_post
+from node.client import Client
 from node.exits import USAGE, Fatal
 from node.post import Request
 from node.score import best, scored, shares
 from node.story import Story
 from primitives.task import Kind
 
+NODE = Client("http://127.0.0.1:9")
+
 
 def story(vector: list[int], task: str = "0x01") -> Story:
-    return Story({"kind": "score", "output": vector, "taskId": task}, ())
+    return Story({"kind": "score", "output": vector, "taskId": task}, (), NODE)
 
 
 def test_only_the_elements_of_a_labels_own_tokens_count() -> None:
     request = Request("1 " * 13, 0, 0.0, 0, model=bytes(32), kind=Kind.SCORE, label="7,8", as_ids=True)
-    assert request.tokens == [1] * 13 + [7, 8]
+    assert request.tokens(NODE) == [1] * 13 + [7, 8]
     vector = [-1_000_000] * 12 + [-65_536, -32_768]
-    found = scored("ok", len(request.given), story(vector))
+    found = scored("ok", len(request.given(NODE)), story(vector))
     assert (found.tokens, found.log2_q16, found.bits) == (2, -98_304, -1.5)
     whole = scored("all", 1, story(vector))
     assert (whole.tokens, whole.log2_q16) == (14, sum(vector))

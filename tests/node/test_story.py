@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from node.client import Client
 from node.story import Story, coins, story_of
 from primitives.merkle import pack_tokens
 from primitives.receipt import Log
@@ -21,7 +22,7 @@ def log(event: abi.Event, block: int, *values: Any) -> PlacedLog:
 
 
 def told(*logs: PlacedLog) -> Story:
-    return story_of(tell(TASK, logs))
+    return story_of(tell(TASK, logs), Client("http://127.0.0.1:9"))
 
 
 POSTED = log(

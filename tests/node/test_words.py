@@ -4,24 +4,29 @@ import pytest
 
 from genesis.models import folder as shipped
 from inference.chunks import read_manifest
-from node.client import Client
+from node.client import Client, Unreachable
 from node.exits import RUNTIME, USAGE, Fatal
 from node.post import Request, post_task
 from node.words import Ids, NoWords, printable, tokenizer_of, words_of
 from primitives.hashing import keccak
 
 UNKNOWN = b"\x77" * 32
+NOBODY = Client("http://127.0.0.1:9")
+KNOWS_NOTHING = Client("http://127.0.0.1:9")
+KNOWS_NOTHING.call = lambda *_asked: None  # type: ignore[method-assign]
 
 
 def test_a_shipped_model_speaks_with_its_own_tokenizer() -> None:
-    words = tokenizer_of(keccak(read_manifest(shipped())))
+    words = tokenizer_of(keccak(read_manifest(shipped())), NOBODY)
     assert words.decode(words.encode("The sea")).strip() == "The sea"
 
 
 def test_a_model_that_is_not_here_says_how_to_go_on_and_is_shown_as_numbers() -> None:
-    with pytest.raises(NoWords, match=r"0x7777.* is not here: `labora model fetch` .* --ids takes token ids"):
-        tokenizer_of(UNKNOWN)
-    words = words_of(UNKNOWN)
+    with pytest.raises(Unreachable):
+        tokenizer_of(UNKNOWN, NOBODY)
+    with pytest.raises(NoWords, match=r"0x7777.* neither here nor on the node .* --ids takes token ids"):
+        tokenizer_of(UNKNOWN, KNOWS_NOTHING)
+    words = words_of(UNKNOWN, NOBODY)
     stream = words.stream()
     assert words.decode([5, 600]) == " 5 600" == stream(5) + stream(600)
 
@@ -37,9 +42,8 @@ def test_a_model_that_is_not_here_says_how_to_go_on_and_is_shown_as_numbers() ->
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_sent(prompt: str, as_ids: bool, code: int, said: str) -> None:
-    nobody = Client("http://127.0.0.1:9")
     with pytest.raises(Fatal, match=said) as caught:
-        post_task(nobody, bytes(31) + b"\1", Request(prompt, model=UNKNOWN, as_ids=as_ids))
+        post_task(KNOWS_NOTHING, bytes(31) + b"\1", Request(prompt, model=UNKNOWN, as_ids=as_ids))
     assert caught.value.code == code
 
 
