@@ -514,7 +514,8 @@ class _VectorJob(_Job):
         made = self._embedding or self._scores
         assert made is not None
         vector = made.vector()
-        self._trace.add_vector(vectors.vector_bytes(vector))
+        for part in [vector] if self._embedding else [[score] for score in vector]:
+            self._trace.add_vector(vectors.vector_bytes(part))
         root, claimed = self._trace.root(), self._request.output
         return Vector(vector, root) if claimed is None else Verdict(root, vectors.first_difference(vector, claimed))
 

@@ -195,8 +195,8 @@ def _go_through(tape: "_Tape", statement: Statement, working: Working, number: i
 
 def leaf_hash(trace_key: bytes, leaf: Leaf, content: bytes) -> bytes:
     """A leaf of a trace, from its payload or, past 4,096 bytes, from the root of the payload's pieces."""
-    domain, index = f"labora/{leaf.domain}".encode().ljust(16, b"\0"), 0 if leaf.domain == VECTOR else leaf.index
-    return sha256(b"\0" + domain + trace_key + index.to_bytes(8, "big") + content)
+    domain = f"labora/{leaf.domain}".encode().ljust(16, b"\0")
+    return sha256(b"\0" + domain + trace_key + leaf.index.to_bytes(8, "big") + content)
 
 
 def chunk_hash(tensor: Tensor, index: int, root: bytes) -> bytes:
@@ -275,7 +275,7 @@ def trace_leaves(shape: Shape, task: Task) -> list[Leaf]:
     else:
         states = [Leaf("state", position * shape.groups + group) for group in groups for position in positions]
     if task.kind != cip.GENERATE:
-        return [*states, Leaf(VECTOR, 0)]
+        return states + [Leaf(VECTOR, i) for i in range(task.lists[VECTOR])]
     return states + [Leaf(domain, i) for i in range(task.output) for domain in ("logits", "token")]
 
 
@@ -439,8 +439,6 @@ class _Walk:
     def committed(self, op: Op, number: int, element: int) -> bytes:
         """The element as it is committed: in the op's root, or in the trace. Of a leaf it is a piece's hash, or the
         leaf's own where the payload has one piece only."""
-        if op.rule == "element":
-            return self._payload(Leaf(VECTOR, 0), 4 * op.constants[0], 4)
         if op.rule != "leaf":
             return self._vector(number, element, 1)
         pieces = op.length
@@ -474,15 +472,13 @@ class _Walk:
         """What the answer has where the last op of a token or a vector is: the trace may hold another than was given.
         None for every other op."""
         domain = self._leaf.domain
-        if op.rule not in ("leaf", "element") or domain not in (TOKEN, VECTOR):
+        if op.rule != "leaf" or domain not in (TOKEN, VECTOR):
             return None
-        begin, count = self._leaf.index, 1
-        if op.rule == "element":
-            begin = op.constants[0]
-        elif domain == VECTOR:
-            total = payload_bytes(self._shape, self._statement.task, self._leaf) // TOKEN_BYTES
-            begin = element * PIECE_BYTES // TOKEN_BYTES
-            count = min(PIECE_BYTES // TOKEN_BYTES, total - begin)
+        begin, words = self._leaf.index, PIECE_BYTES // TOKEN_BYTES
+        if self._statement.task.kind == cip.EMBED:
+            begin = element * words
+        total = payload_bytes(self._shape, self._statement.task, self._leaf) // TOKEN_BYTES
+        count = min(words, total - element * words)
         words = cut(self._words(False, begin, count), TOKEN_BYTES)
         return b"".join(word[::-1] for word in words)  # u32 big-endian there, little-endian in a payload
 
@@ -632,7 +628,7 @@ class _Walk:
     def _check_leaf(self, leaf: Leaf, found: bytes) -> None:
         """A leaf's path in the trace."""
         task = self._statement.task
-        at = leaf_number(self._shape, task, Leaf(VECTOR, 0) if leaf.domain == VECTOR else leaf)
+        at = leaf_number(self._shape, task, leaf)
         count = leaf_count(self._shape, task)
         path = self._path(lambda: self._execution.trace, at, at + 1, count)
         if self._checks and _root_of_span([found], at, count, path, sha256) != self._statement.trace:

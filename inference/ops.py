@@ -28,8 +28,7 @@ STATE, LOGITS, TOKEN, VECTOR = "state", "logits", "token", "vector"
 
 
 class Leaf(NamedTuple):
-    """A leaf of a trace: its domain, and its index within the domain (docs/inference.md, Trace). A vector of scores
-    has one list of ops for each element: there the index is the element's, and the leaf in the trace is index 0."""
+    """A leaf of a trace: its domain, and its index within the domain (docs/inference.md, Trace)."""
 
     domain: str
     index: int
@@ -131,7 +130,7 @@ class Task:
 
     @property
     def lists(self) -> dict[str, int]:
-        """How many lists of ops there are beside the states', by domain."""
+        """How many leaves there are beside the states', by domain."""
         if self.kind == cip.GENERATE:
             return {LOGITS: self.output, TOKEN: self.output}
         return {VECTOR: self.prompt - 1 if self.kind == cip.SCORE else 1}
@@ -146,13 +145,13 @@ def leaf_number(shape: Shape, task: Task, leaf: Leaf) -> int:
         position, group = divmod(leaf.index, shape.groups)
         return leaf.index if shape.causal else group * task.positions + position
     if leaf.domain == VECTOR:
-        return states
+        return states + leaf.index
     return states + 2 * leaf.index + (leaf.domain == TOKEN)
 
 
 def leaf_count(shape: Shape, task: Task) -> int:
     """Leaves of the trace."""
-    return task.positions * shape.groups + (2 * task.output if task.kind == cip.GENERATE else 1)
+    return task.positions * shape.groups + sum(task.lists.values())
 
 
 def payload_bytes(shape: Shape, task: Task, leaf: Leaf) -> int:
@@ -162,7 +161,7 @@ def payload_bytes(shape: Shape, task: Task, leaf: Leaf) -> int:
     if leaf.domain == LOGITS:
         return 8 * shape.vocabulary
     if leaf.domain == VECTOR:
-        return 4 * task.answer(shape)
+        return 4 * (shape.width if task.kind == cip.EMBED else 1)
     return 8 * shape.width + len(layers_of(shape, leaf.index % shape.groups)) * _layer_bytes(shape)
 
 
@@ -186,7 +185,7 @@ def op_list(facts: Facts, task: Task, leaf: Leaf) -> list[Op]:
     elif task.kind == cip.EMBED:
         build.leaf([(_pooled(build, task.prompt), 0, facts.shape.width)])
     else:
-        build.element(_likelihood(build, leaf.index), leaf.index)
+        build.leaf([(_likelihood(build, leaf.index), 0, 1)])
     return build.ops
 
 
@@ -299,10 +298,6 @@ class _Builder:
         payload = self.add("payload", "byte", total, 1, source, constants=constants)
         pieces = -(-total // cip.PIECE_BYTES)
         self.add("leaf", "leaf", pieces, 32, blocks(payload, total, cip.PIECE_BYTES))
-
-    def element(self, value: int, index: int) -> None:
-        """One element of a leaf of int32."""
-        self.add("element", "element", 1, 4, one(value), constants=(index,))
 
 
 def _state(build: _Builder, position: int, group: int) -> None:

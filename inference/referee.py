@@ -403,7 +403,7 @@ def _spans(constants: Constants) -> list[tuple[int, int]]:
 
 RULES: dict[str, Callable[[Constants, int, Values], int]] = {
     "add": _add, "attend": _attend, "bits": _bits, "byte": _byte, "centre": _centre, "choose": _choose, "copy": _copy,
-    "digit": _digit, "dot": _dot, "element": _copy, "embed": _embed, "equal": _equal, "exp": _exp, "found": _found,
+    "digit": _digit, "dot": _dot, "embed": _embed, "equal": _equal, "exp": _exp, "found": _found,
     "gate": _gate, "halve": _halve, "hit": _hit, "inverse": _inverse, "largest": _largest, "likelihood": _likelihood,
     "mass": _mass, "mean": _mean, "most": _most, "narrow": _narrow, "normed": _normed, "power": _power,
     "quantise": _quantise, "rank": _rank, "ranked": _ranked, "rescale": _rescale, "rotate": _rotate, "scale": _scale,

@@ -3,11 +3,11 @@ work is done. Owns leaf and node hashing; knows no arithmetic.
 
 Leaves in order: one per (position, layer group), position by position, or, where every position depends on all others
 (not causal), group by group; then for each generated token the logits it was drawn from and the token itself, or the
-vector that answers. leaf = sha256(0x00 | domain | trace key | index u64 big-endian | payload),
+vector that answers, or each score. leaf = sha256(0x00 | domain | trace key | index u64 big-endian | payload),
 node = sha256(0x01 | left | right), an odd node is promoted. Domains are 16 bytes, zero-padded; the index counts within
-its domain (position * groups + group; the generated token's number; 0), so that leaves can be hashed while generating.
-A payload of more than 4,096 bytes is hashed as its root: that of the same tree over piece = sha256(0x02 | 4,096 bytes),
-so that a dispute can open a part of it.
+its domain (position * groups + group; the generated token's or the score's number; 0), so that leaves can be hashed
+while generating. A payload of more than 4,096 bytes is hashed as its root: that of the same tree over piece =
+sha256(0x02 | 4,096 bytes), so that a dispute can open a part of it.
 """
 
 import hashlib
@@ -49,8 +49,8 @@ class Trace:
         self._outputs.append(_leaf(self._token, index, token.to_bytes(4, "little")))
 
     def add_vector(self, payload: bytes) -> None:
-        """The vector that answers, int32 little-endian: the last leaf."""
-        self._outputs.append(_leaf(self._vector, 0, payload))
+        """The vector that answers, or the next score, int32 little-endian: the last leaves."""
+        self._outputs.append(_leaf(self._vector, len(self._outputs), payload))
 
     def leaves(self) -> list[bytes]:
         """All leaf hashes in order. Every group must have seen the same number of positions."""

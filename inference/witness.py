@@ -62,7 +62,7 @@ def record(executor: Executor, task: Task, trace_key: bytes, prompt: Sequence[in
             scores.add(fed.logits)
     sequence.free()
     answer = pooled or scores
-    vector = vector_bytes(answer.vector()) if answer else b""
+    vector = answer.vector() if answer else []
 
     def payload(leaf: Leaf) -> bytes:
         if leaf.domain == STATE:
@@ -70,7 +70,9 @@ def record(executor: Executor, task: Task, trace_key: bytes, prompt: Sequence[in
             return states[position][group]
         if leaf.domain == LOGITS:
             return logits[leaf.index]
-        return output[leaf.index].to_bytes(4, "little") if leaf.domain == TOKEN else vector
+        if leaf.domain == TOKEN:
+            return output[leaf.index].to_bytes(4, "little")
+        return vector_bytes(vector if task.kind == cip.EMBED else vector[leaf.index : leaf.index + 1])
 
     tensors = {name: memoryview(np.ascontiguousarray(array)).cast("B") for name, array in model.tensors.items()
                if array.size}  # fmt: skip

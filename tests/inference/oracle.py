@@ -258,7 +258,7 @@ class Oracle:
         if not self.encoder:
             rows = [self.wide_norm(x, "norm") for x in rows]
         vector = self.unit_mean(rows)
-        return vector, self.vector_root(payloads, key, vector)
+        return vector, self.vector_root(payloads, key, [vector])
 
     def score(self, tokens: list[int], key: bytes) -> tuple[list[int], bytes]:
         self.restart()
@@ -266,7 +266,7 @@ class Oracle:
         vector = []
         for x, token in zip(rows, tokens[1:], strict=False):
             vector.append(self.log2_likelihood(self.logits(x), token))
-        return vector, self.vector_root(payloads, key, vector)
+        return vector, self.vector_root(payloads, key, [[score] for score in vector])
 
     def unit_mean(self, rows: list[Row]) -> Row:
         """Q15, of unit length."""
@@ -305,9 +305,10 @@ class Oracle:
         ordered = zip(*rows, strict=True) if self.encoder else rows
         return [each for row in ordered for each in row]
 
-    def vector_root(self, payloads: list[list[bytes]], key: bytes, vector: list[int]) -> bytes:
-        data = b"".join(v.to_bytes(4, "little", signed=True) for v in vector)
-        return merkle([*self.states(payloads, key, 0), leaf("labora/vector", key, 0, data)])
+    def vector_root(self, payloads: list[list[bytes]], key: bytes, vectors: list[list[int]]) -> bytes:
+        data = [b"".join(v.to_bytes(4, "little", signed=True) for v in vector) for vector in vectors]
+        leaves = [leaf("labora/vector", key, i, part) for i, part in enumerate(data)]
+        return merkle([*self.states(payloads, key, 0), *leaves])
 
 
 def leaf(domain: str, key: bytes, index: int, payload: bytes) -> bytes:

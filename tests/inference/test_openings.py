@@ -81,14 +81,8 @@ def disputable(shape: cip.Shape, task: Task) -> list[Leaf]:
 
 
 def payload_of(working: Working) -> bytes:
-    """What a list of ops says the leaf's payload is, or the element of it."""
-    op, last = working.ops[-1], working.vectors[-1]
-    if op.rule == "leaf":
-        return last
-    whole = bytearray(working.execution.payload(Leaf(VECTOR, 0)))
-    whole[4 * op.constants[0] :][:4] = last[:4]
-    at = 4 * op.constants[0]
-    return bytes(whole[:at] + last[:4] + whole[at + 4 :])
+    """What a list of ops says the leaf's payload is."""
+    return working.vectors[-1]
 
 
 class Plain(Worker):
@@ -122,12 +116,10 @@ def lie(execution: Execution, model: Model, leaf: Leaf, target: int, at: int, by
     vectors = liar.run()
     payload = bytearray(payload_of(Working(execution, leaf, vectors)))
     if target == len(liar.ops) - 1:
-        payload[4 * liar.ops[-1].constants[0] if leaf.domain == VECTOR and len(payload) > 4 and
-                liar.ops[-1].rule == "element" else 0] ^= 1  # fmt: skip
-    committed = Leaf(VECTOR, 0) if leaf.domain == VECTOR else leaf
+        payload[0] ^= 1
 
     def payloads(asked: Leaf) -> bytes:
-        return bytes(payload) if asked == committed else execution.payload(asked)
+        return bytes(payload) if asked == leaf else execution.payload(asked)
 
     e = execution
     forged = Execution(e.manifest, e.tensors, e.task, e.trace_key, e.prompt, e.output, payloads)
@@ -177,13 +169,9 @@ def play(ours: Working, theirs: Working) -> bool:
     number = first_difference(ours.roots, theirs.roots)
     if number is None:  # all ops agree, the leaf does not follow from them
         number = len(ours.ops) - 1
-        if ours.ops[-1].rule == "element":
-            element = 0
-        else:
-            pieces = first_difference(ours.execution.pieces(ours.leaf)[0], theirs.execution.pieces(ours.leaf)[0])
-            assert pieces is not None
-            element = pieces
-        tile = 0
+        pieces = first_difference(ours.execution.pieces(ours.leaf)[0], theirs.execution.pieces(ours.leaf)[0])
+        assert pieces is not None
+        element, tile = pieces, 0
     else:
         tile = descend(ours.tree(number), theirs.tree(number))
         width = ours.ops[number].width
@@ -209,8 +197,7 @@ def test_op_by_op_gives_every_leaf_of_the_executors_traces(kind: str, engine: st
         assert execution.statement.trace == root
         for leaf in disputable(model.manifest.shape, task)[:: 2 if leaf_count(task) > 9 else 1]:
             working = work(execution, model, leaf)
-            committed = execution.payload(Leaf(VECTOR, 0) if leaf.domain == VECTOR else leaf)
-            assert payload_of(working) == committed, leaf
+            assert payload_of(working) == execution.payload(leaf), leaf
             rules |= {op.rule for op in working.ops}
     expected = set(RULES) | {"leaf"}
     missing = {"centre"} if kind != "bert" else expected - rules
@@ -249,7 +236,7 @@ def test_any_program_op_by_op_and_any_lie_in_it(model: Model, data: Any) -> None
     plain = Plain(execution, model, leaf)
     ours = Working(execution, leaf, plain.run())
     assert ours.vectors == work(execution, model, leaf).vectors
-    assert payload_of(ours) == execution.payload(Leaf(VECTOR, 0) if leaf.domain == VECTOR else leaf)
+    assert payload_of(ours) == execution.payload(leaf)
     target = data.draw(st.sampled_from([n for n, op in enumerate(ours.ops[:-1]) if op.length]))
     at = data.draw(st.integers(0, ours.ops[target].length - 1))
     assert play(ours, lie(execution, model, leaf, target, at, data.draw(st.sampled_from([1, -1, 77]))))
