@@ -67,6 +67,7 @@ interface ILaboraLedger {
     ) external view returns (bytes32 setHash, uint256 totalPower, bytes32 seedMix, Member[] memory members);
     function getTotals() external view returns (Totals memory totals);
     function basePrice() external view returns (uint256 weiPerCwu);
+    function load() external view returns (uint256 backlogMacs, uint256 capacityMacsPerBlock);
     function auditDelay(uint64 epoch) external view returns (uint32 blocks);
     function rho() external view returns (uint256 q64);
 }

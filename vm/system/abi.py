@@ -360,6 +360,7 @@ GET_SET = _function(LEDGER, """getSet(uint64 epoch) view returns (bytes32 setHas
     Member[] members)""")
 GET_TOTALS = _function(LEDGER, "getTotals() view returns (Totals totals)")
 BASE_PRICE = _function(LEDGER, "basePrice() view returns (uint256 weiPerCwu)")
+LOAD = _function(LEDGER, "load() view returns (uint256 backlogMacs, uint256 capacityMacsPerBlock)")
 AUDIT_DELAY = _function(LEDGER, "auditDelay(uint64 epoch) view returns (uint32 blocks)")
 RHO = _function(LEDGER, "rho() view returns (uint256 q64)")
 

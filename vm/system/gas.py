@@ -37,6 +37,8 @@ SERVE = 8 * READ + 7 * WRITE + LOG
 
 MIX = 2 * WRITE
 """Step 0 of the prologue."""
+PRICE = 3 * READ + 2 * WRITE
+"""Step 0 too: the base price moves."""
 TURN = 15_000
 TURN_OPERATOR = 2_000
 """Epoch turn: a fixed part, and one for each active operator and each member of the set before. The prologue's gas is

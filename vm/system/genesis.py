@@ -72,6 +72,7 @@ def _fill(ctx: "_GenesisContext", spec: GenesisSpec) -> None:
     for epoch in (0, 1):
         ledger.put_audit_delay(ctx, epoch, delay)
     ledger.put_base_price(ctx, params.base_price_start)
+    ledger.put_capacity(ctx, models.set_capacity(ctx))
     market_state.FUND.set(ctx, spec.fund)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import eth_abi
 
+from consensus.work.price import load_of, next_price
 from primitives.address import LEDGER
 from primitives.hashing import keccak
 from primitives.validators import Validator, ValidatorSet
@@ -142,6 +143,8 @@ _SET_HEADS = Table(LEDGER, "set", SetHead)
 _MEMBERS = Table(LEDGER, "member", Member)
 _AUDIT_DELAYS = Words(LEDGER, "audit_delay")
 _BASE_PRICE = Scalar(LEDGER, "base_price")
+_BACKLOG = Scalar(LEDGER, "backlog")
+_CAPACITY = Scalar(LEDGER, "capacity")
 _RHO = Scalar(LEDGER, "rho")
 
 
@@ -255,8 +258,39 @@ def base_price(ctx: ReadContext) -> int:
 
 
 def put_base_price(ctx: SystemContext, wei: int) -> None:
-    """Its movement with load is a later issue; genesis sets it."""
+    """For genesis; from block 1 on it moves by itself."""
     _BASE_PRICE.set(ctx, wei)
+
+
+def backlog(ctx: ReadContext) -> int:
+    """Multiply-adds of asked work that were dealt and, at the set's capacity, not worked off yet."""
+    return _BACKLOG.get(ctx)
+
+
+def add_backlog(ctx: SystemContext, macs: int) -> None:
+    """A task that somebody pays for was dealt. (Canaries and commissioned work are no demand.)"""
+    _BACKLOG.add(ctx, macs)
+
+
+def capacity(ctx: ReadContext) -> int:
+    """What the set can work in a block, in multiply-adds, as the last turn found it."""
+    return _CAPACITY.get(ctx)
+
+
+def put_capacity(ctx: SystemContext, macs_per_block: int) -> None:
+    """For the epoch turn and genesis."""
+    _CAPACITY.set(ctx, macs_per_block)
+
+
+def move_price(ctx: SystemContext) -> None:
+    """Step 0 of the prologue: the price follows the load of the block before."""
+    waiting, able, price = backlog(ctx), capacity(ctx), base_price(ctx)
+    load = load_of(waiting, able)
+    moved = next_price(price, load, able, ctx.params.base_price_floor)
+    if load:
+        _BACKLOG.set(ctx, waiting - load)
+    if moved != price:
+        _BASE_PRICE.set(ctx, moved)
 
 
 # Powers
@@ -368,6 +402,11 @@ def _base_price(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
     return (base_price(ctx),)
 
 
+def _load(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    ctx.charge(2 * gas.VIEW_WORD, "load")
+    return backlog(ctx), capacity(ctx)
+
+
 def _audit_delay(ctx: SystemContext, call: Call, epoch: int) -> tuple[Any, ...]:
     ctx.charge(4 * gas.VIEW_WORD, "auditDelay")
     if set_head(ctx, epoch) is None:
@@ -386,6 +425,7 @@ HANDLERS = {
     abi.GET_SET: _get_set,
     abi.GET_TOTALS: _get_totals,
     abi.BASE_PRICE: _base_price,
+    abi.LOAD: _load,
     abi.AUDIT_DELAY: _audit_delay,
     abi.RHO: _rho,
 }

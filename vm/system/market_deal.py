@@ -7,7 +7,7 @@ from consensus.work import audit, credit, deal
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, task_id, trace_key
-from vm.system import abi, market_parties, models
+from vm.system import abi, ledger, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.layout import Queue
@@ -80,6 +80,8 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     for operator in drawn:
         DUTIES.add(ctx, identity, operator)
     hold(ctx, task, cost)
+    if not task.canary:
+        ledger.add_backlog(ctx, cost)
     models.note_dealt(ctx, drawn[0], task.model)
     schedule(ctx, WINDOWS, identity, task, audit.slot_missed_at(task.dealt, task.deadline, 0))
     TASKS.put(ctx, task, identity)

@@ -188,6 +188,18 @@ def effective_rates(ctx: ReadContext, able: Sequence[Candidate]) -> dict[bytes, 
     return rates
 
 
+def set_capacity(ctx: ReadContext) -> int:
+    """Multiply-adds a block that the members of the current set can work together: each at the best of its effective
+    rates, for one machine serves one task's model at a time."""
+    served = {model_id for operator in ledger.powers(ctx, ctx.params.epoch(ctx.height))
+              for model_id in served_by(ctx, operator)}  # fmt: skip
+    best: dict[bytes, int] = {}
+    for model_id in sorted(served):
+        for operator, rate in effective_rates(ctx, candidates(ctx, model_id)).items():
+            best[operator] = max(best.get(operator, 0), rate)
+    return sum(best.values())
+
+
 def member_bonds(ctx: ReadContext) -> dict[bytes, int]:
     """Active bond in wei of the members of set(epoch of this block), those without left out, in address order."""
     operators = ledger.powers(ctx, ctx.params.epoch(ctx.height))

@@ -1,14 +1,14 @@
 """The system prologue: what a block does before its transactions, in one fixed order (docs/formats.md).
 
-(0) the mix, (1) windows and deadlines that ended, (2) audit draws, (3) settlements, (4) deals, (5) canaries, (6) in an
-epoch's last block the epoch turn. Steps 1 to 5 are the Market's; this file owns their order, the gas kept back for the
+(0) the mix and the base price, (1) windows and deadlines that ended, (2) audit draws, (3) settlements, (4) deals, (5)
+canaries, (6) in an epoch's last block the epoch turn. Steps 1 to 5 are the Market's; this file owns their order, the gas kept back for the
 turn, and that nothing in them can undo steps 0 and 6.
 """
 
 from collections.abc import Callable
 
 from primitives.hashing import ZERO_HASH
-from vm.system import abi, beacon, gas, market, turn
+from vm.system import abi, beacon, gas, ledger, market, turn
 from vm.system.context import Call, OutOfGas, Refused, SystemContext
 
 Step = Callable[[SystemContext], bool]
@@ -23,6 +23,8 @@ def run(ctx: SystemContext, parent_hash: bytes, beacon_proof: bytes) -> None:
     """The prologue of ctx's block. parent_hash and beacon_proof were checked by the chain; no draw reads them."""
     ctx.charge(gas.MIX, "mix")
     beacon.store(ctx)
+    ctx.charge(gas.PRICE, "base price")
+    ledger.move_price(ctx)
     reserve = turn.gas_needed(ctx) if ctx.params.is_epoch_end(ctx.height) else 0
     assert reserve <= ctx.gas_left, (reserve, ctx.gas_left)
     for name, step in STEPS:

@@ -28,6 +28,7 @@ def run(ctx: SystemContext) -> None:
         stake = by_operator.get(operator, Stake(operator, 0, 0))
         members.append(ledger.Member(operator, power, turned.targets.get(operator, 0), stake.bond, stake.credit))
     fixed = ledger.put_set(ctx, epoch + 2, members, ctx.mix)
+    ledger.put_capacity(ctx, models.set_capacity(ctx))
     delay = audit_delay(ctx, epoch + 1)
     ledger.put_audit_delay(ctx, epoch + 1, delay)
     for member in members:

@@ -136,7 +136,8 @@ class World:
         cost, width = (COST, WIDTH) if record is None else (record.cost, record.width)
         asked = Kind(kind) if kind in list(Kind) else Kind.GENERATE
         longest = result_length(asked, prompt, max_tokens, width)
-        terms = Terms(cost, asked, prompt, longest, self.params.base_price_start, self.ctx.base_fee, auditors, 0)
+        price = ledger.base_price(self.ctx)
+        terms = Terms(cost, asked, prompt, longest, price, self.ctx.base_fee, auditors, 0)
         return escrow_of(terms, market_gas.WORK_PAID).total
 
     def post(self, sender: bytes = POSTER, value: int | None = None, **changes) -> bytes:

@@ -8,7 +8,7 @@ from primitives.hashing import keccak
 from primitives.merkle import tokens_root
 from primitives.params import STAKE_UNIT
 from primitives.task import Kind, Status, sampling_seed, task_id
-from vm.system import abi, gas, market, market_gas, market_state, prologue
+from vm.system import abi, gas, ledger, market, market_gas, market_state, prologue
 from vm.system.context import Refused
 from vm.system.market_deal import canary_prompt
 
@@ -165,7 +165,7 @@ def test_a_block_retries_at_most_eight():
 def test_a_prologue_short_of_gas_carries_over_in_order(world):
     tasks = [world.post() for _ in range(3)]
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + market_gas.deal(4) * 2 + market_gas.REFUND
+    world.ctx.gas_limit = gas.MIX + gas.PRICE + market_gas.deal(4) * 2 + market_gas.REFUND
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.DEALT, Status.POSTED]
     world.ctx.gas_limit, world.ctx.gas_used = 10**9, 0
@@ -187,10 +187,10 @@ def test_an_item_that_fails_is_logged_refunded_and_never_tried_again(world, monk
         return real(mix, identity)
 
     monkeypatch.setattr(market_deal, "sampling_seed", failing)
-    before = world.ctx.balance(POSTER)
+    before, escrow = world.ctx.balance(POSTER), world.escrow()
     world.block()
     assert world.status(task) == Status.REFUNDED
-    assert world.ctx.balance(POSTER) - before == world.escrow()
+    assert world.ctx.balance(POSTER) - before == escrow
     assert [e["code"] for e in world.of(abi.ITEM_FAILED, task)] == ["broken"]
     assert world.status(other) == Status.DEALT
     world.block(5)
@@ -222,7 +222,7 @@ def test_anyone_fills_the_fund(world):
 
 
 def test_the_money_of_a_settled_task(world):
-    price, params = world.params.base_price_start, world.params
+    price, params = ledger.base_price(world.ctx), world.params
     balances = {v.operator: world.ctx.balance(payout_of(v.operator)) for v in world.spec.validators}
     before = world.ctx.balance(POSTER)
     task = world.post()
@@ -302,7 +302,7 @@ def test_a_canary_is_worked_agreed_credited_and_mints_nothing():
 def test_a_canary_for_which_gas_was_short_is_created_later_in_its_epoch():
     world = World(canaries_per_validator=1)
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + market_gas.CANARY
+    world.ctx.gas_limit = gas.MIX + gas.PRICE + market_gas.CANARY
     prologue.run(world.ctx, bytes(32), b"")
     assert not world.events(abi.TASK_POSTED)
     world.block()
