@@ -74,6 +74,15 @@ interface ILaboraMarket {
         uint32 executorBad,
         uint32 verifierBad
     );
+    event TaskRefuted(
+        bytes32 indexed task,
+        address indexed executor,
+        uint64 indexed dispute,
+        uint8 attempt,
+        uint8 reason,
+        address next
+    );
+    event VerdictVoid(bytes32 indexed task, address indexed verifier, string reason);
     event TaskSettled(
         bytes32 indexed task,
         address indexed executor,

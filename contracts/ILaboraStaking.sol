@@ -19,6 +19,14 @@ interface ILaboraStaking {
     event Withdrawn(address indexed operator, uint256 amount);
     event Activated(address indexed operator);
     event Deactivated(address indexed operator, string reason);
+    event Slashed(
+        address indexed operator,
+        bytes32 indexed task,
+        uint8 reason,
+        uint256 amount,
+        uint256 bond,
+        uint256 unbonding
+    );
     event PayoutChanged(address indexed operator, address payout);
     function register(
         address consensusAddress,

@@ -86,6 +86,7 @@ struct Task {
     uint256 escrow;
     uint256 pricePerCwu;
     bytes32 receipt;
+    uint8 disputes;
 }
 
 struct Duty {
@@ -128,4 +129,35 @@ struct Member {
     uint256 target;
     uint256 credit;
     uint256 bond;
+}
+
+struct Dispute {
+    uint64 dispute;
+    bytes32 task;
+    uint8 attempt;
+    uint8 state;
+    uint8 turn;
+    uint8 reason;
+    address accused;
+    address challenger;
+    address operator;
+    bool fromStake;
+    uint256 bond;
+    uint32 leaf;
+    bytes32 leafHash;
+    bytes32 operations;
+    address author;
+    uint256 authorBond;
+    uint32 op;
+    bytes32 node;
+    uint8 level;
+    uint32 index;
+    uint32 count;
+    uint64 filedBlock;
+    uint64 begunBlock;
+    uint64 lastBlock;
+    uint32 defenderLeft;
+    uint32 challengerLeft;
+    bool defenderSpoke;
+    bool challengerSpoke;
 }

@@ -254,6 +254,8 @@ UNBONDED = _event(STAKING, "Unbonded(address indexed operator, uint256 amount, u
 WITHDRAWN = _event(STAKING, "Withdrawn(address indexed operator, uint256 amount)")
 ACTIVATED = _event(STAKING, "Activated(address indexed operator)")
 DEACTIVATED = _event(STAKING, "Deactivated(address indexed operator, string reason)")
+SLASHED = _event(STAKING, """Slashed(address indexed operator, bytes32 indexed task, uint8 reason, uint256 amount,
+    uint256 bond, uint256 unbonding)""")
 PAYOUT_CHANGED = _event(STAKING, "PayoutChanged(address indexed operator, address payout)")
 
 # -------------------------------------------------------------------------------- Models
@@ -291,14 +293,15 @@ TASK = _struct("""Task {
     uint32 deadlineBlocks; uint64 postedBlock; uint64 dealtBlock;
     uint64 answeredBlock; uint64 drawnBlock; uint64 revealingBlock; uint64 agreedBlock; uint64 doneBlock;
     address[] slots; address executor; address[] verifiers; bytes32 executorRoot; bytes32 otherRoot; uint32 bad;
-    uint256 escrow; uint256 pricePerCwu; bytes32 receipt; }""")
+    uint256 escrow; uint256 pricePerCwu; bytes32 receipt; uint8 disputes; }""")
 DUTY = _struct("""Duty {
     uint8 role; uint8 kind; bytes32 task; bytes32 model; bytes32 promptHash; bytes32 outputHash; bytes32 seed;
     bytes32 traceKey;
     uint32 maxTokens; uint32 temperatureQ16; uint32 topK; uint8 slot; uint64 firstBlock; uint64 lastBlock;
     uint64 postedBlock; uint64 answeredBlock; }""")
-ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL = 1, 2, 3
-"""Duty.role, and the role in Paid and TaskMissed (0 there: the poster)."""
+ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL, ROLE_CHALLENGE = 1, 2, 3, 4
+"""Duty.role, and the role in Paid and TaskMissed (0 there: the poster). ROLE_CHALLENGE: a verdict that contradicts the
+answer must become a challenge (Referee.challenge) in the duty's blocks, or it is void and costs a lost challenge."""
 
 POST = _function(MARKET, """post(uint8 kind, bytes32 model, bytes tokens, uint32 maxTokens, uint32 temperatureQ16,
     uint32 topK, uint8 assurance, uint256 valueAtRisk, uint256 tipPerCwu, uint32 deadlineBlocks, uint32 callbackGas)
@@ -335,6 +338,9 @@ TASK_AGREED = _event(MARKET, """TaskAgreed(bytes32 indexed task, address indexed
 TASK_UNVERIFIED = _event(MARKET, "TaskUnverified(bytes32 indexed task, string reason, uint64 settlesBlock)")
 TASK_DISPUTED = _event(MARKET, """TaskDisputed(bytes32 indexed task, address indexed executor, address indexed verifier,
     bytes32 executorRoot, bytes32 verifierRoot, uint32 executorBad, uint32 verifierBad)""")
+TASK_REFUTED = _event(MARKET, """TaskRefuted(bytes32 indexed task, address indexed executor, uint64 indexed dispute,
+    uint8 attempt, uint8 reason, address next)""")
+VERDICT_VOID = _event(MARKET, "VerdictVoid(bytes32 indexed task, address indexed verifier, string reason)")
 TASK_SETTLED = _event(MARKET, """TaskSettled(bytes32 indexed task, address indexed executor, bytes32 indexed receipt,
     uint8 status, uint256 macs, uint256 fee, uint256 executorWei, uint256 burnedWei, uint256 refundedWei)""")
 PAID = _event(MARKET, """Paid(bytes32 indexed task, address indexed operator, address indexed to, uint8 role,
@@ -383,6 +389,58 @@ POWER_SET = _event(LEDGER, """PowerSet(uint64 indexed epoch, address indexed ope
     uint256 credit, uint256 bond)""")
 CREDITED = _event(LEDGER, """Credited(uint64 indexed epoch, address indexed operator, uint256 executedMacs,
     uint256 auditedMacs, uint256 credit)""")
+
+# -------------------------------------------------------------------------------- Referee
+
+DISPUTE = _struct("""Dispute {
+    uint64 dispute; bytes32 task; uint8 attempt; uint8 state; uint8 turn; uint8 reason; address accused;
+    address challenger; address operator; bool fromStake; uint256 bond; uint32 leaf; bytes32 leafHash;
+    bytes32 operations; address author; uint256 authorBond; uint32 op; bytes32 node; uint8 level; uint32 index;
+    uint32 count; uint64 filedBlock; uint64 begunBlock; uint64 lastBlock; uint32 defenderLeft; uint32 challengerLeft;
+    bool defenderSpoke; bool challengerSpoke; }""")
+DISPUTE_QUEUED, DISPUTE_TRACE, DISPUTE_LIST, DISPUTE_OP, DISPUTE_TILE, DISPUTE_OPEN, DISPUTE_ENDED = 1, 2, 3, 4, 5, 6, 7
+"""Dispute.state: waits its turn; a page of the trace, of the list of ops, of an op's tree (of the last op: of the
+leaf's pieces); the elements of a tile; an opening; over."""
+TURN_DEFENDER, TURN_CHALLENGER = 1, 2
+"""Dispute.turn: who moves next; 0 while it waits and when it is over."""
+(
+    ENDED_REFUTED, ENDED_UNDEFENDED, ENDED_WITHHELD, ENDED_HELD, ENDED_ABANDONED, ENDED_UNCHALLENGED, ENDED_MOOT,
+    ENDED_LIST_REFUTED, ENDED_LIST_UNDEFENDED,
+) = range(1, 10)  # fmt: skip
+"""Why a dispute ended, and why somebody was slashed or lost a bond. The accused lost: its element does not follow; its
+time ran out; it was contradicted and nobody revealed its root. The challenger lost: the element follows; its time ran
+out; its verdict contradicted and became no challenge. Nobody lost: the answer was refuted, or its task gone, before.
+A stand-in lost its bond, and the dispute went on: the element of its list does not follow; its time ran out."""
+NO_LEAF = NO_OP = 2**32 - 1
+"""challenge: the leaf is not known, the trace is shown first. choose: all ops of the list agree, it is the last one."""
+
+CHALLENGE = _function(REFEREE, "challenge(bytes32 task, uint32 leaf) payable returns (uint64 dispute)")
+SHOW = _function(REFEREE, "show(uint64 dispute, bytes data) payable")
+CHOOSE = _function(REFEREE, "choose(uint64 dispute, uint32 index, bytes32 child, bytes32[] path)")
+OPEN = _function(REFEREE, "open(uint64 dispute, uint32 element, bytes opening)")
+GET_DISPUTE = _function(REFEREE, "getDispute(uint64 dispute) view returns (Dispute info)")
+DISPUTES_OF = _function(REFEREE, "disputesOf(bytes32 task) view returns (uint64[] disputes)")
+OPEN_DISPUTES = _function(REFEREE, "openDisputes() view returns (uint64[] disputes)")
+BOND_FOR = _function(REFEREE, """bondFor(bytes32 task, address challenger) view
+    returns (uint256 amount, bool fromStake)""")
+STAND_IN_BOND = _function(REFEREE, """standInBond(uint64 dispute, address author) view
+    returns (uint256 amount, bool fromStake)""")
+
+CHALLENGED = _event(REFEREE, """Challenged(uint64 indexed dispute, bytes32 indexed task, address indexed accused,
+    address challenger, address operator, uint8 attempt, uint32 leaf, uint256 bond)""")
+DISPUTE_BEGAN = _event(REFEREE, """DisputeBegan(uint64 indexed dispute, bytes32 indexed task, uint8 state,
+    uint64 lastBlock)""")
+SHOWN = _event(REFEREE, """Shown(uint64 indexed dispute, bytes32 indexed task, address indexed sender, uint8 state,
+    uint8 level, uint32 index, bytes data, uint64 lastBlock)""")
+CHOSEN = _event(REFEREE, """Chosen(uint64 indexed dispute, bytes32 indexed task, uint8 state, uint32 chosen,
+    bytes32 child, uint8 nextState, uint8 turn, uint64 lastBlock)""")
+JUDGED = _event(REFEREE, """Judged(uint64 indexed dispute, bytes32 indexed task, uint32 leaf, string op, string rule,
+    uint32 element, bool holds)""")
+LIST_REFUTED = _event(REFEREE, """ListRefuted(uint64 indexed dispute, bytes32 indexed task, address indexed author,
+    uint8 reason, uint256 bond, uint64 lastBlock)""")
+DISPUTE_ENDED_LOG = _event(REFEREE, """DisputeEnded(uint64 indexed dispute, bytes32 indexed task,
+    address indexed winner, address loser, uint8 reason, uint256 lostWei, uint256 costsWei, uint256 askerWei,
+    uint256 bountyWei, uint256 burnedWei)""")
 
 # -------------------------------------------------------------------------------- Beacon
 

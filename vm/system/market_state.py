@@ -53,6 +53,8 @@ class Task:
     """D of the answer's block."""
     deadline: int = uint(32)
     other_bad: int = uint(32)
+    disputes: int = uint(8)
+    """Challenges of this attempt's answer that wait or run; while there is one, nothing is settled."""
     awaits: int = uint(8)
     """Place in QUEUES of the queue that looks at the task next."""
 

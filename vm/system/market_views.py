@@ -68,6 +68,8 @@ class TaskView:
     escrow: int = 0
     price_per_cwu: int = 0
     receipt: bytes = ZERO_HASH
+    disputes: int = 0
+    """Challenges of the answer that wait or run: they hold its settlement."""
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -147,6 +149,7 @@ def task_view(ctx: ReadContext, task_id: bytes) -> TaskView | None:
         bad=task.other_bad,
         escrow=task.escrow,
         price_per_cwu=task.price,
+        disputes=task.disputes,
     )
 
 

@@ -35,6 +35,8 @@ def value_of(rng: random.Random, param: abi.Param):
             return rng.choice(("", "a", "é" * 64, "\0"))
         case "bool":
             return rng.random() < 0.5
+        case "bytes32[]":
+            return [rng.randbytes(32) for _ in range(rng.choice((0, 1, 8, 300)))]
         case "uint32[]":
             return [rng.choice((0, 1, 2**32 - 1)) for _ in range(rng.choice((0, 1, 16, 17)))]
         case number:
