@@ -13,7 +13,7 @@ knows no process, no chain and no text.
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Protocol
 
@@ -26,7 +26,7 @@ from inference.model import Model
 from inference.philox import SEED_BYTES
 from inference.program import EMBED, GENERATE, NO_BAD_POSITION, SCORE, Shape
 from inference.sampling import sample
-from inference.trace import KEY_BYTES, Trace
+from inference.trace import KEY_BYTES, Record, Trace
 
 LOGITS_BYTES_MAX = 32 << 20
 """Of one pass, unless a single row per generating task needs more."""
@@ -85,7 +85,8 @@ ALONE = Limits(running_max=1, waiting_max=1, prefill_rows_max=4 * PAGE, prefix_b
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked of a model. kind: generate, embed or score. output None: make an answer (of kind generate: at most
-    max_tokens), else check this one, tokens or a vector. seed and trace_key: 32 bytes."""
+    max_tokens), else check this one, tokens or a vector. seed and trace_key: 32 bytes. keeps: the verdict brings all
+    that the trace hashes."""
 
     kind: str
     prompt: Sequence[int]
@@ -95,6 +96,7 @@ class Request:
     output: Sequence[int] | None = None
     temperature_q16: int = 0
     top_k: int = 0
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,7 @@ class Verdict:
 
     root: bytes
     bad: int
+    record: Record | None = field(default=None, compare=False)
 
 
 Result = Generated | Vector | Verdict
@@ -386,7 +389,7 @@ class _Job(ABC):
         self.logits_begin = 0
         """The first position whose logits are needed."""
         self._request, self._model, self._causal = request, model, shape.causal
-        self._trace = Trace(request.trace_key, shape.groups, shape.causal)
+        self._trace = (Record if request.keeps else Trace)(request.trace_key, shape.groups, shape.causal)
 
     @property
     def decodes(self) -> bool:
@@ -450,6 +453,11 @@ class _Job(ABC):
     def _judge(self, logits: np.ndarray) -> None:
         """The logits of the next positions from logits_begin on."""
 
+    @property
+    def record(self) -> Record | None:
+        """What the trace kept, if it was asked to."""
+        return self._trace if isinstance(self._trace, Record) else None
+
     def _see(self, payloads: Sequence[np.ndarray]) -> None:
         """The payloads of the next positions."""
         for group, payload in enumerate(payloads):
@@ -476,7 +484,7 @@ class _TextJob(_Job):
 
     def result(self) -> Result:
         root = self._trace.root()
-        return Verdict(root, self._bad) if self.checks else Generated(self.tokens, root)
+        return Verdict(root, self._bad, self.record) if self.checks else Generated(self.tokens, root)
 
     def _judge(self, logits: np.ndarray) -> None:
         for row in logits:
@@ -517,7 +525,9 @@ class _VectorJob(_Job):
         for part in [vector] if self._embedding else [[score] for score in vector]:
             self._trace.add_vector(vectors.vector_bytes(part))
         root, claimed = self._trace.root(), self._request.output
-        return Vector(vector, root) if claimed is None else Verdict(root, vectors.first_difference(vector, claimed))
+        if claimed is None:
+            return Vector(vector, root)
+        return Verdict(root, vectors.first_difference(vector, claimed), self.record)
 
     def _see(self, payloads: Sequence[np.ndarray]) -> None:
         super()._see(payloads)

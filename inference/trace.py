@@ -63,6 +63,36 @@ class Trace:
         return root(self.leaves())
 
 
+class Record(Trace):
+    """A trace that keeps what it hashes, for a dispute."""
+
+    def __init__(self, key: bytes, groups: int, causal: bool = True) -> None:
+        super().__init__(key, groups, causal)
+        self.states: list[list[bytes]] = [[] for _ in range(groups)]
+        """Payloads by group and position."""
+        self.logits: list[bytes] = []
+        self.vectors: list[bytes] = []
+        self.size_bytes = 0
+
+    def add_states(self, group: int, payloads: Iterable[bytes | memoryview]) -> None:
+        """As a trace."""
+        kept = [bytes(payload) for payload in payloads]
+        self.states[group] += kept
+        self.size_bytes += sum(map(len, kept))
+        super().add_states(group, kept)
+
+    def add_output(self, logits: bytes, token: int) -> None:
+        """As a trace."""
+        self.logits.append(logits)
+        self.size_bytes += len(logits)
+        super().add_output(logits, token)
+
+    def add_vector(self, payload: bytes) -> None:
+        """As a trace."""
+        self.vectors.append(payload)
+        super().add_vector(payload)
+
+
 def root(leaves: Sequence[bytes]) -> bytes:
     """Merkle root over leaf hashes, or a payload's pieces (at least one)."""
     assert leaves, "a tree has at least one leaf"

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from inference import program as cip
-from inference.engine import Executor
-from inference.kv import Segment
+from inference.batch import ALONE, Batch, Done, Executor, Request, Verdict
 from inference.model import Model
 from inference.opening import Execution, Working
 from inference.ops import (
@@ -33,46 +32,42 @@ from inference.ops import (
     op_list,
 )
 from inference.referee import recompute
-from inference.vectors import Embedding, Scores, vector_bytes
-
-CHUNK_ROWS = 64
+from inference.trace import Record
+from primitives.task import vector_of
 
 
 def record(executor: Executor, task: Task, trace_key: bytes, prompt: Sequence[int], output: Sequence[int]) -> Execution:
-    """Runs a task's tokens once more, teacher-forced, and keeps every payload. output: the answer's words, tokens or a
-    vector's (words_of). The caller has checked them."""
-    model, tokens = executor.model, [*prompt, *output[: task.positions - task.prompt]]
-    shape = model.manifest.shape
-    pooled, scores = (Embedding(model) if task.kind == cip.EMBED else None), None
-    if task.kind == cip.SCORE:
-        scores = Scores(model, prompt)
-    sequence = executor.new_sequence(len(tokens))
-    states: list[list[bytes]] = []
-    logits: list[bytes] = []
-    logits_from = {cip.GENERATE: task.prompt - 1, cip.EMBED: len(tokens), cip.SCORE: 0}[task.kind]
-    step = CHUNK_ROWS if shape.causal else len(tokens)
-    for begin in range(0, len(tokens), step):
-        chunk = tokens[begin : begin + step]
-        fed = executor.feed([Segment(sequence, chunk, min(max(logits_from - begin, 0), len(chunk)))])[0]
-        states += [[payload[i].tobytes() for payload in fed.payloads] for i in range(len(chunk))]
-        logits += [row.astype("<i8").tobytes() for row in fed.logits]
-        if pooled is not None:
-            pooled.add(fed.payloads)
-        if scores is not None:
-            scores.add(fed.logits)
-    sequence.free()
-    answer = pooled or scores
-    vector = answer.vector() if answer else []
+    """Runs a task once more, teacher-forced, and keeps every payload. output: the answer's words. Raises RequestError,
+    PoolExhausted."""
+    batch = Batch(executor, ALONE)
+    batch.add(0, request_of(task, trace_key, prompt, output))
+    while not batch.idle:
+        for event in batch.step(0.0):
+            if isinstance(event, Done):
+                assert isinstance(event.result, Verdict) and event.result.record is not None
+                return execution_of(executor.model, task, trace_key, prompt, output, event.result.record)
+    raise AssertionError("a batch gives every task that has no deadline a result")
+
+
+def request_of(task: Task, trace_key: bytes, prompt: Sequence[int], output: Sequence[int]) -> Request:
+    """What a batch is asked for: to check the answer, keeping what the trace hashes."""
+    claimed = output if task.kind == cip.GENERATE else vector_of(output)
+    how = task.temperature_q16, task.top_k
+    return Request(task.kind, prompt, task.seed, trace_key, 0, claimed, *how, keeps=True)
+
+
+def execution_of(model: Model, task: Task, trace_key: bytes, prompt: Sequence[int], output: Sequence[int],
+                 kept: Record) -> Execution:  # fmt: skip
+    """The execution that was recorded."""
+    groups = model.manifest.shape.groups
 
     def payload(leaf: Leaf) -> bytes:
         if leaf.domain == STATE:
-            position, group = divmod(leaf.index, shape.groups)
-            return states[position][group]
-        if leaf.domain == LOGITS:
-            return logits[leaf.index]
+            position, group = divmod(leaf.index, groups)
+            return kept.states[group][position]
         if leaf.domain == TOKEN:
             return output[leaf.index].to_bytes(4, "little")
-        return vector_bytes(vector if task.kind == cip.EMBED else vector[leaf.index : leaf.index + 1])
+        return (kept.logits if leaf.domain == LOGITS else kept.vectors)[leaf.index]
 
     tensors = {name: memoryview(np.ascontiguousarray(array)).cast("B") for name, array in model.tensors.items()
                if array.size}  # fmt: skip
