@@ -125,8 +125,6 @@ def timings(shape: cip.Shape) -> Iterator[tuple[str, float, float]]:
             working = Working(execution, leaf, worker.run())
             root = working.list_tree[-1][0]
             for at, op in enumerate(working.ops):
-                if op.length == 0:
-                    continue
                 element = op.length // 2
                 values = [worker.read(part) for part in op.reads(element)]
                 if op.look is not None:

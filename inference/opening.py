@@ -39,7 +39,7 @@ from inference.ops import (
 from inference.program import CHUNK_BYTES, DTYPE_BYTES, PIECE_BYTES, TENSOR_PIECE_BYTES, Linear, Manifest, Shape, Tensor
 from inference.referee import InvalidOpening, recompute
 from primitives import merkle
-from primitives.hashing import EMPTY_KECCAK, keccak
+from primitives.hashing import keccak
 
 OPENING_BYTES_MAX = 16 * 1024  # of one message in a dispute
 PAGE_LEVELS = 8  # a node is shown by its descendants eight levels below: at most 256 hashes
@@ -207,8 +207,8 @@ def chunk_hash(tensor: Tensor, index: int, root: bytes) -> bytes:
 
 
 def op_tree(vector: bytes, width: int) -> list[list[bytes]]:
-    """The tree over an op's tiles of 256 elements; the hash of nothing for an op without elements."""
-    return merkle.levels([merkle.digest(tile) for tile in cut(vector, TILE * width)]) if vector else [[EMPTY_KECCAK]]
+    """The tree over an op's tiles of 256 elements."""
+    return merkle.levels([merkle.digest(tile) for tile in cut(vector, TILE * width)])
 
 
 def list_root(roots: Sequence[bytes]) -> bytes:

@@ -266,11 +266,14 @@ class _Builder:
         q = self.add(f"{name}.q", "quantise", inputs, 1, each(rotated), one(largest))
         sums = []
         for term, tensor in enumerate(("weight", "weight2")):
+            # As long without a second term as with one: lengths do not depend on a record that is yet to be shown.
             part = f"{name}.sums{term + 1}"
-            rows = outputs if term < linear.terms else 0
-            partial = self.add(part, "dot", rows * count, 4, blocks(q, inputs, TILE, rows=1),
-                               blocks(f"{name}.{tensor}", inputs, TILE), linear=name)  # fmt: skip
-            sums.append(self.rise(part, "sum", rows, count, 4, partial, name))
+            if term < linear.terms:
+                partial = self.add(part, "dot", outputs * count, 4, blocks(q, inputs, TILE, rows=1),
+                                   blocks(f"{name}.{tensor}", inputs, TILE), linear=name)  # fmt: skip
+            else:
+                partial = self.add(part, "nothing", outputs * count, 4, linear=name)
+            sums.append(self.rise(part, "sum", outputs, count, 4, partial, name))
         reads = [each(part) for part in sums[: linear.terms]] + [each(f"{name}.scale"), one(largest)]
         biased = name.rpartition(".")[2] in self.shape.features.biases
         if biased:

@@ -384,6 +384,11 @@ def _hit(_: Constants, element: int, values: Values) -> int:
     return 0
 
 
+def _nothing(_: Constants, __: int, ___: Values) -> int:
+    """The sums of a term that a product does not have."""
+    return 0
+
+
 def _found(_: Constants, __: int, values: Values) -> int:
     within("the token that was hit", cip.VOCABULARY_MAX, values[0][0], low=1)
     return values[0][0] - 1
@@ -405,7 +410,8 @@ RULES: dict[str, Callable[[Constants, int, Values], int]] = {
     "add": _add, "attend": _attend, "bits": _bits, "byte": _byte, "centre": _centre, "choose": _choose, "copy": _copy,
     "digit": _digit, "dot": _dot, "embed": _embed, "equal": _equal, "exp": _exp, "found": _found,
     "gate": _gate, "halve": _halve, "hit": _hit, "inverse": _inverse, "largest": _largest, "likelihood": _likelihood,
-    "mass": _mass, "mean": _mean, "most": _most, "narrow": _narrow, "normed": _normed, "power": _power,
+    "mass": _mass, "mean": _mean, "most": _most, "narrow": _narrow, "normed": _normed, "nothing": _nothing,
+    "power": _power,
     "quantise": _quantise, "rank": _rank, "ranked": _ranked, "rescale": _rescale, "rotate": _rotate, "scale": _scale,
     "score": _score, "squares": _squares, "sum": _sum, "sums": _sums, "target": _target, "turn": _turn, "unit": _unit,
     "weigh": _weigh, "word": _word,

@@ -101,8 +101,6 @@ class Worker:
     def result(self, number: int, op: Op) -> list[int]:
         """The elements of one op."""
         del number
-        if op.length == 0:
-            return []
         together = _TOGETHER.get(op.rule)
         return together(self, op) if together else [self.element(op, e) for e in range(op.length)]
 
@@ -165,6 +163,9 @@ class Worker:
         ]  # 256 * 127 * 127 < 2^24
         return np.stack(parts, axis=1).reshape(-1).astype(np.int64).tolist()
 
+    def _zeros(self, op: Op) -> list[int]:
+        return [0] * op.length
+
     def _digits(self, op: Op) -> list[int]:
         digit, count = op.constants
         source = op.reads(0)[0].source
@@ -182,5 +183,5 @@ class Worker:
 
 
 _TOGETHER: dict[str, Callable[[Worker, Op], list[int]]] = {
-    "copy": Worker._copies, "dot": Worker._dots, "digit": Worker._digits,
+    "copy": Worker._copies, "dot": Worker._dots, "digit": Worker._digits, "nothing": Worker._zeros,
 }  # fmt: skip

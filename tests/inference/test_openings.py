@@ -237,7 +237,7 @@ def test_any_program_op_by_op_and_any_lie_in_it(model: Model, data: Any) -> None
     ours = Working(execution, leaf, plain.run())
     assert ours.vectors == work(execution, model, leaf).vectors
     assert payload_of(ours) == execution.payload(leaf)
-    target = data.draw(st.sampled_from([n for n, op in enumerate(ours.ops[:-1]) if op.length]))
+    target = data.draw(st.sampled_from(range(len(ours.ops) - 1)))
     at = data.draw(st.integers(0, ours.ops[target].length - 1))
     assert play(ours, lie(execution, model, leaf, target, at, data.draw(st.sampled_from([1, -1, 77]))))
 
@@ -258,8 +258,6 @@ def test_a_lie_in_any_op_of_any_leaf_is_convicted_and_honesty_never(kind: str) -
             ours = work(execution, model, leaf)
             root = ours.list_tree[-1][0]
             for target, op in enumerate(ours.ops):
-                if not op.length:
-                    continue
                 at = (target * 7) % op.length
                 opening = open_element(ours, target, at)
                 assert judge(execution.statement, root, leaf, target, at, opening), op.name
@@ -280,8 +278,7 @@ def test_reduction_trees_of_several_levels_and_payloads_of_several_pieces() -> N
         ours = work(execution, model, leaf)
         for target in [*range(1, len(ours.ops) - 1, some), len(ours.ops) - 1]:
             op = ours.ops[target]
-            if op.length:
-                assert play(ours, lie(execution, model, leaf, target, op.length - 1)), op.name
+            assert play(ours, lie(execution, model, leaf, target, op.length - 1)), op.name
 
 
 def test_whoever_posts_a_list_that_his_leaf_does_not_follow_from_is_convicted(small: Model) -> None:
@@ -340,8 +337,6 @@ def test_no_change_to_an_opening_of_the_truth_convicts(small: Model) -> None:
         working = work(execution, small, leaf)
         root = working.list_tree[-1][0]
         for number, op in enumerate(working.ops):
-            if not op.length:
-                continue
             opening = open_element(working, number, op.length - 1)
             places = sorted({0, 1, 2, 9, len(opening) - 1, *range(5 + number, len(opening), 97)})
             forged = [opening[:i] + bytes((opening[i] ^ 1 << (i % 8),)) + opening[i + 1 :] for i in places]
@@ -382,7 +377,7 @@ def test_the_referee_is_total(data: Any, wild: bool) -> None:
     linears = {n: cip.Linear(n, o, i, 127, data.draw(st.integers(0, 63)), 1) for n, (o, i) in
                cip.linear_shapes(shape).items()}  # fmt: skip
     ops = op_list(dataclasses.replace(facts_of(random_model(shape, 1).manifest), linears=linears), task, leaf)
-    op = data.draw(st.sampled_from([op for op in ops if op.length]))
+    op = data.draw(st.sampled_from(ops))
     element = data.draw(st.integers(0, op.length - 1))
     numbers = st.integers() if wild else st.integers(-(2**63), 2**63 - 1) | st.integers(-300, 300)
     values = [data.draw(st.lists(numbers, min_size=n, max_size=n)) for _, _, n in op.reads(element)]
@@ -463,6 +458,20 @@ def test_leaves_stand_where_the_trace_has_them() -> None:
             assert [leaf_number(shape, task, leaf) for leaf in trace_leaves(shape, task)] == list(
                 range(len(trace_leaves(shape, task)))
             )
+
+
+def test_names_and_lengths_of_ops_depend_on_no_record_of_a_product() -> None:
+    """The chain counts an op's tiles before it has seen one."""
+    for kind in sorted(cip.KINDS):
+        manifest = random_model(shape_of(kind), 1).manifest
+        two = tuple(dataclasses.replace(linear, terms=2, block=1) for linear in manifest.linears)
+        known = facts_of(manifest), facts_of(dataclasses.replace(manifest, linears=two)), facts_of(
+            dataclasses.replace(manifest, linears=()))  # fmt: skip
+        for task in tasks_of(manifest.shape):
+            for leaf in disputable(manifest.shape, task)[-3:]:
+                lists = [[(op.name, op.length, op.width) for op in op_list(facts, task, leaf)] for facts in known]
+                assert lists[0] == lists[1] == lists[2]
+                assert all(length for _, length, _ in lists[0])
 
 
 def test_numpy_takes_no_part_in_what_a_chain_would_run() -> None:
