@@ -39,7 +39,8 @@ interface ILaboraMarket {
         uint8 role,
         uint8 slot,
         bool counted,
-        string reason
+        string code,
+        string text
     );
     event TaskAnswered(
         bytes32 indexed task,

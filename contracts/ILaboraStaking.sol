@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.20;
 
-import {Operator, Unbonding} from "./LaboraTypes.sol";
+import {Mishap, Operator, Unbonding} from "./LaboraTypes.sol";
 
 /// @notice Operators, their keys, bonds and the way out.
 /// @dev At 0x0000000000000000000000000000000000000a01. Generated from vm/system/abi.py.
@@ -46,4 +46,7 @@ interface ILaboraStaking {
     function operatorByHot(address hot) external view returns (address operator);
     function operators() external view returns (address[] memory active);
     function unbondings(address operator) external view returns (Unbonding[] memory queue);
+    function mishaps(
+        address operator
+    ) external view returns (Mishap[] memory misses, Mishap[] memory refusals, Mishap[] memory slashes);
 }

@@ -22,6 +22,15 @@ struct Unbonding {
     uint64 releaseBlock;
 }
 
+struct Mishap {
+    bytes32 task;
+    uint64 blockNumber;
+    uint8 reason;
+    uint8 role;
+    bool counted;
+    uint256 amount;
+}
+
 struct Model {
     bytes32 model;
     string name;

@@ -528,27 +528,24 @@ def validator_stop_serving(
 
 
 @validator.command("status")
-def validator_status(rpc: Rpc = DEFAULT_RPC, json: AsJson = False) -> None:
-    """Show the operators: bond, share of the votes, credit, and how this epoch's tasks went."""
+def validator_status(
+    operator: Annotated[str | None, typer.Option(help="Only this operator.")] = None,
+    rpc: Rpc = DEFAULT_RPC,
+    json: AsJson = False,
+) -> None:
+    """Show the operators: bond, share of the votes, credit, this epoch's tasks, misses and slashes with reasons."""
     import json as codec
 
     from node.client import Client
-    from node.story import coins
+    from node.standing import lines, status
 
-    found = Client(rpc).call("labora_validators")
+    client = Client(rpc)
+    rows = status(client, operator)
     if json:
-        print(codec.dumps(found, indent=1))
+        print(codec.dumps(rows if operator is None else rows[0], indent=1))
         return
-    print(f"height {found['height']}, epoch {found['epoch']}, total power {found['totalPower']}")
-    print(f"{'operator':<44}{'bond':>12}{'votes':>9}{'credit (CWU)':>16}{'dealt':>7}{'missed':>8}  state")
-    for row in found["validators"]:
-        share = f"{row['power'] * 100 / found['totalPower']:.1f} %"
-        state = "jailed" if row["jailed"] else "active" if row["power"] else "not in this epoch's set"
-        epoch = row["thisEpoch"]
-        print(
-            f"{row['operator']:<44}{coins(row['bondWei']):>12}{share:>9}{row['credit']:>16}"
-            f"{epoch['dealt']:>7}{epoch['missed']:>8}  {state}"
-        )
+    for line in lines(client, rows):
+        print(line)
 
 
 @app.command()

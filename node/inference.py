@@ -5,7 +5,7 @@ bits. Nothing that is ready waits for what was sent before it. A validator witho
 still validates every block and says what it cannot serve. Replaying or syncing blocks never runs a model.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +36,7 @@ from node.store import ModelStore
 from node.worker import TooLate, Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
+from primitives.reasons import reason_of
 from primitives.receipt import Log
 from primitives.task import Kind, vector_of, words_of
 from primitives.transaction import InvalidTransaction, Transaction
@@ -61,6 +62,10 @@ class Figures:
     generated_tokens: int = 0
     first_token_ms: deque[int] = field(default_factory=lambda: deque(maxlen=64))
     """Of the latest answers, from the task's place in a batch on."""
+
+    missed: Counter[str] = field(default_factory=Counter)
+    """Duties of this operator, by reason; so are the refused messages."""
+    refused: Counter[str] = field(default_factory=Counter)
 
     def answered(self, tokens: int, first_token_ms: int) -> None:
         """An answer was made."""
@@ -139,6 +144,8 @@ class InferenceService:
             "generatedTokens": figures.generated_tokens,
             "firstTokenMs": round(fmean(figures.first_token_ms)) if figures.first_token_ms else None,
             "workerRestarts": sum(worker.restarts for worker in workers),
+            "missed": dict(figures.missed),
+            "refused": dict(figures.refused),
         }
 
     def why_not(self, model: bytes) -> str:
@@ -224,12 +231,25 @@ class InferenceService:
         elif event is abi.TASK_SETTLED or event is abi.TASK_REFUNDED:
             self._open_tasks.discard(entry.topics[1])
             self._settled_tasks += event is abi.TASK_SETTLED
-        elif event is abi.WORK_REFUSED and self._operator is not None and entry.topics[2][12:] == self._operator:
+        elif event is abi.WORK_REFUSED and self._is_mine(entry):
             values = event.decode(entry.topics, entry.data)
             self._refused.add((entry.topics[1], values["kind"]))
+            code = values["code"]
+            self._figures.refused[code] += 1
             # "stage": others were faster, for example when a reveal of theirs opened this node's commitment too.
-            tell = log.info if values["code"] == "stage" else log.warning
-            tell("work refused", task=entry.topics[1], code=values["code"], reason=values["text"])
+            tell = log.info if code == "stage" else log.warning
+            advice = reason_of(code).advice
+            tell("work refused", task=entry.topics[1], code=code, reason=values["text"], advice=advice)
+        elif event is abi.TASK_MISSED and self._is_mine(entry):
+            values = event.decode(entry.topics, entry.data)
+            code = values["code"]
+            self._figures.missed[code] += 1
+            advice = reason_of(code).advice
+            log.warning("duty missed", task=entry.topics[1], code=code, reason=values["text"], advice=advice)
+
+    def _is_mine(self, entry: Log) -> bool:
+        """Whether the event's second indexed value is this operator."""
+        return self._operator is not None and entry.topics[2][12:] == self._operator
 
     # ------------------------------------------------------------------ running models
 

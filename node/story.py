@@ -106,7 +106,7 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
         case "DealDelayed":
             yield f"not dealt: {e['reason']}; tried again in block {e['againBlock']}"
         case "TaskMissed":
-            yield f"{short(e['operator'])} missed: {e['reason']}{'' if e['counted'] else ' (not counted against it)'}"
+            yield f"{short(e['operator'])} missed: {e['text']}{'' if e['counted'] else ' (not counted against it)'}"
         case "TaskAnswered":
             device = e["device"] or "an unnamed device"
             first = "" if kind.is_vector else f"first token {e['firstTokenMs']} ms, "

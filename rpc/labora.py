@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from primitives.reasons import Reason
 from rpc.codec import address, data, read_hash, read_quantity
 from rpc.context import Context
 from rpc.task_story import PlacedLog, cwu_text, tell
 from vm.system import abi, views
+from vm.system.mishaps import Mishap
 
 
 def task(context: Context, task_id: Any) -> Any:
@@ -54,10 +56,17 @@ def validators(context: Context) -> dict[str, Any]:
                     "dealt": sum(service.dealt for service in operator.services),
                     "missed": sum(service.missed for service in operator.services),
                 },
+                "misses": [_mishap(mishap) | {"counted": bool(mishap.counted)} for mishap in operator.misses],
+                "refusals": [_mishap(mishap) for mishap in operator.refusals],
+                "slashes": [_mishap(mishap) | {"amountWei": str(mishap.wei)} for mishap in operator.slashes],
             }
             for operator in views.operators(reader, ledger.params, height)
         ],
     }
+
+
+def _mishap(mishap: Mishap) -> dict[str, Any]:
+    return {"task": data(mishap.task), "block": mishap.block, "reason": Reason(mishap.reason).code}
 
 
 def models(context: Context) -> list[dict[str, Any]]:

@@ -148,7 +148,7 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
                     "operator": _shown_value(values["operator"]),
                     "role": values["role"],
                     "block": number,
-                    "reason": values["reason"],
+                    "reason": values["code"],
                 }
             )
 

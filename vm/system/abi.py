@@ -235,6 +235,7 @@ OPERATOR = _struct("""Operator {
     address operator; address consensusAddress; bytes beaconKey; bytes32 nodeKey; address hot; address payout;
     uint256 bond; uint256 unbonding; bool active; bool jailed; uint64 registeredBlock; }""")
 UNBONDING = _struct("Unbonding { uint256 amount; uint64 releaseBlock; }")
+MISHAP = _struct("Mishap { bytes32 task; uint64 blockNumber; uint8 reason; uint8 role; bool counted; uint256 amount; }")
 
 REGISTER = _function(STAKING, """register(address consensusAddress, bytes consensusSignature, bytes beaconKey,
     bytes beaconProof, bytes32 nodeKey, address hot, bytes hotSignature, address payout) payable""")
@@ -246,6 +247,9 @@ GET_OPERATOR = _function(STAKING, "getOperator(address operator) view returns (O
 OPERATOR_BY_HOT = _function(STAKING, "operatorByHot(address hot) view returns (address operator)")
 OPERATORS = _function(STAKING, "operators() view returns (address[] active)")
 UNBONDINGS = _function(STAKING, "unbondings(address operator) view returns (Unbonding[] queue)")
+MISHAPS = _function(STAKING, """mishaps(address operator) view returns (Mishap[] misses, Mishap[] refusals,
+    Mishap[] slashes)""")
+"""The last of each, the newest first; reason: primitives/reasons.py."""
 
 REGISTERED = _event(STAKING, """Registered(address indexed operator, address indexed consensusAddress,
     address indexed hot, bytes beaconKey, bytes32 nodeKey, address payout)""")
@@ -324,7 +328,7 @@ TASK_DEALT = _event(MARKET, """TaskDealt(bytes32 indexed task, address indexed e
     bytes32 seed, bytes32 traceKey, uint32 slotBlocks, uint64 lastBlock)""")
 DEAL_DELAYED = _event(MARKET, "DealDelayed(bytes32 indexed task, uint64 againBlock, string reason)")
 TASK_MISSED = _event(MARKET, """TaskMissed(bytes32 indexed task, address indexed operator, uint8 role, uint8 slot,
-    bool counted, string reason)""")
+    bool counted, string code, string text)""")
 TASK_ANSWERED = _event(MARKET, """TaskAnswered(bytes32 indexed task, address indexed executor, uint8 slot, bytes tokens,
     bytes32 outputHash, bytes32 commitment, uint32 queueMs, uint32 firstTokenMs, uint32 totalMs, bytes device)""")
 AUDIT_DRAWN = _event(MARKET, """AuditDrawn(bytes32 indexed task, uint8 round, address[] verifiers, uint64 lastBlock)""")

@@ -190,6 +190,28 @@ class Table(Generic[Record]):
         return self.record(**values)
 
 
+class Ring(Generic[Record]):
+    """The last `most` records a key: how many there ever were, then their places in turn."""
+
+    def __init__(self, account: bytes, name: str, record: type[Record], most: int) -> None:
+        self.most = most
+        self._count = Words(account, name + ".count")
+        self._records = Table(account, name, record)
+
+    def add(self, ctx: SystemContext, record: Record, key: bytes) -> None:
+        """The newest; it takes the place of the oldest when there are `most`."""
+        count = self._count.get(ctx, key)
+        self._records.put(ctx, record, key, u64(count % self.most))
+        self._count.set(ctx, count + 1, key)
+
+    def newest(self, ctx: ReadContext, key: bytes) -> list[Record]:
+        """Those that are kept, the newest first."""
+        count = self._count.get(ctx, key)
+        places = range(count - 1, max(0, count - self.most) - 1, -1)
+        found = [self._records.get(ctx, key, u64(place % self.most)) for place in places]
+        return [record for record in found if record is not None]
+
+
 class WordList:
     """A list of words a key: the length, then the elements. Bounded by `most`."""
 

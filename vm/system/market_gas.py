@@ -18,6 +18,9 @@ DUTY = 3
 SEAT = 2
 """Words of a verifier's seat."""
 
+MISHAP = 3 * READ + 3 * WRITE
+"""A miss or a refusal in its operator's ring."""
+
 MEMBER = 8 * READ
 """A member of the current set that a deal, a draw or a check of assurance looks at: its bond, its service."""
 POST = 20 * READ + 18 * WRITE + LOG
@@ -35,7 +38,7 @@ REVEAL = (TASK + 2 * SEAT) * READ + (6 + QUEUED) * WRITE + 2 * LOG
 
 LOOK = 3 * READ + 2 * WRITE
 """An entry of a queue that turns out stale."""
-CLOSE = (TASK + 2 * SEAT) * READ + (4 + 2 * QUEUED) * WRITE + 2 * LOG
+CLOSE = (TASK + 2 * SEAT) * READ + (4 + 2 * QUEUED) * WRITE + 2 * (MISHAP + LOG)
 """A window that ended: misses, the next one's opening. What it may lead to (REFUND, DRAW) is apart."""
 DRAW = (TASK + 2 * SEAT) * READ + (2 + 2 * QUEUED + 2 * (SEAT + DUTY)) * WRITE + LOG
 TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG

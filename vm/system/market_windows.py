@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from consensus.work import audit, deal
 from consensus.work.verdict import Outcome
+from primitives.reasons import Reason
 from primitives.task import Status
-from vm.system import abi, market_parties, models
+from vm.system import abi, market_parties, mishaps, models
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.market_items import run_queue
@@ -68,7 +69,7 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     if task.passed < task.slots:
         operator = task.parties[task.passed]
         counted = audit.miss_counts(task.deadline, _cost(ctx, task), _rate(ctx, task, operator))
-        _miss(ctx, task_id, operator, abi.ROLE_EXECUTE, task.passed, "no answer in the slot's time", counted)
+        _miss(ctx, task_id, operator, abi.ROLE_EXECUTE, task.passed, Reason.NO_ANSWER, counted)
         if counted:
             models.note_missed(ctx, operator, task.model)
         release(ctx, task)
@@ -128,7 +129,7 @@ def _verdicts_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     seats = seats_of(ctx, task_id, task)
     for index, seat in enumerate(seats):
         if seat.state == SEAT_DRAWN:
-            _lose_seat(ctx, task_id, index, seat, "no verdict in time")
+            _lose_seat(ctx, task_id, index, seat, Reason.NO_VERDICT)
     if audit.may_redraw(task.redraws, ctx.params.redraws_max, revealed=False):
         schedule(ctx, DRAWS, task_id, task, ctx.height)
         TASKS.put(ctx, task, task_id)
@@ -165,10 +166,9 @@ def _reveals_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
         case Outcome.UNVERIFIED:
             _unverified(ctx, task_id, task, "no verdict was opened")
         case Outcome.UNOPENED:
-            reason = "nobody opened the executor's commitment"
             if task.assurance:
-                _miss(ctx, task_id, task.executor, abi.ROLE_REVEAL, task.slot, reason)
-            _unverified(ctx, task_id, task, reason)
+                _miss(ctx, task_id, task.executor, abi.ROLE_REVEAL, task.slot, Reason.ANSWER_UNOPENED)
+            _unverified(ctx, task_id, task, Reason.ANSWER_UNOPENED.text)
         case _:
             raise AssertionError(f"reveals closed with {outcome}")
 
@@ -188,17 +188,18 @@ def _unverified(ctx: SystemContext, task_id: bytes, task: Task, reason: str) -> 
 def _miss_unopened(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
     for index, seat in enumerate(seats):
         if seat.state == SEAT_GIVEN:
-            _lose_seat(ctx, task_id, index, seat, "no revealed root opens the verdict")
+            _lose_seat(ctx, task_id, index, seat, Reason.VERDICT_UNOPENED)
 
 
-def _lose_seat(ctx: SystemContext, task_id: bytes, index: int, seat: Seat, reason: str) -> None:
+def _lose_seat(ctx: SystemContext, task_id: bytes, index: int, seat: Seat, reason: Reason) -> None:
     seat.state = SEAT_MISSED
     put_seat(ctx, task_id, index, seat)
     _miss(ctx, task_id, seat.verifier, abi.ROLE_AUDIT, index, reason)
 
 
 def _miss(
-    ctx: SystemContext, task_id: bytes, operator: bytes, role: int, place: int, reason: str, counted: bool = True
+    ctx: SystemContext, task_id: bytes, operator: bytes, role: int, place: int, reason: Reason, counted: bool = True
 ) -> None:
     """A miss costs the pay and the credit of this task, never stake."""
-    abi.emit(ctx, abi.TASK_MISSED, task_id, operator, role, place, counted, reason)
+    mishaps.note_miss(ctx, operator, task_id, reason, role, counted)
+    abi.emit(ctx, abi.TASK_MISSED, task_id, operator, role, place, counted, reason.code, reason.text)

@@ -10,6 +10,7 @@ from consensus.work import audit
 from consensus.work.audit import Window
 from consensus.work.verdict import Opened, Outcome, contradicts, open_commitments
 from primitives.merkle import pack_tokens, tokens_root
+from primitives.reasons import reason_of
 from primitives.task import (
     Kind,
     MalformedBatch,
@@ -21,7 +22,7 @@ from primitives.task import (
     WorkItem,
     decode_batch,
 )
-from vm.system import abi, ledger, models, staking
+from vm.system import abi, ledger, mishaps, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.market_state import (
@@ -61,6 +62,7 @@ def work(ctx: SystemContext, call: Call, batch: bytes) -> None:
         except Refused as refusal:
             kind = item.kind if isinstance(item, MalformedItem) else KINDS[type(item)]
             task = item.task if len(item.task) == 32 else bytes(32)
+            mishaps.note_refusal(ctx, operator, task, reason_of(refusal.code), min(kind, 255))
             abi.emit(ctx, abi.WORK_REFUSED, task, operator, min(kind, 255), refusal.code, refusal.text)
 
 

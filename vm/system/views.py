@@ -7,10 +7,11 @@ from typing import Protocol
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
-from vm.system import beacon, ledger, market_views, staking
+from vm.system import beacon, ledger, market_views, mishaps, staking
 from vm.system import models as model_room
 from vm.system.ledger import Member, Totals
 from vm.system.market_views import Duty, TaskView
+from vm.system.mishaps import Mishap
 
 
 class Reader(Protocol):
@@ -71,6 +72,10 @@ class OperatorView:
     serves: tuple[tuple[bytes, int, int], ...]
     """(model, declared, effective) of each model served, in multiply-adds a block; effective 0 outside the set."""
     services: tuple["ServingView", ...]
+    misses: tuple[Mishap, ...]
+    """The last ones, the newest first; so are refusals of its messages and slashes."""
+    refusals: tuple[Mishap, ...]
+    slashes: tuple[Mishap, ...]
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,8 @@ def operator(reader: Reader, address: bytes, params: ChainParams, height: int) -
     return OperatorView(
         address, record.consensus_address, record.beacon_key, record.node_key, record.hot, record.payout, record.bond,
         record.unbonding, bool(record.active), bool(record.jailed), record.registered, standing.credit,
-        standing.executed, standing.audited, tuple(serves), tuple(services),
+        standing.executed, standing.audited, tuple(serves), tuple(services), tuple(mishaps.misses(ctx, address)),
+        tuple(mishaps.refusals(ctx, address)), tuple(mishaps.slashes(ctx, address)),
     )  # fmt: skip
 
 

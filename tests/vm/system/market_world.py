@@ -245,7 +245,7 @@ class World:
         return found
 
     def misses(self, task: bytes) -> list[tuple[bytes, int, str]]:
-        return [(e["operator"], e["role"], e["reason"]) for e in self.of(abi.TASK_MISSED, task)]
+        return [(e["operator"], e["role"], e["code"]) for e in self.of(abi.TASK_MISSED, task)]
 
     def of(self, event, task: bytes) -> list[dict]:
         return [found for found in self.events(event) if found["task"] == task]

@@ -197,7 +197,7 @@ def test_an_empty_seat_is_drawn_again_and_the_given_verdict_stands(world):
     world.block()
     assert world.verdict(verifiers[0], task) == []
     world.block(8)  # the block after the window: the seat is lost and drawn again in the same prologue
-    assert world.misses(task) == [(world.text(verifiers[1]), abi.ROLE_AUDIT, "no verdict in time")]
+    assert world.misses(task) == [(world.text(verifiers[1]), abi.ROLE_AUDIT, "no_verdict")]
     after = world.task(task).verifiers
     assert len(after) == 3
     assert after[2] not in (executor, *verifiers)
@@ -275,7 +275,7 @@ def test_a_copied_commitment_stays_unopened_and_earns_nothing(world):
     assert world.status(task) == Status.REVEALING  # one verdict is still closed
     world.block(8)
     assert world.status(task) == Status.AGREED
-    assert world.misses(task) == [(world.text(copier), abi.ROLE_AUDIT, "no revealed root opens the verdict")]
+    assert world.misses(task) == [(world.text(copier), abi.ROLE_AUDIT, "verdict_unopened")]
     world.finish(task)
     assert world.status(task) == Status.SETTLED
     assert world.text(copier) not in {e["operator"] for e in world.of(abi.PAID, task)}

@@ -1,0 +1,71 @@
+"""labora validator status: every operator's bond, votes, credit, and what went wrong, with what to do about it.
+
+Owns how it is shown; the chain keeps it (labora_validators), and primitives.reasons says what a reason means.
+"""
+
+from typing import Any
+
+from node.client import Client
+from node.exits import RUNTIME, USAGE, Fatal
+from node.story import coins
+from primitives.address import InvalidAddress, checksum, parse
+from primitives.reasons import reason_of
+
+SHOWN = 8
+"""Of each operator's mishaps, in lines; JSON has all that the chain keeps."""
+
+
+def status(client: Client, operator: str | None) -> list[dict[str, Any]]:
+    """Every operator, or the one that is asked for, as `--json` prints it; wei and CWU are decimal strings, the newest
+    mishaps come first. Raises Fatal."""
+    rows = [_row(row) for row in client.call("labora_validators")["validators"]]
+    if operator is None:
+        return rows
+    try:
+        wanted = checksum(parse(operator))
+    except InvalidAddress as error:
+        raise Fatal(USAGE, f"--operator: {error}") from error
+    rows = [row for row in rows if row["operator"] == wanted]
+    if not rows:
+        raise Fatal(RUNTIME, f"{wanted} is no active operator of the chain at {client.url}")
+    return rows
+
+
+def lines(client: Client, rows: list[dict[str, Any]]) -> list[str]:
+    """The same for people: a table, then each operator's mishaps with advice."""
+    head = client.call("labora_validators")
+    total = head["totalPower"]
+    said = [
+        f"height {head['height']}, epoch {head['epoch']}, total power {total}",
+        f"{'operator':<44}{'bond':>12}{'votes':>9}{'credit (CWU)':>16}{'dealt':>7}{'missed':>8}  state",
+    ]
+    for row in rows:
+        share = f"{row['power'] * 100 / total:.1f} %"
+        state = "jailed" if row["jailed"] else "active" if row["power"] else "not in this epoch's set"
+        said.append(
+            f"{row['operator']:<44}{coins(row['bond']):>12}{share:>9}{row['credit']:>16}"
+            f"{row['dealt']:>7}{row['missed']:>8}  {state}"
+        )
+    for row in rows:
+        found = [("slashed", mishap) for mishap in row["slashes"]] + [("missed", mishap) for mishap in row["misses"]]
+        if found:
+            said += ["", row["operator"]]
+        said += [_mishap(what, mishap) for what, mishap in found[:SHOWN]]
+        for code in dict.fromkeys(mishap["reason"] for _, mishap in found):
+            said.append(f"  {code}: {reason_of(code).text}; {reason_of(code).advice}")
+    return said
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    epoch = row["thisEpoch"]
+    same = {name: row[name] for name in ("misses", "slashes", "refusals", "active", "jailed", "serves")}
+    return {
+        "operator": row["operator"], "bond": row["bondWei"], "credit": row["credit"], "power": row["power"], **same,
+        "dealt": epoch["dealt"], "missed": epoch["missed"],
+    }  # fmt: skip
+
+
+def _mishap(what: str, mishap: dict[str, Any]) -> str:
+    wei = f", {coins(mishap['amountWei'])} coins" if "amountWei" in mishap else ""
+    excused = "" if mishap.get("counted", True) else " (not counted)"
+    return f"  block {mishap['block']:>6}  {what} task {mishap['task'][:18]}: {mishap['reason']}{wei}{excused}"

@@ -1,0 +1,52 @@
+"""labora validator status: what the chain keeps of every operator, for people and for programs."""
+
+from typing import Any
+
+import pytest
+
+from node.exits import Fatal
+from node.standing import lines, status
+
+ADA, BOB = "0x57B5d580B9c1Cb45650a732836852ae2024e1F29", "0xc7d2742e3D36FF26203c082794b0AB12c67A059a"
+TASK = "0x" + "ab" * 32
+
+
+class Chain:
+    """Answers labora_validators as rpc.labora does."""
+
+    url = "http://here"
+
+    def call(self, method: str) -> dict[str, Any]:
+        assert method == "labora_validators"
+        row = {
+            "bondWei": str(10**21), "credit": "1.500000000", "power": 75, "active": True, "jailed": False, "serves": [],
+            "thisEpoch": {"dealt": 4, "missed": 1}, "misses": [], "refusals": [], "slashes": [],
+        }  # fmt: skip
+        miss = {"task": TASK, "block": 12, "reason": "no_answer", "counted": True}
+        slash = {"task": TASK, "block": 40, "reason": "wrong_work", "amountWei": str(5 * 10**18)}
+        rows = [{"operator": ADA, **row}, {"operator": BOB, **row, "power": 25, "misses": [miss], "slashes": [slash]}]
+        return {"height": 50, "epoch": 1, "totalPower": 100, "validators": rows}
+
+
+def test_programs_get_one_object_an_operator() -> None:
+    [row] = status(Chain(), BOB.lower())  # type: ignore[arg-type]
+    assert {name: row[name] for name in ("operator", "bond", "credit", "power")} == {
+        "operator": BOB, "bond": str(10**21), "credit": "1.500000000", "power": 25,
+    }  # fmt: skip
+    assert row["misses"] == [{"task": TASK, "block": 12, "reason": "no_answer", "counted": True}]
+    assert row["slashes"] == [{"task": TASK, "block": 40, "reason": "wrong_work", "amountWei": str(5 * 10**18)}]
+    assert len(status(Chain(), None)) == 2  # type: ignore[arg-type]
+
+
+def test_people_get_reasons_and_what_to_do() -> None:
+    said = lines(Chain(), status(Chain(), None))  # type: ignore[arg-type]
+    assert any("75.0 %" in line and ADA in line for line in said)
+    assert any("slashed" in line and "5 coins" in line for line in said)
+    assert any("missed" in line and "no_answer" in line for line in said)
+    assert any("validator serve" in line for line in said), "the advice of no_answer"
+
+
+def test_who_is_no_operator_is_told_so() -> None:
+    for wrong in ("0x" + "11" * 20, "nonsense"):
+        with pytest.raises(Fatal):
+            status(Chain(), wrong)  # type: ignore[arg-type]
