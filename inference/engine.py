@@ -65,16 +65,20 @@ class Answer:
 
 
 def open_engine(
-    name: str, model_dir: Path, threads: int = 1, device: str = "cpu", pages: Callable[[Shape], int] = default_pages
-) -> "Engine":
+    name: str, model_dir: Path, threads: int = 1, device: str = "cpu", pages: Callable[[Shape], int] = default_pages,
+    split: int = 1,
+) -> "Engine":  # fmt: skip
     """Load and verify a model folder, build the executor and pass its known answers.
 
     'auto' is the faster one here (prefers_torch). `threads` sets torch's threads; numpy's BLAS reads OMP_NUM_THREADS
-    when the process starts. `pages`: the size of the pool, for a shape. Raises ProgramError, OSError,
-    EngineUnavailable or ExactnessError.
+    when the process starts. `pages`: the size of the pool, for a shape. `split`: devices that hold the model together,
+    one process each (torch only). Raises ProgramError, OSError, EngineUnavailable or ExactnessError.
     """
-    model = model_files.load(model_dir)
-    engine = Engine(make_executor(name, model, threads, device, pages(model.manifest.shape)))
+    if split > 1:
+        engine = Engine(_split_executor(name, model_dir, threads, device, pages, split))
+    else:
+        model = model_files.load(model_dir)
+        engine = Engine(make_executor(name, model, threads, device, pages(model.manifest.shape)))
     engine.known_answer_test()
     return engine
 
@@ -94,6 +98,25 @@ def make_executor(
             return _numpy(model, device, pages)
         raise EngineUnavailable(f"engine 'torch' is not installed: {error}") from error
     return TorchExecutor(model, threads, device, pages)
+
+
+def _split_executor(
+    name: str, model_dir: Path, threads: int, device: str, pages: Callable[[Shape], int], count: int
+) -> Executor:
+    """A model over several processes of this host, this one leading."""
+    if name not in ("auto", "torch"):
+        raise EngineUnavailable(f"engine {name!r} runs a model in one process; torch splits it over {count}")
+    try:
+        from inference.split import LeadingExecutor, Others
+    except ImportError as error:
+        raise EngineUnavailable(f"engine 'torch' is not installed: {error}") from error
+    others = Others(model_dir, count, threads, device)
+    try:
+        model = model_files.load(model_dir)
+        return LeadingExecutor(model, others, threads, device, pages(model.manifest.shape))
+    except BaseException:
+        others.close()
+        raise
 
 
 def prefers_torch(shape: Shape, threads: int, device: str) -> bool:

@@ -1,5 +1,5 @@
-"""The torch executor, CPU and CUDA: the one file that imports torch (optional extra). Written from docs/inference.md
-beside reference.py, not from it, so that the two check each other; bit-identical, and refused at start where it is not.
+"""The torch executor (optional extra), CPU and CUDA. Written from docs/inference.md beside reference.py, not from it,
+so that the two check each other; bit-identical, and refused at start where it is not.
 
 Wide values are integers in float64, exact below 2^53. Where the page's bound is higher, a CPU looks at the magnitudes
 before it trusts float64, and another device, which must not be waited for, computes in int64. Products are those of the
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from inference import program as cip
 from inference.engine import EngineUnavailable
 from inference.kv import PAGE, Fed, Pool, Segment, Sequence, default_pages, extend_all
 from inference.model import Model
+
+if TYPE_CHECKING:
+    from inference.split import Split
 
 QUERY_ROWS = 64  # rows of a sequence that attend at once: bounds the scores' memory to heads * 64 * keys
 EXACT_FLOAT64 = float(1 << 53)
@@ -34,8 +37,9 @@ class TorchExecutor:
     name = "torch"
 
     def __init__(
-        self, model: Model, threads: int = 1, device: str = "cpu", pages: int | None = None
-    ) -> None:
+        self, model: Model, threads: int = 1, device: str = "cpu", pages: int | None = None,
+        split: "Split | None" = None,
+    ) -> None:  # fmt: skip
         if device != "cpu" and not torch.cuda.is_available():
             raise EngineUnavailable(f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA device")
         torch.set_num_threads(threads)
@@ -43,11 +47,13 @@ class TorchExecutor:
         self.model, self.shape = model, model.manifest.shape
         self._device = torch.device(device)
         self._looks = self._device.type == "cpu"  # branches on values, which are free where no device is waited for
-        self.backend = fastest_backend(device, threads)
+        backend = fastest_backend(device, threads)
+        self.backend = backend if split is None else split.over(backend)
         s = self.shape
         embedding_scale = model.tensors["embedding.scale"] * 2.0 ** (16 - model.manifest.embedding_exponent)
         self._embedding_scale = torch.from_numpy(embedding_scale).to(self._device)
-        self._embedding = self._narrow("embedding.weight")
+        self._embedding = (self._narrow("embedding.weight") if split is None
+                           else split.table(model.tensors["embedding.weight"], self._device))  # fmt: skip
         self._gate = self._double(s.features.gate_table)
         self._powers = self._power_table()
         # Cosines and sines of the layers that see everything, and of those that see a window; an encoder has neither.
@@ -73,16 +79,24 @@ class TorchExecutor:
         self._rotation(self._head_block)
         self._score_mantissa, self._score_exponent = cip.score_scale(s.head_width, s.score_divisor)
         self._store = _Store(s, default_pages(s) if pages is None else pages, self._device)
-        self.pool = Pool(self._store.pages, self._store.copy_page)
+        self.pool = Pool(self._store.pages, self.copy_page)
 
     def new_sequence(self, capacity: int = 0) -> Sequence:
         """An empty sequence with pages for `capacity` positions. Raises PoolExhausted."""
         return Sequence(self.pool, capacity)
 
-    @torch.inference_mode()
     def feed(self, segments: Items[Segment]) -> list[Fed]:
         """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
-        s, starts = self.shape, extend_all(self.pool, segments)
+        return self.run_pass(segments, extend_all(self.pool, segments))
+
+    def copy_page(self, source: int, target: int, positions: int) -> None:
+        """Copy a page's first positions."""
+        self._store.copy_page(source, target, positions)
+
+    @torch.inference_mode()
+    def run_pass(self, segments: Items[Segment], starts: list[int]) -> list[Fed]:
+        """One pass over sequences that have room for their tokens from positions `starts` on."""
+        s = self.shape
         batch = self._place(segments, starts)
         ids = torch.tensor([token for segment in segments for token in segment.tokens], device=self._device)
         x = (self._embedding[ids] * self._embedding_scale[ids].unsqueeze(1)).floor_()

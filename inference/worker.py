@@ -1,6 +1,6 @@
 """The child process that runs an engine, so that a crash of a model or a driver cannot take the node down:
 
-    python -m inference.worker --model-dir DIR --engine NAME --threads 1 [--device cpu] [--kv-mib 512]
+    python -m inference.worker --model-dir DIR --engine NAME --threads 1 [--device cpu] [--kv-mib 512] [--split 1]
 
 Speaks frames (inference.frames) over stdin and stdout. The first is {"ready": true, "model_id", "engine",
 "known_answer": "ok", "load_ms", "positions_max"} or {"ready": false, "error"}. Then requests come at any time, and many
@@ -24,17 +24,16 @@ Ends when stdin closes. Owns the pipe and the clock; knows no chain.
 
 import argparse
 import os
-import select
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from inference.frames import FrameError, FrameReader, encode_frame
+from inference.frames import FrameError
+from inference.pipe import Pipe
 
 EXIT_OK, EXIT_NOT_READY, EXIT_BAD_FRAME = 0, 1, 2
-READ_BYTES = 1 << 16
 ID_MAX = (1 << 53) - 1
 WITHIN_MS_MAX = 1 << 40
 ALIVE_SECONDS = 5.0
@@ -49,9 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kv-mib", type=int, default=512)
+    parser.add_argument("--split", type=int, default=1, help="devices that hold the model together")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the node ends us by closing stdin
-    pipe = _Pipe()
+    pipe = Pipe()
     # BLAS reads these once, when numpy is first imported below.
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = str(max(1, options.threads))
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         engine = open_engine(
             options.engine, options.model_dir, max(1, options.threads), options.device,
-            lambda shape: limits.pages(shape, options.kv_mib << 20),
+            lambda shape: limits.pages(shape, options.kv_mib << 20), options.split,
         )  # fmt: skip
     except (ProgramError, OSError, EngineUnavailable, ExactnessError, RequestError, RuntimeError) as error:
         pipe.send({"ready": False, "error": f"{type(error).__name__}: {error}"})
@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
 class Service:
     """Requests in, one step of the batch, events out; again."""
 
-    def __init__(self, batch: Any, pipe: "_Pipe") -> None:
+    def __init__(self, batch: Any, pipe: Pipe) -> None:
         self._batch, self._pipe = batch, pipe
         self._tasks: dict[int, _Task] = {}
         self._load = (0, 0)
@@ -174,32 +174,6 @@ class _Task:
             "total_ms": now - self.started,
         }
         return {name: int(span * 1000) for name, span in spans.items()}
-
-
-class _Pipe:
-    """The process's two ends for frames alone: whatever any library prints goes to stderr, at descriptor level."""
-
-    def __init__(self) -> None:
-        self._replies = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-        self._reader = FrameReader()
-
-    def send(self, value: Any) -> None:
-        """Write a frame; waits for a node that reads slowly. Raises BrokenPipeError."""
-        self._replies.write(encode_frame(value))
-        self._replies.flush()
-
-    def receive(self, wait: bool) -> list[Any] | None:
-        """Frames that have come, at least some bytes' worth if told to wait; None at the end of the stream. Raises
-        FrameError."""
-        if not select.select([0], [], [], None if wait else 0.0)[0]:
-            return []
-        data = os.read(0, READ_BYTES)
-        if not data:
-            self._reader.end()
-            return None
-        return list(self._reader.feed(data))
 
 
 def _identifier(frame: Any) -> int:

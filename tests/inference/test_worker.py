@@ -29,9 +29,9 @@ HOW = {"temperature_q16": 45875, "top_k": 7, "seed": bytes(range(32)), "trace_ke
 class Child:
     """The node's side of the pipe, every wait bounded."""
 
-    def __init__(self, folder: Path, engine: str) -> None:
+    def __init__(self, folder: Path, engine: str, *options: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "inference.worker", "--model-dir", str(folder), "--engine", engine],
+            [sys.executable, "-m", "inference.worker", "--model-dir", str(folder), "--engine", engine, *options],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
 

@@ -1,0 +1,199 @@
+"""One model over two processes (gloo on the CPU): the bits of one, whatever the program, and an end together."""
+
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from inference import program as cip
+from inference.build import random_model, request, with_known_answers
+from inference.engine import Engine, EngineUnavailable, open_engine
+from inference.kv import Segment
+from inference.model import Model, save
+from inference.reference import NumpyExecutor
+from tests.inference.test_worker import PATIENCE_S, ROOT, Child
+
+torch = pytest.importorskip("torch")
+from inference.split import Others, Split, device_of  # noqa: E402 - imports torch
+from inference.torch_engine import TorchExecutor  # noqa: E402
+
+SEED, KEY = bytes(range(32)), bytes(range(100, 132))
+DICE_SEED, PROGRAMS = 20_261_125, 30
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def programs() -> Iterator[Model]:
+    """Random programs, the same in every process: each kind, grouped queries, odd heads and widths (also fewer outputs
+    than processes), biases, K past one tile, two terms, saturation."""
+    dice = random.Random(DICE_SEED)
+    for number in range(PROGRAMS):
+        kind = sorted(cip.KINDS)[number % len(cip.KINDS)]
+        encoder, windows = cip.KINDS[kind].encoder, cip.KINDS[kind].windows
+        kv_heads, head_width = dice.randint(1, 3), dice.choice([1, 2, 5, 6, 20, 33, 64])
+        shape = cip.Shape(
+            vocabulary=dice.randint(2, 70),
+            context=20,
+            width=dice.choice([1, 3, 24, 50, 64, 1100]),
+            layers=dice.randint(1, 2),
+            heads=kv_heads * dice.randint(1, 3),
+            kv_heads=kv_heads,
+            head_width=head_width,
+            rotary=0 if encoder else 2 * dice.randint(0, head_width // 2),
+            hidden=dice.choice([1, 7, 40, 1041]),
+            norm_epsilon_q32=42950,
+            layers_per_group=1 if encoder else dice.randint(1, 2),
+            kind=kind,
+            window=dice.randint(1, 9) if windows else 0,
+            window_pattern=dice.randint(1, 4) if windows else 0,
+            score_divisor=dice.randint(1, 300) if windows else 0,
+        )
+        bound, terms = dice.choice([(127, 1), (63, 1), (127, 2), (63, 2)])
+        yield random_model(shape, number, bound=bound, terms=terms, spread=dice.choice([-6, 0, 0, 14, 30]))
+
+
+def outcomes(executor: Any) -> list[tuple[bytes, ...]]:
+    """Logits and payloads of a prompt whole, and in pieces beside another sequence with a page copied between."""
+    model = executor.model
+    tokens = [(7 * i * i + 3) % model.manifest.shape.vocabulary for i in range(9)]
+    if not model.manifest.shape.causal:
+        fed = executor.feed([Segment(executor.new_sequence(), tokens, 0)])
+        return [tuple(part.tobytes() for part in fed[0].payloads)]
+    one, other = executor.new_sequence(), executor.new_sequence()
+    passes = [executor.feed([Segment(one, tokens[:5], 0), Segment(other, tokens[4:], 2)])]
+    passes.append(executor.feed([Segment(one, tokens[5:6], 0), Segment(other, tokens[:1], 0)]))
+    other.free()
+    fork = one.fork(3)
+    passes.append(executor.feed([Segment(fork, tokens[3:], 6)]))
+    return [(fed.logits.tobytes(), *(part.tobytes() for part in fed.payloads)) for each in passes for fed in each]
+
+
+def all_outcomes(rank: int, meeting: Path) -> list[list[tuple[bytes, ...]]]:
+    split = Split(rank, 2, meeting, "cpu")
+    try:
+        return [outcomes(TorchExecutor(model, split=split)) for model in programs()]
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+PEER = "import sys; from pathlib import Path; from tests.inference.test_split import all_outcomes;" \
+       "all_outcomes(1, Path(sys.argv[1]))"  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
+    print(f"programs from seed {DICE_SEED}")
+    meeting = tmp_path / "meeting"
+    peer = subprocess.Popen([sys.executable, "-c", PEER, str(meeting)], cwd=ROOT, env=ENVIRONMENT)
+    try:
+        found = all_outcomes(0, meeting)
+        assert peer.wait(PATIENCE_S) == 0
+    finally:
+        peer.kill()
+        peer.wait()
+    for model, here in zip(programs(), found, strict=True):
+        assert here == outcomes(NumpyExecutor(model)), model.manifest.shape
+
+
+@pytest.fixture(scope="module")
+def served(small: Model) -> Iterator[tuple[Model, Path]]:
+    model = with_known_answers(small, [request([5, 6, 7], 5)])
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder), model.manifest, model.tensors)
+        yield model, Path(folder)
+
+
+HOW = {"kind": "generate", "prompt": [1, 2, 3], "temperature_q16": 45875, "top_k": 7, "seed": SEED, "trace_key": KEY}
+
+
+@pytest.mark.slow
+@pytest.mark.slow
+def test_the_first_process_tells_the_other_all_it_needs(served: tuple[Model, Path]) -> None:
+    """Products at their bounds, passes in company, a page copied: over the pipe, not from a list that both know."""
+    engine = open_engine("auto", served[1], split=2)
+    try:
+        assert engine.executor.backend.name.endswith("over 2")
+        assert outcomes(engine.executor) == outcomes(NumpyExecutor(served[0]))
+    finally:
+        engine.executor.close()
+
+
+@pytest.mark.slow
+def test_a_worker_over_two_processes_answers_alike_and_both_end_together(served: tuple[Model, Path]) -> None:
+    model, folder = served
+    expected = Engine(NumpyExecutor(model)).generate([1, 2, 3], 90, 45875, 7, SEED, KEY)
+    worker = Child(folder, "torch", "--split", "2")
+    try:
+        assert worker.receive()["ready"]
+        answer = worker.ask(id=1, op="make", max_tokens=90, **HOW)
+        assert (answer["tokens"], answer["root"]) == (expected.tokens, expected.root)
+        assert worker.ask(id=2, op="check", output=answer["tokens"], **HOW)["bad"] == cip.NO_BAD_POSITION
+        [other] = children_of(worker.process.pid)
+        worker.send({"id": 3, "op": "make", "max_tokens": 90, "stream": True, **HOW})
+        assert worker.receive()["event"] in ("token", "load")
+        os.kill(other, signal.SIGKILL)
+        assert worker.process.wait(PATIENCE_S) != 0
+    finally:
+        worker.process.kill()
+        worker.process.wait(PATIENCE_S)
+
+
+@pytest.mark.slow
+def test_the_others_end_with_the_first_even_by_kill_9(served: tuple[Model, Path]) -> None:
+    worker = Child(served[1], "torch", "--split", "2")
+    try:
+        assert worker.receive()["ready"]
+        [other] = children_of(worker.process.pid)
+        handle = os.pidfd_open(other)
+    finally:
+        worker.process.kill()
+        worker.process.wait(PATIENCE_S)
+    assert select.select([handle], [], [], PATIENCE_S)[0], f"process {other} lives on"
+    os.close(handle)
+
+
+@pytest.mark.slow
+def test_a_split_is_of_torch_alone_and_says_what_went_wrong_elsewhere(
+    served: tuple[Model, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(EngineUnavailable, match="torch splits it over 2"):
+        open_engine("numpy", served[1], split=2)
+    others = Others(tmp_path, 2, 1, "cpu")  # no model there
+    with pytest.raises(EngineUnavailable, match="process 1 of a split model: FileNotFoundError"):
+        others.meet(1, "cpu")
+    others.close()
+
+
+@pytest.mark.parametrize(
+    ("device", "devices"),
+    [("cpu", ["cpu", "cpu"]), ("cuda", ["cuda:0", "cuda:1"]), ("cuda:6", ["cuda:6", "cuda:7"])],
+)
+def test_devices_count_up(device: str, devices: list[str]) -> None:
+    assert [device_of(device, rank) for rank in range(2)] == devices
+
+
+def test_a_share_of_a_table_may_be_empty() -> None:
+    """Five processes, three rows: the shares are one row each, and the last two look up nothing but zeros."""
+    weight = np.arange(1, 7, dtype=np.int8).reshape(3, 2)
+    total = torch.zeros((3, 2), dtype=torch.int8)
+    for rank in range(5):
+        split = Split.__new__(Split)
+        split.rank, split.count = rank, 5
+        table = split.table(weight, torch.device("cpu"))
+        total += table.own(torch.tensor([2, 0, 1]))
+    assert total.tolist() == [[5, 6], [1, 2], [3, 4]]
+
+
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started."""
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
