@@ -134,8 +134,11 @@ interface ILaboraMarket {
         bytes32 model,
         uint32 promptTokens,
         uint32 maxTokens,
-        uint8 assurance
-    ) external view returns (uint256 escrow, uint32 deadlineLeast, uint32 deadlineMost);
+        uint8 assurance,
+        uint256 valueAtRisk,
+        uint256 tipPerCwu,
+        uint32 callbackGas
+    ) external view returns (uint256 escrow, uint32 deadlineLeast, uint32 deadlineMost, uint8 auditors);
     function getTask(bytes32 task) external view returns (Task memory info);
     function openTasks(address operator) external view returns (Duty[] memory duties);
     function fund() external view returns (uint256 commissioned, uint256 auditReserve);

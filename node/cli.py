@@ -208,6 +208,9 @@ def task_post(
     assurance: Annotated[
         int | None, typer.Option(min=0, max=2, help="Least verifiers; 0 accepts an answer that nobody checks.")
     ] = None,
+    tip: Annotated[
+        int, typer.Option(min=0, help="Wei a CWU beyond the price; tasks that tip more are dealt first.")
+    ] = 0,
     wait: Annotated[WaitFor, typer.Option(help="How far to follow it.")] = WaitFor.SETTLED,
     json: AsJson = False,
 ) -> None:
@@ -227,7 +230,7 @@ def task_post(
     client = Client(rpc)
     _, model_id = find_model(client, model)
     requests = [
-        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each, ids) for each in label or [""]
+        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each, ids, tip) for each in label or [""]
     ]
     secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
     posted = [post_task(client, secret, request)[0] for request in requests]

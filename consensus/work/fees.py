@@ -45,6 +45,7 @@ class Terms:
     auditors: int
     """Verifiers that the escrow pays for."""
     tip: int
+    """Wei a CWU, all of it to the executor."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def escrow_of(terms: Terms, gas: WorkGas) -> Escrow:
         execution=price_of(terms.cost.execution(terms.kind, terms.prompt, terms.longest), terms.price),
         audits=terms.auditors * price_of(terms.cost.audit(terms.kind, terms.prompt, terms.longest), terms.price),
         work=work * per_gas,
-        tip=terms.tip,
+        tip=price_of(terms.cost.execution(terms.kind, terms.prompt, terms.longest), terms.tip),
     )
 
 
@@ -96,12 +97,13 @@ def settle(
 ) -> Settlement:
     """The split of `escrow` for an answer of `length` tokens or elements that `verifiers` of them agreed with.
 
-    X = ceil(exec(actual)): burned X * 20 // 100, pool X * 5 // 100, the rest and the tip to the executor; each verifier
-    that agreed gets its audit's cost and an equal part of the pool; nobody: the pool is burned, as remainders are.
-    Messages are paid their fixed gas: the answer, those verdicts, and a reveal if there was one. What is unused goes
-    back to the poster. p = 1 (asserted by the parameters).
+    X = ceil(exec(actual)): burned X * 20 // 100, pool X * 5 // 100, the rest and the tip on that work to the executor;
+    each verifier that agreed gets its audit's cost and an equal part of the pool; nobody: the pool is burned, as
+    remainders are. Messages are paid their fixed gas: the answer, those verdicts, and a reveal if there was one. What
+    is unused goes back to the poster. p = 1 (asserted by the parameters).
     """
-    fee = price_of(terms.cost.execution(terms.kind, terms.prompt, length), terms.price)
+    macs = terms.cost.execution(terms.kind, terms.prompt, length)
+    fee = price_of(macs, terms.price)
     fee_burn = fee * params.fee_burn_percent // 100
     pool = fee * params.fee_pool_percent // 100
     share = pool // verifiers if verifiers else 0
@@ -110,7 +112,7 @@ def settle(
     submission_work = gas.submission(terms.kind, length) * per_gas
     verdict_work = gas.verdict * per_gas
     reveal_work = gas.reveal * per_gas if revealed else 0
-    executor = fee - fee_burn - pool + terms.tip
+    executor = fee - fee_burn - pool + price_of(macs, terms.tip)
     burned = fee_burn + pool - share * verifiers
     paid = executor + verifiers * (audit + verdict_work) + submission_work + reveal_work + burned
     refund = escrow - paid

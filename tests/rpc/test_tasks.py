@@ -16,9 +16,9 @@ Ask = Callable[..., Any]
 def post(host: Any, ask: Ask, prompt: bytes = b"The sea", most: int = 8, **changes: Any) -> tuple[Any, bytes]:
     """(estimate or error, calldata) of a post at its quoted escrow."""
     model = changes.pop("model", None) or bytes.fromhex(ask("labora_models")[0]["model"][2:])
-    quote = abi.QUOTE.encode_call(0, bytes.fromhex(ask("labora_models")[0]["model"][2:]), 7, 8, 0)
+    quote = abi.QUOTE.encode_call(0, bytes.fromhex(ask("labora_models")[0]["model"][2:]), 7, 8, 0, 0, 0, 0)
     shown = ask("eth_call", {"to": checksum(MARKET), "data": "0x" + quote.hex()}, "latest")
-    escrow, least, _ = abi.QUOTE.decode_result(bytes.fromhex(shown[2:]))
+    escrow, least, *_ = abi.QUOTE.decode_result(bytes.fromhex(shown[2:]))
     data = abi.POST.encode_call(0, model, pack_tokens(list(prompt)), most, 0, 0, 0, 0, 0, least, 0)
     value = changes.pop("value", escrow)
     call = {"from": checksum(ACCOUNT_ADDRESSES[0]), "to": checksum(MARKET), "data": "0x" + data.hex()}
@@ -27,9 +27,9 @@ def post(host: Any, ask: Ask, prompt: bytes = b"The sea", most: int = 8, **chang
 
 def test_a_post_at_its_quote_and_estimate_succeeds_and_tells_its_story(host: Any, ask: Ask) -> None:
     host.produce()
-    quote = abi.QUOTE.encode_call(0, bytes.fromhex(ask("labora_models")[0]["model"][2:]), 7, 8, 0)
+    quote = abi.QUOTE.encode_call(0, bytes.fromhex(ask("labora_models")[0]["model"][2:]), 7, 8, 0, 0, 0, 0)
     shown = ask("eth_call", {"to": checksum(MARKET), "data": "0x" + quote.hex()}, "latest")
-    escrow, _, _ = abi.QUOTE.decode_result(bytes.fromhex(shown[2:]))
+    escrow, *_ = abi.QUOTE.decode_result(bytes.fromhex(shown[2:]))
     estimate, data = post(host, ask)
     sent = host.send(to=MARKET, data=data, value=escrow, gas=int(estimate, 16))
     host.produce()

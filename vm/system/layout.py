@@ -309,6 +309,69 @@ class Blob:
         ctx.set(self.account, first, len(value))
 
 
+class Heap:
+    """Words in ascending order, the smallest first: a binary heap of at most `most`, log2(most) words touched a change.
+
+    A word may be in it twice. What no longer matters is recognised by its reader and dropped, as with a Queue.
+    """
+
+    def __init__(self, account: bytes, name: str, most: int) -> None:
+        self.most = most
+        self._size = Scalar(account, name + ".size")
+        self._items = Words(account, name)
+
+    def size(self, ctx: ReadContext) -> int:
+        """Words in it."""
+        return self._size.get(ctx)
+
+    def least(self, ctx: ReadContext) -> int | None:
+        """The smallest word; None when there is none."""
+        return self._at(ctx, 0) if self.size(ctx) else None
+
+    def push(self, ctx: SystemContext, word: int) -> None:
+        """Put a word in. Raises Refused("queue_full")."""
+        place = self.size(ctx)
+        if place >= self.most:
+            raise Refused("queue_full", f"{self._items.name} holds at most {self.most}")
+        self._size.set(ctx, place + 1)
+        while place:
+            above = (place - 1) // 2
+            other = self._at(ctx, above)
+            if other <= word:
+                break
+            self._put(ctx, place, other)
+            place = above
+        self._put(ctx, place, word)
+
+    def pop(self, ctx: SystemContext) -> None:
+        """Take the smallest word out."""
+        size = self.size(ctx) - 1
+        assert size >= 0
+        moved = self._at(ctx, size)
+        self._put(ctx, size, 0)
+        self._size.set(ctx, size)
+        place = 0
+        while size:
+            below = 2 * place + 1
+            if below >= size:
+                break
+            word = self._at(ctx, below)
+            if below + 1 < size and (other := self._at(ctx, below + 1)) < word:
+                below, word = below + 1, other
+            if moved <= word:
+                break
+            self._put(ctx, place, word)
+            place = below
+        if size:
+            self._put(ctx, place, moved)
+
+    def _at(self, ctx: ReadContext, place: int) -> int:
+        return self._items.get(ctx, u64(place))
+
+    def _put(self, ctx: SystemContext, place: int, word: int) -> None:
+        self._items.set(ctx, word, u64(place))
+
+
 @dataclass(frozen=True)
 class Due:
     """An element of a queue: when it was due, and the 32 bytes that were pushed."""

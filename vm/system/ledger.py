@@ -257,6 +257,13 @@ def base_price(ctx: ReadContext) -> int:
     return _BASE_PRICE.get(ctx)
 
 
+def price_ahead(ctx: ReadContext) -> int:
+    """The base price or, if that is more, what the next block makes of it: enough for a post in this block or there."""
+    able = capacity(ctx)
+    ahead = next_price(base_price(ctx), load_of(backlog(ctx), able), able, ctx.params.base_price_floor)
+    return max(base_price(ctx), ahead)
+
+
 def put_base_price(ctx: SystemContext, wei: int) -> None:
     """For genesis; from block 1 on it moves by itself."""
     _BASE_PRICE.set(ctx, wei)

@@ -10,8 +10,7 @@ from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, ta
 from vm.system import abi, ledger, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
-from vm.system.layout import Queue
-from vm.system.market_items import run_queue
+from vm.system.market_items import Source, run_queue
 from vm.system.market_post import enter
 from vm.system.market_state import (
     CANARIES,
@@ -39,13 +38,14 @@ CANARY_SHARE_PERCENT = 1
 
 
 def deal_tasks(ctx: SystemContext) -> bool:
-    """Step 4: fresh tasks in their order, then a few retries, then canaries. False: stopped for want of gas.
+    """Step 4: fresh tasks by tip and then sequence, then a few retries, then canaries. False: stopped for want of gas.
 
     (Refuted tasks would come first; nothing refutes a task until the Referee is active.)
     """
     left = ctx.params.prologue_items_max
     gas_item = gas.deal(market_parties.set_size(ctx))
-    for queue, most in ((FRESH, left), (RETRIES, RETRIES_A_BLOCK), (CANARIES, left)):
+    queues: tuple[tuple[Source, int], ...] = ((FRESH, left), (RETRIES, RETRIES_A_BLOCK), (CANARIES, left))
+    for queue, most in queues:
         done, go_on = run_queue(ctx, queue, "deal", gas_item, _deal, min(most, left), _undealt)
         left -= done
         if not go_on:
@@ -53,7 +53,7 @@ def deal_tasks(ctx: SystemContext) -> bool:
     return True
 
 
-def _undealt(status: int, awaits: int, due: int, queue: Queue, height: int) -> bool:
+def _undealt(status: int, awaits: int, due: int, queue: Source, height: int) -> bool:
     return status == Status.POSTED
 
 

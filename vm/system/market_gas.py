@@ -8,11 +8,16 @@ from consensus.work.deal import EXECUTOR_SLOTS, RETRY_BLOCKS_MAX
 from consensus.work.fees import WorkGas
 from primitives.params import ChainParams
 from vm.system.gas import LOG, READ, WRITE
+from vm.system.market_state import FRESH_MAX
 
-TASK = 20
+TASK = 21
 """Words of a task's record."""
 QUEUED = 3
 """Words that an entry of a queue takes: itself, its bucket's length, the count; the same when it is taken out."""
+HEAP_LEVELS = FRESH_MAX.bit_length()
+PUSHED = HEAP_LEVELS * (READ + WRITE)
+POPPED = HEAP_LEVELS * (2 * READ + WRITE)
+"""A word into a heap of tasks by tip, and the first one out."""
 DUTY = 3
 """Words that an operator's duty takes, in and out."""
 SEAT = 2
@@ -23,7 +28,7 @@ MISHAP = 3 * READ + 3 * WRITE
 
 MEMBER = 8 * READ
 """A member of the current set that a deal, a draw or a check of assurance looks at: its bond, its service."""
-POST = 20 * READ + 18 * WRITE + LOG
+POST = 20 * READ + 18 * WRITE + LOG + PUSHED
 POST_BYTE = 4
 """On top of POST: a byte of the prompt (hashed once, logged once)."""
 CANCEL = TASK * READ
@@ -36,14 +41,14 @@ SUBMIT_TOKEN = 12
 VERDICT = (TASK + 2 * SEAT) * READ + (3 + QUEUED) * WRITE + 2 * LOG
 REVEAL = (TASK + 2 * SEAT) * READ + (6 + QUEUED) * WRITE + 2 * LOG
 
-LOOK = 3 * READ + 2 * WRITE
+LOOK = 3 * READ + 2 * WRITE + POPPED
 """An entry of a queue that turns out stale."""
 CLOSE = (TASK + 2 * SEAT) * READ + (4 + 2 * QUEUED) * WRITE + 2 * (MISHAP + LOG)
 """A window that ended: misses, the next one's opening. What it may lead to (REFUND, DRAW) is apart."""
 DRAW = (TASK + 2 * SEAT) * READ + (2 + 2 * QUEUED + 2 * (SEAT + DUTY)) * WRITE + LOG
 TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG
 """A deal that finds nobody, apart from the members it looks at."""
-DEAL = TRY + (9 + EXECUTOR_SLOTS * DUTY) * WRITE
+DEAL = TRY + POPPED + (9 + EXECUTOR_SLOTS * DUTY) * WRITE
 CANARY = 10 * READ + (8 + 2 * QUEUED) * WRITE + LOG
 PRUNE = (TASK + 2 * SEAT + (EXECUTOR_SLOTS + 2) * DUTY) * WRITE + 10 * READ
 """A task's words, those of two seats and five duties, and what is left of it."""

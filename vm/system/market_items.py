@@ -4,27 +4,36 @@ Knows queues, gas and failures; what an item means is its step's business.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 from vm.system import abi
 from vm.system import market_gas as gas
 from vm.system.context import Refused, SystemContext
-from vm.system.layout import Queue
+from vm.system.layout import Due
 from vm.system.market_refund import refund
 from vm.system.market_state import QUEUES, TASKS, Task
 
+
+class Source(Protocol):
+    """Where items come from: a Queue, or tasks by tip."""
+
+    def peek(self, ctx: SystemContext, through: int) -> Due | None: ...
+    def pop(self, ctx: SystemContext) -> None: ...
+
+
 Item = Callable[[SystemContext, bytes, Task], None]
 """(ctx, task id, task)."""
-Wanted = Callable[[int, int, int, Queue, int], bool]
+Wanted = Callable[[int, int, int, Source, int], bool]
 """(task's status, queue that it awaits, due, queue, height of the entry) -> whether the entry still means something."""
 
 
-def expected(status: int, awaits: int, due: int, queue: Queue, height: int) -> bool:
+def expected(status: int, awaits: int, due: int, queue: Source, height: int) -> bool:
     """Whether an entry is the one that its task waits for."""
     return bool(status) and QUEUES[awaits] is queue and due <= height
 
 
 def run_queue(
-    ctx: SystemContext, queue: Queue, step: str, gas_item: int, item: Item, most: int, wanted: Wanted = expected
+    ctx: SystemContext, queue: Source, step: str, gas_item: int, item: Item, most: int, wanted: Wanted = expected
 ) -> tuple[int, bool]:
     """Handle at most `most` entries due by this block. How many, and False when gas for the next did not remain.
 

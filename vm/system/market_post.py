@@ -17,10 +17,12 @@ from vm.system.gas import VIEW_WORD
 from vm.system.market_refund import refund
 from vm.system.market_state import (
     FRESH,
+    FRESH_MAX,
     FUND,
     POSTED,
     QUEUES,
     TASKS,
+    TIP_MAX,
     WINDOWS,
     Task,
     load,
@@ -52,18 +54,15 @@ def post(
     """Market.post: lock the escrow, give back what is beyond it, queue the task for the next block's deal."""
     members = market_parties.set_size(ctx)
     ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.MEMBER * members, "post")
-    for name, value, active in (
-        ("valueAtRisk", value_at_risk, value_at_risk == 0),
-        ("tipPerCwu", tip_per_cwu, tip_per_cwu == 0),
-        ("callbackGas", callback_gas, callback_gas == 0),
-    ):
-        if not active:
-            raise Refused("not_active", f"{name} {value}: {abi.NOT_ACTIVE}; it must be 0")
+    _check_active(value_at_risk, tip_per_cwu, callback_gas)
     record = models.require(ctx, model)
     asked = _kind_of(record, kind)
     prompt = _prompt_of(ctx, record, asked, tokens, max_tokens)
     _check_sampling(asked, temperature_q16, top_k)
     _check_assurance(ctx, model, assurance)
+    waiting = FRESH.pending(ctx)
+    if waiting >= FRESH_MAX:
+        raise Refused("backlog", f"{waiting} tasks wait for their first deal; try again in some blocks")
     behind = max(queue.behind(ctx, ctx.height) for queue in QUEUES)
     if behind > BACKLOG_BLOCKS_MAX:
         raise Refused("backlog", f"the market is {behind} blocks behind with its work; try again in some blocks")
@@ -71,7 +70,7 @@ def post(
         status=Status.POSTED, kind=kind, assurance=assurance, deadline=deadline, max_tokens=max_tokens,
         prompt=len(prompt), temperature_q16=temperature_q16, top_k=top_k, poster=call.sender, model=model,
         prompt_hash=tokens_root(prompt), price=ledger.base_price(ctx), base_fee=ctx.base_fee,
-        paid_auditors=audit.seats_wanted(ctx.params.auditors, assurance),
+        paid_auditors=audit.seats_wanted(ctx.params.auditors, assurance), tip=tip_per_cwu,
     )  # fmt: skip
     least, most = audit.deadline_bounds(task.cost(record), record.reference_macs_per_block)
     if not least <= deadline <= most:
@@ -85,7 +84,7 @@ def post(
     lock(ctx, task, needed)
     ctx.transfer(MARKET, call.sender, call.value - needed)
     identity = enter(ctx, task, tokens)
-    FRESH.push(ctx, ctx.height + 1, identity)
+    FRESH.push(ctx, tip_per_cwu, task.sequence)
     return (identity,)
 
 
@@ -99,7 +98,7 @@ def enter(ctx: SystemContext, task: Task, tokens: bytes) -> bytes:
     TASKS.put(ctx, task, identity)
     abi.emit(
         ctx, abi.TASK_POSTED, identity, task.poster, task.model, bool(task.canary), task.kind, tokens, task.max_tokens,
-        task.temperature_q16, task.top_k, task.assurance, task.deadline, 0, task.escrow, task.price,
+        task.temperature_q16, task.top_k, task.assurance, task.deadline, task.tip, task.escrow, task.price,
     )  # fmt: skip
     return identity
 
@@ -127,19 +126,38 @@ def fill_fund(ctx: SystemContext, call: Call) -> None:
 
 
 def quote(
-    ctx: SystemContext, call: Call, kind: int, model: bytes, prompt: int, max_tokens: int, assurance: int
+    ctx: SystemContext,
+    call: Call,
+    kind: int,
+    model: bytes,
+    prompt: int,
+    max_tokens: int,
+    assurance: int,
+    value_at_risk: int,
+    tip_per_cwu: int,
+    callback_gas: int,
 ) -> tuple[Any, ...]:
-    """Market.quote: the escrow that a post in this block would need, and the bounds of its deadline."""
-    ctx.charge(VIEW_WORD * 12, "quote")
+    """Market.quote: the escrow that a post in this block or the next would need, the bounds of its deadline, and how
+    many would check it."""
+    ctx.charge(VIEW_WORD * 14, "quote")
+    _check_active(value_at_risk, tip_per_cwu, callback_gas)
     record = models.require(ctx, model)
     asked = _kind_of(record, kind)
     _check_lengths(ctx, record, asked, prompt, max_tokens)
     seats = audit.seats_wanted(ctx.params.auditors, assurance)
     longest = result_length(asked, prompt, max_tokens, record.width)
-    terms = fees.Terms(record.cost, asked, prompt, longest, ledger.base_price(ctx), ctx.base_fee, seats, 0)
+    terms = fees.Terms(record.cost, asked, prompt, longest, ledger.price_ahead(ctx), ctx.base_fee, seats, tip_per_cwu)
     cost = record.cost.execution(asked, prompt, longest)
     least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)
-    return fees.escrow_of(terms, gas.WORK_PAID).total, min(least, 2**32 - 1), min(most, 2**32 - 1)
+    return fees.escrow_of(terms, gas.WORK_PAID).total, min(least, 2**32 - 1), min(most, 2**32 - 1), seats
+
+
+def _check_active(value_at_risk: int, tip_per_cwu: int, callback_gas: int) -> None:
+    for name, value in (("valueAtRisk", value_at_risk), ("callbackGas", callback_gas)):
+        if value:
+            raise Refused("not_active", f"{name} {value}: {abi.NOT_ACTIVE}; it must be 0")
+    if tip_per_cwu > TIP_MAX:
+        raise Refused("fee_too_high", f"a tip of {tip_per_cwu} wei a CWU, more than there can be")
 
 
 def _kind_of(record: models.Model, kind: int) -> Kind:

@@ -12,12 +12,16 @@ from consensus.work.deal import EXECUTOR_SLOTS
 from consensus.work.fees import Terms
 from primitives.address import MARKET
 from primitives.params import ChainParams
-from primitives.task import Kind, Status, result_length
+from primitives.task import Kind, Status, result_length, task_id
 from vm.system.context import ReadContext, Refused, SystemContext
-from vm.system.layout import Queue, Scalar, Table, Words, raw, u64, uint
+from vm.system.layout import Due, Heap, Queue, Scalar, Table, Words, raw, u64, uint
 from vm.system.models import Model
 
 NOBODY = bytes(20)
+TIP_MAX = 2**96 - 1
+"""Wei a CWU."""
+FRESH_MAX = 4096
+"""User tasks that wait for their first deal; a post beyond is refused. 12 words on the way to the first."""
 SEAT_DRAWN, SEAT_GIVEN, SEAT_OPENED, SEAT_MISSED = 1, 2, 3, 4
 """A verifier's seat: drawn and silent, verdict in, verdict opened by a reveal, lost."""
 
@@ -97,6 +101,8 @@ class Task:
     contradictor: bytes = raw(20)
     held: int = uint(96)
     """Multiply-adds that the task counts in flight for whose turn it is (its deadline bounds its cost below 2^95)."""
+    tip: int = uint(96)
+    """Wei a CWU beyond the price."""
 
     model: bytes = raw(32)
     prompt_hash: bytes = raw(32)
@@ -127,7 +133,7 @@ class Task:
         """What it was posted under."""
         return Terms(
             model.cost, Kind(self.kind), self.prompt, self.longest(model), self.price, self.base_fee,
-            self.paid_auditors, 0,
+            self.paid_auditors, self.tip,
         )  # fmt: skip
 
     def longest(self, model: Model) -> int:
@@ -195,13 +201,39 @@ DRAWS = Queue(MARKET, "draws")
 """Step 2: tasks whose audit is to be drawn."""
 MATURE = Queue(MARKET, "mature")
 """Step 3: tasks that settle."""
-FRESH = Queue(MARKET, "fresh")
-"""Step 4: user tasks, in the order of their sequence (tips are not active: all are equal)."""
 RETRIES = Queue(MARKET, "retries")
 """Step 4: tasks that nobody could hold."""
 CANARIES = Queue(MARKET, "canaries")
 """Step 4: canaries."""
-QUEUES = (WINDOWS, DRAWS, MATURE, FRESH, RETRIES, CANARIES)
+QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES)
+
+
+class ByTip:
+    """Tasks by tip per CWU, the highest first, then by sequence: what a heap's word says in this order."""
+
+    def __init__(self, account: bytes, name: str, most: int) -> None:
+        self._heap = Heap(account, name, most)
+
+    def push(self, ctx: SystemContext, tip: int, sequence: int) -> None:
+        """Raises Refused("queue_full")."""
+        self._heap.push(ctx, (TIP_MAX - tip) << 64 | sequence)
+
+    def peek(self, ctx: ReadContext, through: int) -> Due | None:
+        """The task that comes first (all that were posted are due); None when none waits."""
+        word = self._heap.least(ctx)
+        return None if word is None else Due(through, task_id(ctx.params.chain_id, word % 2**64))
+
+    def pop(self, ctx: SystemContext) -> None:
+        """Take out the task that `peek` just gave."""
+        self._heap.pop(ctx)
+
+    def pending(self, ctx: ReadContext) -> int:
+        """Tasks in it, those that were cancelled meanwhile with them."""
+        return self._heap.size(ctx)
+
+
+FRESH = ByTip(MARKET, "fresh", FRESH_MAX)
+"""Step 4: user tasks that were not tried yet."""
 
 
 class Bag:

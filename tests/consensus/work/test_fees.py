@@ -14,11 +14,11 @@ TERMS = Terms(COST, Kind.GENERATE, prompt=5, longest=16, price=1_000, base_fee=7
 
 
 def test_an_escrow_is_execution_audits_work_and_tip():
-    escrow = escrow_of(replace(TERMS, tip=9), GAS)
+    escrow = escrow_of(replace(TERMS, tip=9), GAS)  # wei a CWU
     assert escrow.execution == 20 * 1_000  # 5 + 16 - 1 positions at 1 CWU
     assert escrow.audits == 2 * 5 * 1_000
     assert escrow.work == (30_000 + 16 * 70 + 2 * 25_000 + 28_000) * 2 * 7
-    assert escrow.total == escrow.execution + escrow.audits + escrow.work + 9
+    assert escrow.total == escrow.execution + escrow.audits + escrow.work + 20 * 9
 
 
 def test_the_split_of_an_agreed_task():
@@ -31,6 +31,15 @@ def test_the_split_of_an_agreed_task():
     assert split.audit == 2_500 + 250
     assert (split.verdict_work, split.reveal_work) == (25_000 * 14, 28_000 * 14)
     assert split.submission_work == (30_000 + 6 * 70) * 14
+
+
+def test_a_tip_goes_to_the_executor_whole_and_on_the_work_really_done():
+    terms = replace(TERMS, tip=9)
+    split = settle(terms, GAS, PARAMS, escrow_of(terms, GAS).total, length=6, verifiers=2, revealed=True)
+    assert split.executor == 7_500 + 10 * 9
+    plain = settle(TERMS, GAS, PARAMS, escrow_of(TERMS, GAS).total, length=6, verifiers=2, revealed=True)
+    assert (split.burned, split.minted, split.audit) == (plain.burned, plain.minted, plain.audit)
+    assert split.refund == plain.refund + 10 * 9  # the tip on what was not done
 
 
 def test_a_vector_pays_its_bytes_at_the_floor_of_calldata():

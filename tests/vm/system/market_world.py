@@ -130,14 +130,16 @@ class World:
         assert self.ctx.balance(LEDGER) == 0
         assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
 
-    def escrow(self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL) -> int:
+    def escrow(
+        self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0
+    ) -> int:
         auditors = max(self.params.auditors, assurance)
         record = models.model(self.ctx, model)
         cost, width = (COST, WIDTH) if record is None else (record.cost, record.width)
         asked = Kind(kind) if kind in list(Kind) else Kind.GENERATE
         longest = result_length(asked, prompt, max_tokens, width)
         price = ledger.base_price(self.ctx)
-        terms = Terms(cost, asked, prompt, longest, price, self.ctx.base_fee, auditors, 0)
+        terms = Terms(cost, asked, prompt, longest, price, self.ctx.base_fee, auditors, tip)
         return escrow_of(terms, market_gas.WORK_PAID).total
 
     def post(self, sender: bytes = POSTER, value: int | None = None, **changes) -> bytes:
@@ -148,7 +150,8 @@ class World:
         }  # fmt: skip
         tokens = asked["tokens"]
         raw = tokens if isinstance(tokens, bytes) else pack_tokens(tokens)
-        needed = self.escrow(len(raw) // 4, asked["max_tokens"], asked["assurance"], asked["kind"], asked["model"])
+        names = "max_tokens", "assurance", "kind", "model", "tip"
+        needed = self.escrow(len(raw) // 4, *(asked[name] for name in names))
         return self.ctx.call(
             market.HANDLERS, abi.POST, asked["kind"], asked["model"], raw, *list(asked.values())[3:],
             sender=sender, value=needed if value is None else value,

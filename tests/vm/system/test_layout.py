@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from memory_context import MemoryContext
 
 from primitives.address import MARKET
 from primitives.params import ChainParams
 from vm.system.context import OutOfGas, Refused
-from vm.system.layout import AddressList, Blob, Queue, Table, WordList, raw, uint
+from vm.system.layout import AddressList, Blob, Heap, Queue, Table, WordList, raw, uint
 
 
 @dataclass
@@ -108,6 +110,41 @@ def test_a_drained_queue_leaves_only_its_cursor(ctx):
     assert len(list(queue.drain(ctx, 20, 100))) == 9
     queue.peek(ctx, 20)
     assert len(ctx.storage) == 1
+
+
+@given(st.lists(st.one_of(st.integers(1, 2**160), st.none()), max_size=80))
+def test_a_heap_gives_its_words_in_order_whatever_was_put_in_between(steps):
+    ctx = MemoryContext(ChainParams())
+    heap, model = Heap(MARKET, "heap", 64), []
+    for word in steps:
+        if word is None and model:
+            assert heap.least(ctx) == min(model)
+            heap.pop(ctx)
+            model.remove(min(model))
+        elif word is not None and len(model) < 64:
+            heap.push(ctx, word)
+            model.append(word)
+    assert heap.size(ctx) == len(model)
+    for word in sorted(model):
+        assert heap.least(ctx) == word
+        heap.pop(ctx)
+    assert heap.least(ctx) is None
+    assert not ctx.storage
+
+
+def test_a_heap_touches_a_word_a_level_and_refuses_more_than_it_may_hold(ctx):
+    heap = Heap(MARKET, "heap", 255)
+    for word in range(255, 0, -1):
+        heap.push(ctx, word)
+    touched = []
+    read, written = ctx.get, ctx.set
+    ctx.get = lambda *at: touched.append(at) or read(*at)
+    ctx.set = lambda *at: touched.append(at) or written(*at)
+    heap.pop(ctx)
+    assert len(touched) <= 3 * 8 + 6
+    heap.push(ctx, 1)
+    with pytest.raises(Refused, match="holds at most 255"):
+        heap.push(ctx, 1)
 
 
 def test_a_frame_that_fails_undoes_everything_but_gas(ctx):

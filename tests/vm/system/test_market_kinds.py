@@ -144,7 +144,7 @@ def test_a_quote_of_each_kind_is_what_a_post_then_needs(world):
     for changes in ({"kind": 0, "max_tokens": 8}, {"kind": EMBED, **VECTOR}, {"kind": SCORE, **VECTOR}, FROM_ENCODER):
         model = changes.get("model", MODEL)
         asked = (changes["kind"], model, 8, changes["max_tokens"], 0)
-        escrow, least, _ = world.ctx.call(market.HANDLERS, abi.QUOTE, *asked, sender=POSTER)
+        escrow, least, *_ = world.ctx.call(market.HANDLERS, abi.QUOTE, *asked, 0, 0, 0, sender=POSTER)
         assert str(escrow) in world.refused(value=escrow - 1, **changes)[1]
         world.post(value=escrow, deadline=least, **changes)
 

@@ -25,7 +25,7 @@ def world() -> World:
     [
         ({"kind": 3}, "kind", "kind 3 is none; 0 is generate, 1 embed, 2 score"),
         ({"value_at_risk": 5}, "not_active", "valueAtRisk 5: not active"),
-        ({"tip": 7}, "not_active", "tipPerCwu 7: not active"),
+        ({"tip": 2**96, "value": 1}, "fee_too_high", "a tip of 79228162514264337593543950336 wei a CWU"),
         ({"callback_gas": 100_000}, "not_active", "callbackGas 100000: not active"),
         ({"assurance": 3}, "not_active", "assurance 3: more than 2 is not active"),
         ({"model": UNLISTED}, "unknown_model", UNLISTED.hex()),
@@ -91,10 +91,10 @@ def test_post_charges_what_it_can_cause(world):
 
 
 def test_a_quote_is_what_a_post_then_needs(world):
-    escrow, least, most = world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 8, 8, 0, sender=POSTER)
-    assert (escrow, least, most) == (world.escrow(), 12, 612)
+    quoted = world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 8, 8, 0, 0, 0, 0, sender=POSTER)
+    assert quoted == (world.escrow(), 12, 612, 2)
     with pytest.raises(Refused, match="context"):
-        world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 500, 13, 0, sender=POSTER)
+        world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 500, 13, 0, 0, 0, 0, sender=POSTER)
 
 
 def test_ids_hashes_and_seed_are_the_written_ones(world):
@@ -132,6 +132,68 @@ def test_one_busy_validator_is_passed_over_and_a_task_without_room_waits():
     assert world.status(tasks[2]) == Status.POSTED
     waits = [e["againBlock"] - world.height for e in world.of(abi.DEAL_DELAYED, tasks[2])]
     assert waits == [1]
+
+
+def test_tasks_are_dealt_by_tip_and_then_in_the_order_of_their_posts(world):
+    tips = [5, 0, 9, 5, 2**96 - 1 >> 40, 0, 9]
+    tasks = [world.post(tip=tip) for tip in tips]
+    world.block()
+    order = [task for e in world.events(abi.TASK_DEALT) for task in tasks if task == e["task"]]
+    assert order == [tasks[i] for i in (4, 2, 6, 0, 3, 1, 5)]
+
+
+def test_whoever_tips_more_passes_the_others_when_gas_is_short(world):
+    tasks = [world.post(tip=tip) for tip in (0, 0, 7)]
+    world.cancel(world.post(tip=9))  # its entry is dropped on the way
+    world.ctx.next_block()
+    gas_needed = gas.MIX + gas.PRICE + market_gas.LOOK + market_gas.deal(4) * 2 + market_gas.REFUND
+    world.ctx.gas_limit = gas_needed
+    prologue.run(world.ctx, bytes(32), b"")
+    assert [world.status(task) for task in tasks] == [Status.DEALT, Status.POSTED, Status.DEALT]
+
+
+def test_a_tip_is_the_executors_and_the_asker_pays_it_for_the_work_that_was_done(world):
+    before, tip = world.ctx.balance(POSTER), 10**13
+    task = world.post(tip=tip)
+    assert world.of(abi.TASK_POSTED, task)[0]["tipPerCwu"] == tip
+    locked = world.task(task).escrow
+    world.block()
+    executor = world.task(task).slots[0]
+    world.block()
+    assert world.submit(executor, task, (2, 3, STOP)) == []
+    world.finish(task)
+    (settled,) = world.of(abi.TASK_SETTLED, task)
+    extra = -(-COST.execution(Kind.GENERATE, 8, 3) * tip // 10**9)
+    fee, params = settled["fee"], world.params
+    base = fee - fee * params.fee_burn_percent // 100 - fee * params.fee_pool_percent // 100
+    assert settled["executorWei"] == base + extra
+    assert before - world.ctx.balance(POSTER) == locked - settled["refundedWei"]
+
+
+def test_two_hundred_open_tasks_are_dealt_in_order_and_block_by_block_as_far_as_gas_goes():
+    world = World(validators=16, rate=10**12, canaries_per_validator=0, block_gas_limit=12_000_000)
+    world.block()
+    tasks = {world.post(tip=i * 7919 % 211): i * 7919 % 211 for i in range(220)}
+    dealt: list[int] = []
+    spent = []
+    while len(dealt) < len(tasks):
+        since = len(world.ctx.logs)
+        world.ctx.next_block()
+        world.ctx.gas_limit = world.params.prologue_gas
+        prologue.run(world.ctx, bytes(32), b"")
+        spent.append(world.ctx.gas_used)
+        dealt += [tasks[e["task"]] for e in world.events(abi.TASK_DEALT, since)]
+    assert dealt == sorted(dealt, reverse=True)
+    assert max(spent) <= world.params.prologue_gas
+
+
+def test_more_fresh_tasks_than_may_wait_are_refused(world, monkeypatch):
+    from vm.system import market_post
+
+    monkeypatch.setattr(market_post, "FRESH_MAX", 3)
+    for _ in range(3):
+        world.post()
+    assert world.refused() == ("backlog", "3 tasks wait for their first deal; try again in some blocks")
 
 
 def test_retries_come_after_1_2_4_8_blocks_until_the_deadline_from_the_post():

@@ -64,7 +64,7 @@ def test_a_task_pays_the_price_of_its_post_whatever_comes_later():
     world.block()
     at_post = price(world)
     task = world.post()
-    escrow, *_ = world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 8, 8, 0, sender=POSTER)
+    escrow, *_ = world.ctx.call(market.HANDLERS, abi.QUOTE, 0, MODEL, 8, 8, 0, 0, 0, 0, sender=POSTER)
     assert world.task(task).price_per_cwu == at_post
     assert escrow == world.task(task).escrow
     world.finish(task)
