@@ -2,7 +2,6 @@
 prover cannot be convicted of any of them, a lying one is convicted whichever it falsified."""
 
 import dataclasses
-from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -13,28 +12,25 @@ from hypothesis import strategies as st
 from inference import opening as openings
 from inference import program as cip
 from inference.build import random_model
+from inference.defence import Party
 from inference.engine import Engine, make_executor
 from inference.model import Model
 from inference.opening import (
     OPENING_BYTES_MAX,
     Execution,
     Working,
-    cut,
-    first_difference,
     judge,
-    list_root,
     open_element,
     opening_sizes,
-    page,
-    page_root,
     program_root,
     trace_leaves,
 )
-from inference.ops import STATE, TILE, TOKEN, VECTOR, Leaf, Op, Task, facts_of, leaf_number, op_list
+from inference.ops import STATE, TOKEN, VECTOR, Leaf, Op, Task, facts_of, leaf_number, op_list
 from inference.referee import RULES, InvalidOpening, recompute
 from inference.reference import NumpyExecutor
 from inference.witness import Worker, record, work
 from primitives.task import words_of
+from tests.inference import game
 
 SEED, KEY = bytes(range(32)), bytes(range(100, 132))
 ENGINES = ["numpy", pytest.param("torch", marks=pytest.mark.skipif(find_spec("torch") is None, reason="no torch"))]
@@ -126,62 +122,14 @@ def lie(execution: Execution, model: Model, leaf: Leaf, target: int, at: int, by
     return Working(forged, leaf, vectors)
 
 
-def descend(ours: Sequence[Sequence[bytes]], theirs: Sequence[Sequence[bytes]]) -> int:
-    """The first leaf of a tree in which they differ, by pages of at most 256 hashes that lead to one another."""
-    level, index = len(theirs) - 1, 0
-    assert theirs[level][0] != ours[level][0]
-    while level > 0:
-        shown = page(theirs, level, index)
-        assert page_root(shown) == theirs[level][index]
-        found = first_difference(page(ours, level, index), shown)
-        assert found is not None
-        below = max(0, level - openings.PAGE_LEVELS)
-        level, index = below, (index << (level - below)) + found
-    return index
-
-
-class View(Working):
-    """What a challenger opens from: its own working up to the disputed op; of that op the pages and the one tile that
-    the defender has shown; the defender's roots."""
-
-    def __init__(self, ours: Working, theirs: Working, number: int, tile: int) -> None:
-        vectors = list(ours.vectors)
-        if number < len(vectors):
-            size = TILE * ours.ops[number].width
-            parts = cut(vectors[number], size)
-            parts[tile] = cut(theirs.vectors[number], size)[tile]
-            vectors[number] = b"".join(parts)
-            self._shown_tree = theirs.tree(number)
-        super().__init__(theirs.execution, ours.leaf, vectors)
-        self._number, self._their_roots = number, theirs.roots
-
-    @property
-    def roots(self) -> list[bytes]:  # type: ignore[override]
-        return self._their_roots
-
-    def tree(self, number: int) -> list[list[bytes]]:
-        return self._shown_tree if number == self._number else super().tree(number)
-
-
 def play(ours: Working, theirs: Working) -> bool:
-    """The whole game, ours being the challenger: whether the defender is convicted."""
-    assert list_root(theirs.roots) == theirs.list_tree[-1][0]
-    number = first_difference(ours.roots, theirs.roots)
-    if number is None:  # all ops agree, the leaf does not follow from them
-        number = len(ours.ops) - 1
-        pieces = first_difference(ours.execution.pieces(ours.leaf)[0], theirs.execution.pieces(ours.leaf)[0])
-        assert pieces is not None
-        element, tile = pieces, 0
-    else:
-        tile = descend(ours.tree(number), theirs.tree(number))
-        width = ours.ops[number].width
-        shown = cut(theirs.vectors[number], TILE * width)[tile]
-        found = first_difference(cut(cut(ours.vectors[number], TILE * width)[tile], width), cut(shown, width))
-        assert found is not None
-        element = tile * TILE + found
-    opening = open_element(View(ours, theirs, number, tile), number, element)
-    assert len(opening) <= OPENING_BYTES_MAX
-    return not judge(theirs.execution.statement, theirs.list_tree[-1][0], ours.leaf, number, element, opening)
+    """The whole game, ours being the challenger: whether the defender is convicted. Every other game names the leaf,
+    the rest look for it in the trace."""
+    parties = [Party(each.execution, Model(each.execution.manifest, b"", {}), lambda *_, each=each: each)
+               for each in (ours, theirs)]  # fmt: skip
+    differ = parties[0].root != parties[1].root
+    number = None if differ else parties[0].leaves.index(ours.leaf)
+    return game.play(*parties, number).convicted
 
 
 # Exactness
