@@ -22,6 +22,7 @@ CHUNK_ROWS = 64  # positions of a sequence fed at once: bounds the scores' memor
 BLOCK_ROWS = 64  # rows that the operations between two products take at once: bounds what lies between
 TOGETHER_KEYS = 1 << 14  # keys of one layer, fillers among them, over sequences that attend together with one row each
 EXACT_FLOAT64 = float(1 << 53)
+EXACT_SUM = -(-cip.EXACT_FLOAT32 // cip.ACTIVATION_MAX)  # magnitudes of weights below it: sums below 2^24
 POWERS = 31 << cip.EXP2_INDEX_BITS  # 2^-x in steps of 2^-12 down to 2^-31, where it is 0
 _MASKED = -(1 << 62)  # below every score, and far enough from the int64 edge to subtract
 
@@ -96,9 +97,9 @@ class NumpyExecutor:
         """(computed, expected) of one product with every operand at its bound, for the startup test."""
         product = self._products[name]
         q = np.full((1, product.inputs), input_sign * cip.ACTIVATION_MAX, np.float32)
-        w = np.full((1, product.inputs), weight_sign * product.bound, np.float32)
+        tiles = product_tiles(np.full((1, product.inputs), weight_sign * product.bound, np.int8))
         exact = weight_sign * input_sign * cip.ACTIVATION_MAX * product.bound * product.inputs
-        return int(exact_product(q, w, product.tile)[0, 0]), exact
+        return int(exact_product(q, tiles)[0, 0]), exact
 
     def _embed(self, ids: np.ndarray, positions: np.ndarray) -> np.ndarray:
         x = np.floor(self._embedding[ids] * self._embedding_scale[ids][:, None])
@@ -446,9 +447,8 @@ class _Product:
 
     def __init__(self, linear: cip.Linear, tensors: Mapping[str, np.ndarray]) -> None:
         self.inputs, self.bound, self.exponent = linear.inputs, linear.bound, linear.exponent
-        self.tile = tile_width(linear.bound)
-        self._weight = tensors[f"{linear.name}.weight"].astype(np.float32)
-        self._second = tensors[f"{linear.name}.weight2"].astype(np.float32) if linear.terms == 2 else None
+        self._weight = product_tiles(tensors[f"{linear.name}.weight"])
+        self._second = product_tiles(tensors[f"{linear.name}.weight2"]) if linear.terms == 2 else None
         self._bias = tensors.get(f"{linear.name}.bias")
         self._scale = tensors[f"{linear.name}.scale"].astype(np.float64)
         self._scale_max = float(self._scale.max())
@@ -463,12 +463,12 @@ class _Product:
 
     def multiply(self, q: np.ndarray) -> np.ndarray:
         """Exact product with the weights, in units of the first term."""
-        first = exact_product(q, self._weight, self.tile)
+        first = exact_product(q, self._weight)
         if self._second is None:
             return first
         both = first.astype(np.float64)
         both *= 1 << cip.TERM_BITS
-        both += exact_product(q, self._second, self.tile)
+        both += exact_product(q, self._second)
         return shifted(both, -cip.TERM_BITS)
 
     def rescale(self, product: np.ndarray, top: Any, bits: Any, fraction_bits: int) -> Wide:
@@ -608,15 +608,34 @@ def saturate(values: np.ndarray, limit: int) -> np.ndarray:
     return np.minimum(values, limit, out=values)
 
 
-def exact_product(q: np.ndarray, weight: np.ndarray, tile: int) -> np.ndarray:
-    """q [rows, K] times weight [N, K] transposed: float32 if one tile of K stays below 2^24, else float64, the sum of
-    tiles."""
-    if q.shape[1] <= tile:
-        return q @ weight.T
-    total = np.zeros((len(q), len(weight)))
-    for i in range(0, q.shape[1], tile):
-        total += q[:, i : i + tile] @ weight[:, i : i + tile].T
+def product_tiles(weight: np.ndarray) -> list[np.ndarray]:
+    """int8 [N, K] as float32 tiles [part of K, N], as few as keep every sum exact: no sum over a tile, of whatever int8
+    inputs and in whatever order, passes 127 times the magnitudes of one output's weights in it."""
+    inputs = weight.shape[1]
+    for count in range(1, inputs + 1):
+        tiles = np.array_split(weight, count, axis=1)
+        if all(int(np.abs(tile).sum(axis=1, dtype=np.int64).max()) < EXACT_SUM for tile in tiles):
+            break
+    return [np.ascontiguousarray(tile.T, np.float32) for tile in tiles]
+
+
+def exact_product(q: np.ndarray, tiles: list[np.ndarray]) -> np.ndarray:
+    """int8 rows times all tiles: float32 if there is one, else float64, the sum of theirs."""
+    if len(tiles) == 1:
+        return _few_or_many(q, tiles[0])
+    end = len(tiles[0])
+    total = _few_or_many(q[:, :end], tiles[0]).astype(np.float64)
+    for tile in tiles[1:]:
+        total += _few_or_many(q[:, end : end + len(tile)], tile)
+        end += len(tile)
     return total
+
+
+def _few_or_many(q: np.ndarray, tile: np.ndarray) -> np.ndarray:
+    """q @ tile. Two or three rows are slower together than so many times one."""
+    if not 1 < len(q) < 4:
+        return q @ tile
+    return np.stack([row @ tile for row in q])
 
 
 def tile_width(bound: int) -> int:
