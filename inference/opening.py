@@ -31,6 +31,7 @@ from inference.ops import (
     Task,
     Tokens,
     facts_of,
+    layers_of,
     leaf_count,
     leaf_number,
     op_list,
@@ -45,6 +46,7 @@ OPENING_BYTES_MAX = 16 * 1024  # of one message in a dispute
 PAGE_LEVELS = 8  # a node is shown by its descendants eight levels below: at most 256 hashes
 TOKEN_BYTES, TOKEN_CHUNK_BYTES = 4, 4 * merkle.TOKENS_CHUNK
 RECORD_BYTES_MAX, RECORD_PATH_MAX = 512, 24
+GROUP_LAYERS_MAX = 8  # of one leaf: some 770 operations, whose list a judge builds in 4 ms
 SHAPE_FIELDS = tuple(field.name for field in dataclasses.fields(Shape) if field.name != "kind")
 TENSOR_DOMAIN = b"labora/tensor"
 Hash = Callable[[bytes], bytes]
@@ -221,10 +223,52 @@ def program_root(manifest: Manifest) -> bytes:
     return _Records(manifest).tree[-1][0]
 
 
-def shape_record(shape: Shape, embedding_exponent: int) -> bytes:
-    """`shape|kind|`, then the extents in the order of program.Shape and the embedding's exponent, each a u32."""
-    numbers = [*(getattr(shape, name) for name in SHAPE_FIELDS), embedding_exponent]
+def shape_record(shape: Shape, embedding_exponent: int, two_term: Iterable[str] = ()) -> bytes:
+    """`shape|kind|`, then the extents in the order of program.Shape, the embedding's exponent, and of how many products
+    of each sort (program.PRODUCTS) the weights have two terms, each a u32."""
+    numbers = [*(getattr(shape, name) for name in SHAPE_FIELDS), embedding_exponent, *cip.second_terms(two_term)]
     return f"shape|{shape.kind}|".encode() + b"".join(number.to_bytes(4, "big") for number in numbers)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What a shape's record says."""
+
+    shape: Shape
+    embedding_exponent: int
+    second_terms: tuple[int, ...]
+
+    @property
+    def facts(self) -> Facts:
+        """As addresses depend on them; products are not in the record."""
+        return Facts(self.shape, self.embedding_exponent, {})
+
+    @property
+    def cost(self) -> cip.Cost:
+        """Cost coefficients by the protocol's formula."""
+        return cip.counted_cost(self.shape, self.second_terms)
+
+
+def read_shape_record(record: bytes) -> Program:
+    """Inverse of shape_record. Raises ProgramError when no program that can be disputed has it."""
+    sort, _, rest = record[:RECORD_BYTES_MAX].partition(b"|")
+    kind, _, numbers = rest.partition(b"|")
+    fields = (*SHAPE_FIELDS, "embedding_exponent", *cip.PRODUCTS)
+    if sort != b"shape" or len(numbers) != 4 * len(fields):
+        raise cip.ProgramError(f"a shape's record of {len(record)} bytes that begins with {record[:16]!r}")
+    values = [int.from_bytes(number, "big") for number in cut(numbers, 4)]
+    extents, exponent, seconds = values[: len(SHAPE_FIELDS)], values[len(SHAPE_FIELDS)], values[len(SHAPE_FIELDS) + 1 :]
+    shape = Shape(**dict(zip(SHAPE_FIELDS, extents, strict=True)), kind=kind.decode("ascii", "replace"))
+    cip.check_shape(shape)
+    if exponent > cip.EXPONENT_MAX:
+        raise cip.ProgramError(f"the embedding's exponent is {exponent}, allowed 0..{cip.EXPONENT_MAX}")
+    for name, count in zip(cip.PRODUCTS, seconds, strict=True):
+        most = int(shape.causal) if name == "head" else shape.layers
+        if count > most:
+            raise cip.ProgramError(f"{count} products {name} have two terms, there are {most}")
+    if len(layers_of(shape, 0)) > GROUP_LAYERS_MAX:
+        raise cip.ProgramError(f"{shape.layers_per_group} layers a group, at most {GROUP_LAYERS_MAX} can be disputed")
+    return Program(shape, exponent, tuple(seconds))
 
 
 def linear_record(linear: Linear) -> bytes:
@@ -242,7 +286,7 @@ class _Records:
     """A program's records, in this order: the shape, the products and the tensors as the manifest has them."""
 
     def __init__(self, manifest: Manifest) -> None:
-        found = {("shape", ""): shape_record(manifest.shape, manifest.embedding_exponent)}
+        found = {("shape", ""): shape_record(manifest.shape, manifest.embedding_exponent, manifest.two_term)}
         found |= {("linear", linear.name): linear_record(linear) for linear in manifest.linears}
         found |= {("tensor", tensor.name): tensor_record(tensor) for tensor in manifest.tensors}
         self._records, self._index = list(found.values()), {key: i for i, key in enumerate(found)}
@@ -507,18 +551,13 @@ class _Walk:
     # Records
 
     def _read_shape(self) -> Facts:
-        kind, _, numbers = self._record("shape", "").partition(b"|")
-        if len(numbers) != 4 * (len(SHAPE_FIELDS) + 1):
-            raise InvalidOpening(f"the program's record has {len(numbers)} bytes of numbers")
-        values = [int.from_bytes(number, "big") for number in cut(numbers, 4)]
-        shape = Shape(**dict(zip(SHAPE_FIELDS, values[:-1], strict=True)), kind=kind.decode("ascii", "replace"))
         try:
-            cip.check_shape(shape)
+            program = read_shape_record(b"shape|" + self._record("shape", ""))
         except cip.ProgramError as error:
             raise InvalidOpening(f"the program's record: {error}") from error
-        if values[-1] > cip.EXPONENT_MAX or self._statement.task.kind not in shape.tasks():
-            raise InvalidOpening(f"the program's record: exponent {values[-1]}, tasks {shape.tasks()}")
-        return Facts(shape, values[-1], {})
+        if self._statement.task.kind not in program.shape.tasks():
+            raise InvalidOpening(f"the program is asked for {program.shape.tasks()}")
+        return program.facts
 
     def _read_linear(self, facts: Facts, name: str) -> Linear:
         numbers = self._record("linear", name)

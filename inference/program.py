@@ -6,8 +6,8 @@ docs/inference.md and executed by reference.py; the numbers below are the ones t
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -255,19 +255,35 @@ class Manifest:
         return keccak(self.encode())
 
 
+PRODUCTS = ("qkv", "out", "up", "down", "head")
+"""The products of a layer (`up`: or gate_up) and the head, in the order in which a program's record counts them."""
+
+
 def cost(shape: Shape, two_term: Collection[str] = ()) -> Cost:
     """a: all products of the layers, once a term, and the windows of local layers as if always full; b: scores and
     weighted values of the others, twice where every position sees all; c: the head, needed at scored or generated
     positions only."""
-    macs = {name: o * i * (2 if name in two_term else 1) for name, (o, i) in linear_shapes(shape).items()}
-    head = macs.pop("head", 0)
+    return counted_cost(shape, second_terms(two_term))
+
+
+def counted_cost(shape: Shape, seconds: Sequence[int]) -> Cost:
+    """The cost from how many products of each sort have a second term (PRODUCTS): a chain knows no more of them."""
+    (qkv, out, up, down, *head) = linear_shapes(replace(shape, layers=1)).values()
+    layer = [outputs * inputs for outputs, inputs in (qkv, out, up, down)]
     seen = 2 * shape.heads * shape.head_width  # multiply-adds a layer and a key
     local = sum(shape.local(layer) for layer in range(shape.layers))
     return Cost(
-        a=sum(macs.values()) + local * seen * min(shape.window, shape.context),
+        a=sum(macs * (shape.layers + more) for macs, more in zip(layer, seconds[:-1], strict=True))
+        + local * seen * min(shape.window, shape.context),
         b=(shape.layers - local) * seen * (1 if shape.causal else 2),
-        c=head,
+        c=sum(outputs * inputs * (1 + seconds[-1]) for outputs, inputs in head),
     )
+
+
+def second_terms(two_term: Iterable[str]) -> tuple[int, ...]:
+    """How many of these products there are of each sort, in the order of PRODUCTS."""
+    sorts = [name.rpartition(".")[2].removeprefix("gate_") for name in two_term]
+    return tuple(sorts.count(sort) for sort in PRODUCTS)
 
 
 def two_term(linears: Iterable[Linear]) -> frozenset[str]:

@@ -422,7 +422,7 @@ NO_LEAF = NO_OP = 2**32 - 1
 CHALLENGE = _function(REFEREE, "challenge(bytes32 task, uint32 leaf) payable returns (uint64 dispute)")
 SHOW = _function(REFEREE, "show(uint64 dispute, bytes data) payable")
 CHOOSE = _function(REFEREE, "choose(uint64 dispute, uint32 index, bytes32 child, bytes32[] path)")
-OPEN = _function(REFEREE, "open(uint64 dispute, uint32 element, bytes opening)")
+OPEN = _function(REFEREE, "open(uint64 dispute, uint64 element, bytes opening)")
 GET_DISPUTE = _function(REFEREE, "getDispute(uint64 dispute) view returns (Dispute info)")
 DISPUTES_OF = _function(REFEREE, "disputesOf(bytes32 task) view returns (uint64[] disputes)")
 OPEN_DISPUTES = _function(REFEREE, "openDisputes() view returns (uint64[] disputes)")
@@ -440,7 +440,7 @@ SHOWN = _event(REFEREE, """Shown(uint64 indexed dispute, bytes32 indexed task, a
 CHOSEN = _event(REFEREE, """Chosen(uint64 indexed dispute, bytes32 indexed task, uint8 state, uint32 chosen,
     bytes32 child, uint8 nextState, uint8 turn, uint64 lastBlock)""")
 JUDGED = _event(REFEREE, """Judged(uint64 indexed dispute, bytes32 indexed task, uint32 leaf, string op, string rule,
-    uint32 element, bool holds)""")
+    uint64 element, bool holds)""")
 LIST_REFUTED = _event(REFEREE, """ListRefuted(uint64 indexed dispute, bytes32 indexed task, address indexed author,
     uint8 reason, uint256 bond, uint64 lastBlock)""")
 DISPUTE_ENDED_LOG = _event(REFEREE, """DisputeEnded(uint64 indexed dispute, bytes32 indexed task,
