@@ -20,13 +20,8 @@ interface ILaboraModels {
         string calldata name,
         string calldata uri,
         string calldata licence,
-        uint256 a,
-        uint256 b,
-        uint256 c,
-        uint32 vocabulary,
-        uint32 context,
-        uint32 width,
-        bool encoder,
+        bytes calldata record,
+        bytes32 programRoot,
         uint32[] calldata stopIds,
         uint256 referenceMacsPerBlock
     ) external;

@@ -43,7 +43,7 @@ interface ILaboraReferee {
         uint32 leaf,
         string op,
         string rule,
-        uint32 element,
+        uint64 element,
         bool holds
     );
     event ListRefuted(
@@ -69,7 +69,7 @@ interface ILaboraReferee {
     function challenge(bytes32 task, uint32 leaf) external payable returns (uint64 dispute);
     function show(uint64 dispute, bytes calldata data) external payable;
     function choose(uint64 dispute, uint32 index, bytes32 child, bytes32[] calldata path) external;
-    function open(uint64 dispute, uint32 element, bytes calldata opening) external;
+    function open(uint64 dispute, uint64 element, bytes calldata opening) external;
     function getDispute(uint64 dispute) external view returns (Dispute memory info);
     function disputesOf(bytes32 task) external view returns (uint64[] memory disputes);
     function openDisputes() external view returns (uint64[] memory disputes);

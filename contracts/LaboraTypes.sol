@@ -49,6 +49,8 @@ struct Model {
     address registrant;
     uint32 servedBy;
     uint256 servedBond;
+    bytes record;
+    bytes32 programRoot;
 }
 
 struct Serving {

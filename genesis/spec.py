@@ -5,12 +5,11 @@ Owns the file's form; block 0 is made of it in genesis.build. Imports no virtual
     {"format": 1, "params": {name: integer ...}, "genesis_time_ms": integer,
      "accounts": [{"address", "balance", "nonce"?, "code"?}], "fund": wei,
      "models": [{"folder", "reference_macs_per_block"} or
-                {"id", "name", "a", "b", "c", "vocabulary", "context", "width", "encoder", "stop_ids",
-                 "reference_macs_per_block"}],
+                {"id", "name", "record", "program_root", "stop_ids", "reference_macs_per_block"}],
      "validators": [{"operator", "consensus", "beacon_key", "node_key", "hot", "payout", "bond",
                      "serves": [{"model": name or id, "macs_per_block": integer}]}]}
 
-Wei are decimal strings, multiply-adds integers, bytes 0x text; encoder is 0 or 1. A template has no
+Wei are decimal strings, multiply-adds integers, bytes 0x text; record is that of the model's shape. A template has no
 genesis_time_ms and no validators.
 """
 
@@ -22,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from genesis.keys import ACCOUNT_ADDRESSES, ValidatorKeys, devnet_validator
+from inference.opening import claims_of, read_shape_record
 from inference.program import Manifest, ProgramError, decode_manifest
 from primitives.address import HISTORY_STORAGE, SYSTEM_ACCOUNTS, SYSTEM_ADDRESS, InvalidAddress, checksum, parse
 from primitives.bls import PUBLIC_KEY_BYTES, InvalidBLS, check_public_key
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
-from primitives.params import STAKE_UNIT, ChainParams, InvalidParams, params_from_json
-from primitives.task import STOP_IDS_MAX, ModelCost
+from primitives.params import STAKE_UNIT, InvalidParams, params_from_json
+from primitives.task import STOP_IDS_MAX
 
 FORMAT = 1
 SPEC_BYTES_MAX = 8 * 1024 * 1024
@@ -138,8 +138,8 @@ def devnet_spec(
     form["accounts"] += [
         {"address": checksum(address), "balance": form["account_balance"]} for address in ACCOUNT_ADDRESSES
     ]
-    chain = params_from_json(form["params"])
-    models = [_model(entry, f"models[{i}]", chain) for i, entry in enumerate(form["models"])]
+    params_from_json(form["params"])
+    models = [_model(entry, f"models[{i}]") for i, entry in enumerate(form["models"])]
     form["models"] = [_model_json(model, scaled(model.reference_macs_per_block)) for model in models]
     form["validators"] = []
     for own in keys if keys is not None else [devnet_validator(index) for index in range(validators)]:
@@ -189,7 +189,7 @@ def _read(spec: dict[str, Any]) -> GenesisSpec:
     )
     _distinct("accounts", "address", (account.address for account in accounts))
     listed = _list(spec["models"], "models", MODELS_MAX)
-    models = tuple(_model(entry, f"models[{i}]", params) for i, entry in enumerate(listed))
+    models = tuple(_model(entry, f"models[{i}]") for i, entry in enumerate(listed))
     _distinct("models", "id", (model.model_id for model in models))
     _distinct("models", "name", (model.name.encode() for model in models))
     members = _list(spec["validators"], "validators", params.validators_max)
@@ -227,43 +227,28 @@ def _account(value: object, where: str) -> GenesisAccount:
     )
 
 
-def _model(value: object, where: str, params: ChainParams) -> GenesisModel:
-    weights = (params.audit_weight_num, params.audit_weight_den)
+def _model(value: object, where: str) -> GenesisModel:
     if isinstance(value, dict) and "folder" in value:
         entry = _keys(value, where, {"folder", "reference_macs_per_block"})
         rate = _integer(entry["reference_macs_per_block"], f"{where}.reference_macs_per_block", 1)
         manifest = shipped_manifest(_text(entry["folder"], f"{where}.folder"))
-        return GenesisModel(
-            model_id=manifest.model_id(),
-            name=manifest.name,
-            cost=ModelCost(manifest.cost.a, manifest.cost.b, manifest.cost.c, *weights),
-            vocabulary=manifest.shape.vocabulary,
-            context=manifest.shape.context,
-            width=manifest.shape.width,
-            encoder=not manifest.shape.causal,
-            stop_ids=manifest.stop,
-            reference_macs_per_block=rate,
-        )
-    numbers = ("a", "b", "c", "vocabulary", "context", "width", "encoder", "reference_macs_per_block")
-    entry = _keys(value, where, {"id", "name", "stop_ids", *numbers})
-    least = {"b": 0, "c": 0, "encoder": 0}
-    number = {name: _integer(entry[name], f"{where}.{name}", least.get(name, 1)) for name in numbers}
-    if number["encoder"] > 1:
-        raise InvalidSpec(f"{where}.encoder: expected 0 or 1, found {number['encoder']}")
+        return GenesisModel(manifest.model_id(), manifest.name, *claims_of(manifest), reference_macs_per_block=rate)
+    entry = _keys(value, where, {"id", "name", "record", "program_root", "stop_ids", "reference_macs_per_block"})
     stop_ids = _list(entry["stop_ids"], f"{where}.stop_ids", STOP_IDS_MAX)
     model = GenesisModel(
         model_id=_hex(entry["id"], f"{where}.id", 32),
         name=_text(entry["name"], f"{where}.name"),
-        cost=ModelCost(number["a"], number["b"], number["c"], *weights),
-        vocabulary=number["vocabulary"],
-        context=number["context"],
-        width=number["width"],
-        encoder=bool(number["encoder"]),
+        record=_hex(entry["record"], f"{where}.record"),
+        program_root=_hex(entry["program_root"], f"{where}.program_root", 32),
         stop_ids=tuple(_integer(stop, f"{where}.stop_ids") for stop in stop_ids),
-        reference_macs_per_block=number["reference_macs_per_block"],
+        reference_macs_per_block=_integer(entry["reference_macs_per_block"], f"{where}.reference_macs_per_block", 1),
     )
-    if any(stop >= model.vocabulary for stop in model.stop_ids):
-        raise InvalidSpec(f"{where}.stop_ids: {model.stop_ids} are not all below the vocabulary {model.vocabulary}")
+    try:
+        vocabulary = read_shape_record(model.record).shape.vocabulary
+    except ProgramError as error:
+        raise InvalidSpec(f"{where}.record: {error}") from error
+    if any(stop >= vocabulary for stop in model.stop_ids):
+        raise InvalidSpec(f"{where}.stop_ids: {model.stop_ids} are not all below the vocabulary {vocabulary}")
     return model
 
 
@@ -284,13 +269,8 @@ def _model_json(model: GenesisModel, reference_macs_per_block: int) -> dict[str,
     return {
         "id": f"0x{model.model_id.hex()}",
         "name": model.name,
-        "a": model.cost.a,
-        "b": model.cost.b,
-        "c": model.cost.c,
-        "vocabulary": model.vocabulary,
-        "context": model.context,
-        "width": model.width,
-        "encoder": int(model.encoder),
+        "record": f"0x{model.record.hex()}",
+        "program_root": f"0x{model.program_root.hex()}",
         "stop_ids": list(model.stop_ids),
         "reference_macs_per_block": reference_macs_per_block,
     }

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from inference import program as cip
 from inference.ops import (
@@ -228,6 +228,20 @@ def shape_record(shape: Shape, embedding_exponent: int, two_term: Iterable[str] 
     of each sort (program.PRODUCTS) the weights have two terms, each a u32."""
     numbers = [*(getattr(shape, name) for name in SHAPE_FIELDS), embedding_exponent, *cip.second_terms(two_term)]
     return f"shape|{shape.kind}|".encode() + b"".join(number.to_bytes(4, "big") for number in numbers)
+
+
+class Claims(NamedTuple):
+    """What a chain keeps of a manifest. It follows from the manifest: who serves a model compares."""
+
+    record: bytes
+    program_root: bytes
+    stop_ids: tuple[int, ...]
+
+
+def claims_of(manifest: Manifest) -> Claims:
+    """What an honest registration says."""
+    record = shape_record(manifest.shape, manifest.embedding_exponent, manifest.two_term)
+    return Claims(record, program_root(manifest), tuple(manifest.stop))
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,11 +532,11 @@ class _Walk:
         domain = self._leaf.domain
         if op.rule != "leaf" or domain not in (TOKEN, VECTOR):
             return None
-        begin, words = self._leaf.index, PIECE_BYTES // TOKEN_BYTES
+        begin, most = self._leaf.index, PIECE_BYTES // TOKEN_BYTES
         if self._statement.task.kind == cip.EMBED:
-            begin = element * words
+            begin = element * most
         total = payload_bytes(self._shape, self._statement.task, self._leaf) // TOKEN_BYTES
-        count = min(words, total - element * words)
+        count = min(most, total - element * most)
         words = cut(self._words(False, begin, count), TOKEN_BYTES)
         return b"".join(word[::-1] for word in words)  # u32 big-endian there, little-endian in a payload
 

@@ -31,7 +31,7 @@ class Leaf(NamedTuple):
     """A leaf of a trace: its domain, and its index within the domain (docs/inference.md, Trace)."""
 
     domain: str
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple's method is not missed
 
 
 class Payload(NamedTuple):
@@ -53,7 +53,7 @@ class Slice(NamedTuple):
 
     source: Source
     begin: int
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 Read = Callable[[int], Slice]  # which slice an element reads, by the element's index

@@ -14,7 +14,7 @@ def draw(seed: bytes, position: int) -> int:
     if len(seed) != SEED_BYTES:
         raise ValueError(f"seed of {len(seed)} bytes, must be {SEED_BYTES}")
     words = [int.from_bytes(seed[i : i + 4], "little") for i in range(0, 20, 4)]
-    return philox((position & _MASK, words[2], words[3], words[4]), (words[0], words[1]))[0]
+    return int(philox((position & _MASK, words[2], words[3], words[4]), (words[0], words[1]))[0])
 
 
 def philox(counter: tuple[Any, int, int, int], key: tuple[int, int]) -> tuple[Any, Any, Any, Any]:

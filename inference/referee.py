@@ -239,7 +239,7 @@ def _attend(_: Constants, __: int, values: Values) -> int:
 # Embedding and activation
 
 
-def _embed(constants: Constants, _: int, values: Values) -> int:
+def _embed(constants: Constants, __: int, values: Values) -> int:
     _, (weight,), (scale,) = values
     return ((weight * scale) << cip.RESIDUAL_BITS) >> constants[0]
 
@@ -283,12 +283,12 @@ def _halve(_: Constants, __: int, values: Values) -> int:
 
 
 def _likelihood(_: Constants, __: int, values: Values) -> int:
-    (total,), _, (halvings,) = values
+    (total,), (halvings,) = values[0], values[2]
     within("the total mass", cip.VOCABULARY_MAX << cip.EXP2_VALUE_BITS, total, low=1 << cip.EXP2_VALUE_BITS)
     within("halvings", 1 << 30, halvings, low=0)
     bits = total.bit_length()
     m, log2 = total >> (bits - 31), bits - 31
-    for _ in range(16):
+    for _bit in range(16):
         m = (m * m) >> 30
         log2 = 2 * log2 + (m >> 31)
         m >>= m >> 31
@@ -340,7 +340,7 @@ def _choose(constants: Constants, element: int, values: Values) -> int:
 
 
 def _equal(_: Constants, __: int, values: Values) -> int:
-    logits, (digits, _) = values
+    logits, (digits, _rest) = values
     return sum(logit + cip.RESIDUAL_MAX == digits for logit in logits)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from inference.chunks import ChunkReader
+from inference.opening import claims_of, read_shape_record
 from inference.program import Manifest, ProgramError
 from node.client import Client, RpcFailure, to_hex
 from node.config import DataFolder, NodeConfig
@@ -66,6 +67,11 @@ def register(
     _check(source, config)
     name = name or manifest.name
     shape, cost = manifest.shape, manifest.cost
+    claims = claims_of(manifest)
+    try:
+        read_shape_record(claims.record)
+    except ProgramError as error:
+        raise Fatal(RUNTIME, f"no chain takes {name}: {error}") from error
     lines, values = [], {}
     if rate is None:
         if shape.features.encoder:
@@ -78,8 +84,7 @@ def register(
         lines.append(f"this machine does {per_second:,} multiply-adds a second")
         values["measuredMacsPerSecond"] = str(per_second)
     done = operator.send(
-        abi.REGISTER_MODEL, model, name, uri, manifest.licence, cost.a, cost.b, cost.c, shape.vocabulary, shape.context,
-        shape.width, shape.features.encoder, manifest.stop, rate,
+        abi.REGISTER_MODEL, model, name, uri, manifest.licence, *claims, rate,
     )  # fmt: skip
     lines = [
         f"{name} is model {to_hex(model)}, licence {manifest.licence or 'not named'}",

@@ -17,6 +17,9 @@ import trio
 
 from chain.ledger import Committed, Ledger
 from chain.mempool import AlreadyKnown
+from inference.chunks import read_manifest
+from inference.opening import claims_of
+from inference.program import decode_manifest
 from node.answers import SoftAnswers
 from node.config import NodeConfig
 from node.consensus import Consensus
@@ -262,6 +265,9 @@ class InferenceService:
         if folder is None:
             self._missing.add(model)
             self._not_serving(model, "it is not here, whole and checked: `labora model fetch` brings it")
+            return
+        if claims_of(decode_manifest(read_manifest(folder))) != views.model_claims(self._ledger.reader(), model):
+            self._not_serving(model, "its record, program root or stop ids on the chain are not those of its manifest")
             return
         worker = Worker(WorkerConfig(
             folder, config.engine, config.engine_threads, config.engine_device, config.engine_kv_mib

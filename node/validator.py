@@ -13,6 +13,8 @@ from typing import Any
 
 from genesis.build import build_genesis
 from genesis.spec import InvalidSpec, load_spec
+from inference.opening import Claims, claims_of
+from inference.program import decode_manifest
 from node.accounts import ask_passphrase
 from node.client import Client, RpcFailure, from_hex, to_hex
 from node.config import DataFolder, NodeConfig
@@ -295,6 +297,12 @@ def _require_checked(client: Client, model: bytes, name: str) -> None:
     if row["state"] != "ready":
         why = f" ({row['reason']})" if row["reason"] else ""
         raise Fatal(RUNTIME, f"on the node at {client.url} {name} is {row['state']}{why}: only ready ones are served")
+    registered = next(each for each in client.call("labora_models") if each["model"] == to_hex(model))
+    manifest = decode_manifest(client.call("labora_modelManifest", to_hex(model)).encode("ascii"))
+    record, root = from_hex(registered["record"]), from_hex(registered["programRoot"])
+    if Claims(record, root, tuple(registered["stopIds"])) != claims_of(manifest):
+        said = "its record, program root or stop ids on the chain are not those of its manifest"
+        raise Fatal(RUNTIME, f"{name} cannot be served: {said}, so that no dispute about it could be won")
 
 
 def own_chain(client: Client, folder: DataFolder) -> tuple[ChainParams, bytes]:

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from primitives.params import ChainParams
-from primitives.task import ModelCost
 
 
 @dataclass(frozen=True)
@@ -23,14 +22,10 @@ class GenesisModel:
     model_id: bytes
     """keccak of the manifest's canonical JSON."""
     name: str
-    cost: ModelCost
-    vocabulary: int
-    context: int
-    """Prompt and output together, in tokens."""
-    width: int
-    """Elements of an embedding."""
-    encoder: bool
-    """It only embeds (and attends both ways); other models generate, embed and score."""
+    record: bytes
+    """Of its shape (docs/openings.md, Program): extents, cost and kinds of task follow from it."""
+    program_root: bytes
+    """What a dispute opens weights and shapes from."""
     stop_ids: tuple[int, ...]
     reference_macs_per_block: int
     """Multiply-adds a block of the slowest machine that should serve it; sets the least deadline."""

@@ -88,6 +88,8 @@ def models(context: Context) -> list[dict[str, Any]]:
             "cost": {"a": str(cost.a), "b": str(cost.b), "c": str(cost.c)},
             "referenceMacsPerBlock": str(model.reference_macs_per_block),
             "stopIds": list(model.stop_ids),
+            "record": data(model.record),
+            "programRoot": data(model.program_root),
             "registrant": None if registrant is None else address(registrant),
             "uri": uri,
             "licence": licence,

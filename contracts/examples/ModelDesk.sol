@@ -9,20 +9,16 @@ import {Model} from "../LaboraTypes.sol";
 contract ModelDesk {
     ILaboraModels internal constant MODELS = ILaboraModels(0x0000000000000000000000000000000000000a02);
 
-    /// What `labora model register` reads from a manifest. model: keccak256 of its bytes. a, b, c: multiply-adds are
-    /// a * positions + b * sum(position + 1) + c * generated. referenceMacsPerBlock: what deadlines count on.
+    /// What `labora model register` reads from a manifest. model: keccak256 of its bytes. record: of its shape, from
+    /// which the chain derives what work costs. programRoot: what disputes open weights from (docs/openings.md).
+    /// referenceMacsPerBlock: what deadlines count on.
     struct Manifest {
         bytes32 model;
         string name;
         string uri;
         string licence;
-        uint256 a;
-        uint256 b;
-        uint256 c;
-        uint32 vocabulary;
-        uint32 context;
-        uint32 width;
-        bool encoder;
+        bytes record;
+        bytes32 programRoot;
         uint32[] stopIds;
         uint256 referenceMacsPerBlock;
     }
@@ -34,8 +30,7 @@ contract ModelDesk {
     /// Reverts with the chain's reason when the model is known or a number is out of bounds.
     function bring(Manifest calldata m) external {
         MODELS.register(
-            m.model, m.name, m.uri, m.licence, m.a, m.b, m.c, m.vocabulary, m.context, m.width, m.encoder, m.stopIds,
-            m.referenceMacsPerBlock
+            m.model, m.name, m.uri, m.licence, m.record, m.programRoot, m.stopIds, m.referenceMacsPerBlock
         );
         broughtBy[m.model] = msg.sender;
         emit Brought(m.model, msg.sender);

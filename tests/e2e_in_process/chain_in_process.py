@@ -10,6 +10,7 @@ from inference import program
 from inference.build import random_model
 from inference.engine import Engine
 from inference.model import Model
+from inference.opening import program_root, shape_record
 from inference.reference import NumpyExecutor
 from primitives.address import MARKET, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
@@ -125,8 +126,8 @@ class Chain:
             ),
             models=(
                 GenesisModel(
-                    self.model.model_id, "random", cost, SHAPE.vocabulary, SHAPE.context, SHAPE.width, not SHAPE.causal,
-                    (STOP,), rate,
+                    self.model.model_id, "random", shape_record(SHAPE, self.model.manifest.embedding_exponent),
+                    program_root(self.model.manifest), (STOP,), rate,
                 ),
             ),
             fund=10 * COIN,

@@ -13,6 +13,7 @@ from genesis.build import build_genesis, first_set
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS, MNEMONIC, devnet_validator
 from genesis.models import DEFAULT_MODEL
 from genesis.spec import InvalidSpec, devnet_spec, load_spec, parse_json, spec_hash, template, write_spec
+from inference.opening import program_root, read_shape_record
 from primitives.address import CREATE2_DEPLOYER, HISTORY_STORAGE, MARKET, STAKING, SYSTEM_ACCOUNTS
 from primitives.block import decode_block
 from primitives.hashing import keccak
@@ -120,13 +121,11 @@ def test_the_shipped_model_is_in_the_specification_whole():
     manifest = genesis_spec.shipped_manifest(DEFAULT_MODEL)
     assert spec["models"][0]["id"] == f"0x{manifest.model_id().hex()}"
     model = load_spec(spec).models[0]
-    assert (model.cost.a, model.cost.b, model.cost.c) == (manifest.cost.a, manifest.cost.b, manifest.cost.c)
-    assert (model.cost.audit_weight_num, model.cost.audit_weight_den) == (1, 4)
-    assert (model.vocabulary, model.context, model.stop_ids) == (
-        manifest.shape.vocabulary,
-        manifest.shape.context,
-        tuple(manifest.stop),
-    )
+    program = read_shape_record(model.record)
+    assert (program.shape, program.embedding_exponent, program.cost) == (
+        manifest.shape, manifest.embedding_exponent, manifest.cost,
+    )  # fmt: skip
+    assert (model.program_root, model.stop_ids) == (program_root(manifest), manifest.stop)
 
 
 def _set(path: str, value: Any) -> Any:
@@ -176,9 +175,8 @@ REFUSALS = [
     ("validators\\[0\\].serves\\[0\\].model: no model 'gpt' is listed", _set("validators.0.serves.0.model", "gpt")),
     ("validators\\[0\\].serves\\[0\\].macs_per_block: ", _set("validators.0.serves.0.macs_per_block", 0)),
     ("validators: the hot .* stands there twice", _twice),
-    ("models\\[0\\].vocabulary: expected an integer from 1", _set("models.0.vocabulary", 0)),
-    ("models\\[0\\].width: expected an integer from 1", _set("models.0.width", 0)),
-    ("models\\[0\\].encoder: expected 0 or 1, found 2", _set("models.0.encoder", 2)),
+    ("models\\[0\\].record: a shape's record of 1 bytes", _set("models.0.record", "0x00")),
+    ("models\\[0\\].program_root: expected 32 bytes", _set("models.0.program_root", "0x00")),
     ("models\\[0\\].stop_ids: .* not all below the vocabulary", _set("models.0.stop_ids", [9999])),
     ("models\\[0\\].stop_ids: 17 entries; at most 16", _set("models.0.stop_ids", list(range(17)))),
     ("models\\[0\\].id: expected 32 bytes", _set("models.0.id", "0x00")),

@@ -19,6 +19,7 @@ from genesis.models import DEFAULT_MODEL
 from inference import program as cip
 from inference.build import random_model, request, with_known_answers
 from inference.model import Model, save
+from inference.opening import claims_of
 from inference.tokenizer import TOKENIZER_NAME
 from node import backend, catalogue, validator
 from node.client import Client, RpcFailure, to_hex
@@ -29,6 +30,7 @@ from node.store import ModelStore
 from node.validator import Operator
 from node.words import NoWords, tokenizer_of
 from primitives.hashing import keccak
+from vm.system import abi
 
 CONFIG = NodeConfig(engine="numpy")
 
@@ -97,6 +99,14 @@ def test_the_life_of_a_model(some: Model, tmp_path: Path) -> None:
         listed = json.loads(said(catalogue.list_models, client, True))
         assert next(row for row in listed["chain"] if row["model"] == model)["local"]["state"] == "ready"
         assert [(row["model"], row["state"]) for row in listed["others"]] == [(bad, "failed")]
+
+        other = random_model(some.manifest.shape, 32)
+        save(tmp_path / "other", other.manifest, other.tensors)
+        said(catalogue.take, folder, CONFIG, to_hex(other.model_id), tmp_path / "other", True)
+        record, _, stops = claims_of(other.manifest)
+        operator.send(abi.REGISTER_MODEL, other.model_id, "other", "", "", record, bytes(31) + b"\1", stops, 5)
+        foreign = "cannot be served: its record, program root or stop ids"
+        refused(RUNTIME, foreign, lambda: validator.serve(operator, folder, CONFIG, to_hex(other.model_id), 5))
 
         served = validator.serve(operator, folder, CONFIG, model, None).values
         assert served["model"] == model and int(served["measuredMacsPerSecond"]) > 0

@@ -267,14 +267,13 @@ PAYOUT_CHANGED = _event(STAKING, "PayoutChanged(address indexed operator, addres
 MODEL = _struct("""Model {
     bytes32 model; string name; bool listed; uint256 a; uint256 b; uint256 c; uint32 vocabulary; uint32 context;
     uint32 width; bool encoder; uint32 auditWeightNum; uint32 auditWeightDen; uint256 referenceMacsPerBlock;
-    uint32[] stopIds; address registrant; uint32 servedBy; uint256 servedBond; }""")
+    uint32[] stopIds; address registrant; uint32 servedBy; uint256 servedBond; bytes record; bytes32 programRoot; }""")
 SERVING = _struct("""Serving {
     bytes32 model; uint256 declaredMacsPerBlock; uint256 bestMacsPerBlock; uint32 scaleQ16; uint32 dealt;
     uint32 missed; }""")
 
 REGISTER_MODEL = _function(MODELS, """register(bytes32 model, string name, string uri, string licence,
-    uint256 a, uint256 b, uint256 c, uint32 vocabulary, uint32 context, uint32 width, bool encoder,
-    uint32[] stopIds, uint256 referenceMacsPerBlock)""")
+    bytes record, bytes32 programRoot, uint32[] stopIds, uint256 referenceMacsPerBlock)""")
 SERVE = _function(MODELS, "serve(bytes32 model, uint256 macsPerBlock)")
 STOP_SERVING = _function(MODELS, "stopServing(bytes32 model)")
 GET_MODEL = _function(MODELS, "getModel(bytes32 model) view returns (Model info)")

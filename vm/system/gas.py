@@ -32,7 +32,7 @@ UNBONDING = READ + WRITE
 """On top of WITHDRAW: an unbonding that may have ended."""
 SET_PAYOUT = 8 * READ + WRITE + LOG
 
-REGISTER_MODEL = 12 * READ + 32 * WRITE + LOG
+REGISTER_MODEL = 12 * READ + 50 * WRITE + LOG
 SERVE = 8 * READ + 7 * WRITE + LOG
 
 MIX = 2 * WRITE

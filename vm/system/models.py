@@ -1,6 +1,7 @@
 """Models: what can be asked for, what it costs, who serves it and how fast.
 
-Owns manifests' numbers, serving declarations, and what is known of an operator's speed. Which draw uses them is the
+Owns what is registered of a manifest (the record of its shape, from which cost and extents follow, and its program's
+root), serving declarations, and what is known of an operator's speed. Which draw uses them is the
 Market's. Only models in genesis (later: listed by governance) earn credit; anyone may register another, which is then
 served and paid for, and marked unlisted.
 """
@@ -11,8 +12,11 @@ from typing import Any
 
 from consensus.work.credit import Server, model_counts
 from consensus.work.deal import RATE_EPOCHS, capacity_floor, effective_rate, scaled_after
+from inference.opening import RECORD_BYTES_MAX, read_shape_record
+from inference.program import ProgramError
 from primitives.address import MODELS
 from primitives.genesis import GenesisModel
+from primitives.hashing import ZERO_HASH
 from primitives.task import STOP_IDS_MAX, Kind, ModelCost
 from vm.system import abi, gas, ledger, staking
 from vm.system.context import Call, ReadContext, Refused, SystemContext
@@ -24,11 +28,6 @@ SERVED_MAX = 16
 """Models that one operator serves."""
 NAME_BYTES_MAX = 64
 TEXT_BYTES_MAX = 256
-COST_MAX = 2**64
-"""Above every coefficient and length: costs of a task stay below 2^128."""
-VOCABULARY_MAX = 2**24
-CONTEXT_MAX = 2**24
-WIDTH_MAX = 2**16
 SCALE_ONE = 1 << 16
 RATE_BITS = 64
 RATE_MAX = 2**RATE_BITS - 1
@@ -37,7 +36,8 @@ RATE_MAX = 2**RATE_BITS - 1
 
 @dataclass
 class Model:
-    """The numbers of a manifest (macs = a * positions + b * sum(position + 1) + c * logits), and its registrant."""
+    """What follows from a record (macs = a * positions + b * sum(position + 1) + c * logits), the program's root,
+    and the registrant."""
 
     registrant: bytes = raw(20)
     listed: int = uint(8)
@@ -54,6 +54,7 @@ class Model:
     audit_weight_num: int = uint(32)
     audit_weight_den: int = uint(32)
     reference_macs_per_block: int = uint(RATE_BITS)
+    program_root: bytes = raw(32)
 
     @property
     def cost(self) -> ModelCost:
@@ -108,6 +109,7 @@ class Candidate:
 
 _MODELS = Table(MODELS, "model", Model)
 _NAMES = Blob(MODELS, "name", NAME_BYTES_MAX)
+_RECORDS = Blob(MODELS, "record", RECORD_BYTES_MAX)
 _STOP_IDS = WordList(MODELS, "stop", STOP_IDS_MAX)
 _LIST = WordList(MODELS, "models", MODELS_MAX)
 _SERVERS = AddressList(MODELS, "servers", staking.OPERATORS_MAX)
@@ -139,6 +141,11 @@ def model_ids(ctx: ReadContext) -> list[bytes]:
 def name_of(ctx: ReadContext, model_id: bytes) -> str:
     """Its name, UTF-8."""
     return _NAMES.get(ctx, model_id).decode("utf-8")
+
+
+def record_of(ctx: ReadContext, model_id: bytes) -> bytes:
+    """The record of its shape, as registered."""
+    return _RECORDS.get(ctx, model_id)
 
 
 def stop_ids(ctx: ReadContext, model_id: bytes) -> list[int]:
@@ -263,15 +270,10 @@ def turn_epoch(ctx: SystemContext, operator: bytes) -> None:
 
 
 def put_genesis_model(ctx: SystemContext, spec: GenesisModel) -> None:
-    """A listed model of the genesis spec. Raises Refused when a number is out of bounds."""
-    cost = spec.cost
-    record = Model(
-        listed=1, known=1, encoder=int(spec.encoder), vocabulary=spec.vocabulary, context=spec.context,
-        width=spec.width, a=cost.a, b=cost.b, c=cost.c,
-        audit_weight_num=cost.audit_weight_num, audit_weight_den=cost.audit_weight_den,
-        reference_macs_per_block=spec.reference_macs_per_block,
-    )  # fmt: skip
-    _put_model(ctx, spec.model_id, record, spec.name, spec.stop_ids)
+    """A listed model of the genesis spec. Raises Refused when something is out of bounds."""
+    record = _model_of(ctx, spec.record, spec.program_root)
+    record.listed, record.reference_macs_per_block = 1, spec.reference_macs_per_block
+    _put_model(ctx, spec.model_id, record, spec.name, spec.record, spec.stop_ids)
 
 
 def put_serving(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_block: int) -> None:
@@ -302,13 +304,8 @@ def _register(
     name: str,
     uri: str,
     licence: str,
-    a: int,
-    b: int,
-    c: int,
-    vocabulary: int,
-    context: int,
-    width: int,
-    encoder: bool,
+    shape: bytes,
+    program_root: bytes,
     stops: Sequence[int],
     reference: int,
 ) -> None:
@@ -318,12 +315,9 @@ def _register(
             raise Refused("too_long", f"the {what} has more than {TEXT_BYTES_MAX} bytes")
     if _MODELS.get(ctx, model_id) is not None:
         raise Refused("known_model", f"model 0x{model_id.hex()} is registered already")
-    record = Model(
-        registrant=call.sender, listed=0, known=1, encoder=int(encoder), vocabulary=vocabulary, context=context,
-        width=width, a=a, b=b, c=c, audit_weight_num=ctx.params.audit_weight_num,
-        audit_weight_den=ctx.params.audit_weight_den, reference_macs_per_block=reference,
-    )  # fmt: skip
-    _put_model(ctx, model_id, record, name, stops)
+    record = _model_of(ctx, shape, program_root)
+    record.registrant, record.reference_macs_per_block = call.sender, reference
+    _put_model(ctx, model_id, record, name, shape, stops)
     abi.emit(ctx, abi.MODEL_REGISTERED, model_id, call.sender, name, uri, licence)
 
 
@@ -347,7 +341,7 @@ def _stop_serving(ctx: SystemContext, call: Call, model_id: bytes) -> None:
 
 
 def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
-    ctx.charge(gas.VIEW_WORD * (12 + STOP_IDS_MAX), "getModel")
+    ctx.charge(gas.VIEW_WORD * (30 + STOP_IDS_MAX), "getModel")
     members = ledger.powers(ctx, ctx.params.epoch(ctx.height))
     ctx.charge(gas.VIEW_WORD * 6 * len(members), "getModel")
     record = require(ctx, model_id)
@@ -357,7 +351,7 @@ def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ..
             model_id, name_of(ctx, model_id), bool(record.listed), record.a, record.b, record.c, record.vocabulary,
             record.context, record.width, bool(record.encoder), record.audit_weight_num, record.audit_weight_den,
             record.reference_macs_per_block, stop_ids(ctx, model_id), record.registrant, len(able),
-            sum(candidate.bond for candidate in able),
+            sum(candidate.bond for candidate in able), record_of(ctx, model_id), record.program_root,
         ),
     )  # fmt: skip
 
@@ -392,22 +386,32 @@ def _list_gas(ctx: ReadContext, model_id: bytes) -> int:
     return gas.LIST_MEMBER * (1 + 2 * _SERVERS.length(ctx, model_id) + SERVED_MAX)
 
 
-def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, stops: Sequence[int]) -> None:
-    """Check a model's numbers and keep them."""
+def _model_of(ctx: SystemContext, shape: bytes, program_root: bytes) -> Model:
+    """The numbers that follow from the record of a shape. Raises Refused when it is not one."""
+    try:
+        program = read_shape_record(shape)
+    except ProgramError as error:
+        raise Refused("bad_record", f"the record of the model's shape: {error}") from error
+    extents, cost = program.shape, program.cost
+    return Model(
+        known=1, encoder=int(not extents.causal), vocabulary=extents.vocabulary, context=extents.context,
+        width=extents.width, a=cost.a, b=cost.b, c=cost.c, audit_weight_num=ctx.params.audit_weight_num,
+        audit_weight_den=ctx.params.audit_weight_den, program_root=program_root,
+    )  # fmt: skip
+
+
+def _put_model(
+    ctx: SystemContext, model_id: bytes, record: Model, name: str, shape: bytes, stops: Sequence[int]
+) -> None:
+    """Check what does not follow from the record, and keep the model."""
     bounds = {
-        "a": 0 <= record.a < COST_MAX,
-        "b": 0 <= record.b < COST_MAX,
-        "c": 0 <= record.c < COST_MAX,
-        "a + b + c": record.a + record.b + record.c > 0,
-        "vocabulary": 0 < record.vocabulary <= VOCABULARY_MAX,
-        "context": 1 < record.context <= CONTEXT_MAX,
-        "width": 0 < record.width <= WIDTH_MAX,
         "reference rate": 0 < record.reference_macs_per_block <= RATE_MAX,
         f"number of stop ids ({len(stops)}, at most {STOP_IDS_MAX})": len(stops) <= STOP_IDS_MAX,
         "stop ids": all(0 <= stop < record.vocabulary for stop in stops) and len(set(stops)) == len(stops),
         "part of the vocabulary that ends no answer": len(stops) < record.vocabulary,
         "name": 0 < len(name.encode("utf-8")) <= NAME_BYTES_MAX,
         "audit weight": 0 < record.audit_weight_num <= record.audit_weight_den < 2**32,
+        "program root": record.program_root != ZERO_HASH,
     }
     # put would assert on what is out of bounds
     for what, holds in bounds.items():
@@ -415,6 +419,7 @@ def _put_model(ctx: SystemContext, model_id: bytes, record: Model, name: str, st
             raise Refused("bad_model", f"the {what} of model 0x{model_id.hex()} is out of bounds")
     _MODELS.put(ctx, record, model_id)
     _NAMES.set(ctx, name.encode("utf-8"), model_id)
+    _RECORDS.set(ctx, shape, model_id)
     _STOP_IDS.replace(ctx, stops, model_id)
     _LIST.append(ctx, int.from_bytes(model_id, "big"))
 

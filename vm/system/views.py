@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from inference.opening import Claims
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
@@ -112,6 +113,9 @@ class ModelView:
     registrant: bytes | None
     """None: it is of genesis."""
     earns_credit: bool
+    record: bytes
+    """Of its shape, as registered."""
+    program_root: bytes
 
 
 def validator_set(reader: Reader, epoch: int) -> ValidatorSet:
@@ -199,10 +203,20 @@ def models(reader: Reader, params: ChainParams, height: int) -> list[ModelView]:
                 record.context, record.width, record.kinds, record.reference_macs_per_block,
                 tuple(model_room.stop_ids(ctx, model_id)), len(model_room.candidates(ctx, model_id)),
                 tuple(model_room.servers(ctx, model_id)), record.registrant if any(record.registrant) else None,
-                model_room.counts(ctx, model_id),
+                model_room.counts(ctx, model_id), model_room.record_of(ctx, model_id), record.program_root,
             )
         )
     return views
+
+
+def model_claims(reader: Reader, model_id: bytes) -> Claims | None:
+    """What was registered of a model's manifest; None when it is not registered."""
+    ctx = ViewContext(reader)
+    record = model_room.model(ctx, model_id)
+    if record is None:
+        return None
+    stops = tuple(model_room.stop_ids(ctx, model_id))
+    return Claims(model_room.record_of(ctx, model_id), record.program_root, stops)
 
 
 def totals(reader: Reader) -> Totals:

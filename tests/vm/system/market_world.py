@@ -1,8 +1,12 @@
 """A small chain without an EVM for the Market's tests: real genesis, prologue and methods, over dictionaries."""
 
+from dataclasses import replace
+
 from memory_context import MemoryContext
 
 from consensus.work.fees import Terms, escrow_of
+from inference.opening import shape_record
+from inference.program import Shape, cost
 from primitives.address import LEDGER, MARKET, STAKING
 from primitives.genesis import GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
@@ -29,12 +33,20 @@ from vm.system.market_views import Duty, TaskView, open_tasks, task_view
 MODEL = keccak(b"a small model")
 UNLISTED = keccak(b"a model nobody knows")
 STOP = 1
-COST = ModelCost(a=1_000_000, b=10, c=50_000, audit_weight_num=1, audit_weight_den=4)
 WIDTH = 24
-SMALL = GenesisModel(MODEL, "small", COST, 256, 512, WIDTH, False, (STOP,), 10**9)
-ENCODER = GenesisModel(
-    keccak(b"an encoder"), "encoder", ModelCost(700_000, 8, 0, 1, 4), 256, 128, 48, True, (), 10**9
+SHAPE = Shape(
+    vocabulary=256, context=512, width=WIDTH, layers=1, heads=1, kv_heads=1, head_width=5, rotary=0, hidden=13_882,
+    norm_epsilon_q32=1, layers_per_group=1,
+)  # fmt: skip
+ENCODER_SHAPE = replace(SHAPE, context=128, width=48, head_width=2, hidden=7288, kind="bert")
+SMALL, ENCODER = (
+    GenesisModel(identity, name, shape_record(shape, 0), keccak(b"program of " + identity), stops, 10**9)
+    for identity, name, shape, stops in (
+        (MODEL, "small", SHAPE, (STOP,)),
+        (keccak(b"an encoder"), "encoder", ENCODER_SHAPE, ()),
+    )
 )
+COST = ModelCost(cost(SHAPE).a, cost(SHAPE).b, cost(SHAPE).c, audit_weight_num=1, audit_weight_den=4)
 POSTER = keccak(b"poster")[12:]
 FUND = 100 * COIN
 

@@ -2,6 +2,8 @@
 
 from memory_context import MemoryContext
 
+from inference.opening import shape_record
+from inference.program import Shape, cost
 from primitives import bls, keys
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
@@ -13,7 +15,12 @@ from vm.system.staking import Role
 
 MODEL = keccak(b"a model")
 OTHER_MODEL = keccak(b"another model")
-COST = ModelCost(a=2_000_000, b=5_000, c=100_000, audit_weight_num=1, audit_weight_den=4)
+SHAPE = Shape(
+    vocabulary=256, context=512, width=16, layers=2, heads=5, kv_heads=1, head_width=250, rotary=0, hidden=20_000,
+    norm_epsilon_q32=1, layers_per_group=2,
+)  # fmt: skip
+RECORD, PROGRAM_ROOT = shape_record(SHAPE, 0), keccak(b"a program")
+COST = ModelCost(cost(SHAPE).a, cost(SHAPE).b, cost(SHAPE).c, audit_weight_num=1, audit_weight_den=4)
 RATE = 10**10
 BOND = 10_000 * COIN
 FUND = 10**6 * COIN
@@ -70,7 +77,7 @@ def sample_spec(params: ChainParams | None = None, people=PEOPLE, bond: int = BO
             GenesisAccount(person.operator, WEALTH, 0, b"") for person in [*people, STRANGER]
         ),
         validators=tuple(person.validator(bond) for person in people),
-        models=(GenesisModel(MODEL, "tiny", COST, 256, 512, 16, False, (0,), 10**9),),
+        models=(GenesisModel(MODEL, "tiny", RECORD, PROGRAM_ROOT, (0,), 10**9),),
         fund=FUND,
         spec_hash=keccak(b"spec"),
     )

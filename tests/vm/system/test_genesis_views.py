@@ -42,7 +42,7 @@ def test_the_order_of_the_spec_changes_nothing():
         (replace(SPEC, validators=(replace(SPEC.validators[0], hot=PEOPLE[1].hot), SPEC.validators[1])), "belongs to"),
         (replace(SPEC, models=SPEC.models * 2), "listed twice"),
         (replace(SPEC, models=()), "not registered"),
-        (replace(SPEC, models=(replace(SPEC.models[0], vocabulary=0),)), "vocabulary"),
+        (replace(SPEC, models=(replace(SPEC.models[0], record=b"shape"),)), "record"),
         (replace(SPEC, params=replace(PARAMS, validators_max=3)), "4 validators"),
         (replace(SPEC, params=replace(PARAMS, epoch_blocks=100_000)), "epoch turn"),
     ],

@@ -1,8 +1,11 @@
 """Kinds of task beside generate: what a post may ask, what an answer must be, what is paid and counted."""
 
-import pytest
-from market_world import ENCODER, MODEL, POSTER, WIDTH, World
+import dataclasses
 
+import pytest
+from market_world import ENCODER, MODEL, POSTER, SHAPE, WIDTH, World
+
+from inference.opening import shape_record
 from primitives.merkle import tokens_root
 from primitives.params import RESULT_BYTES_CAP
 from primitives.task import NO_BAD_POSITION, Kind, Status, Submission, vector_of, words_of
@@ -163,8 +166,8 @@ def test_a_canary_of_an_encoder_embeds():
 @pytest.mark.parametrize(("width", "fits"), [(RESULT_BYTES_CAP // 4, True), (RESULT_BYTES_CAP // 4 + 1, False)])
 def test_a_result_that_fits_no_batch_is_refused_at_the_post(world, width, fits):
     name = b"w" * 32
-    numbers = (1000, 1, 100, 256, 20_000, width, False, [], 10**9)
-    world.ctx.call(models.HANDLERS, abi.REGISTER_MODEL, name, "wide", "", "", *numbers, sender=POSTER)
+    record = shape_record(dataclasses.replace(SHAPE, context=20_000, width=width), 0)
+    world.ctx.call(models.HANDLERS, abi.REGISTER_MODEL, name, "wide", "", "", record, name, [], 10**13, sender=POSTER)
     changes = {"kind": EMBED, "model": name, **VECTOR}
     if fits:
         world.post(**changes)

@@ -15,13 +15,14 @@ from sample import COST, MODEL, STRANGER
 
 from inference import program as cip
 from inference.build import random_model
+from inference.opening import program_root, read_shape_record, shape_record
 from primitives.hashing import keccak
 from primitives.task import Kind
 from vm.system import abi
 
 ROOT = Path(__file__).resolve().parents[3]
 CLIENTS = ROOT / "tests" / "clients"
-MANIFEST = "(bytes32,string,string,string,uint256,uint256,uint256,uint32,uint32,uint32,bool,uint32[],uint256)"
+MANIFEST = "(bytes32,string,string,string,bytes,bytes32,uint32[],uint256)"
 
 
 class Desk:
@@ -51,10 +52,11 @@ def manifest_of(seed: int) -> tuple[Any, ...]:
         norm_epsilon_q32=42950, layers_per_group=1,
     )  # fmt: skip
     model = random_model(shape, seed, stop=(2, 7))
-    cost, manifest = model.manifest.cost, model.manifest
+    manifest = model.manifest
+    record = shape_record(shape, manifest.embedding_exponent)
     return (
-        model.model_id, manifest.name, "https://example.org", manifest.licence, cost.a, cost.b, cost.c, 300, 64, 32,
-        False, list(manifest.stop), 10**9,
+        model.model_id, manifest.name, "https://example.org", manifest.licence, record, program_root(manifest),
+        list(manifest.stop), 10**9,
     )  # fmt: skip
 
 
@@ -71,11 +73,8 @@ def test_a_contract_registers_a_model_and_reads_it() -> None:
     assert registered["licence"] == manifest[3]
     assert desk.read("count()", "uint256") == 2
     assert desk.read("broughtBy(bytes32)", "address", manifest[0]) == "0x" + STRANGER.operator.hex()
-    a, b, c = manifest[4:7]
-    fed = 5 + 3 - 1
-    assert desk.read("macs(bytes32,uint256,uint256)", "uint256", manifest[0], 5, 3) == (
-        a * fed + b * fed * (fed + 1) // 2 + c * 3
-    )
+    cost = read_shape_record(manifest[4]).cost
+    assert desk.read("macs(bytes32,uint256,uint256)", "uint256", manifest[0], 5, 3) == cost.execution(5, 3)
     assert desk.read("isServed(bytes32)", "bool", manifest[0]) is False
 
 
@@ -91,8 +90,8 @@ def test_the_chains_reasons_reach_the_caller() -> None:
     assert not desk.call(f"bring({MANIFEST})", manifest).is_error
     again = desk.call(f"bring({MANIFEST})", manifest)
     assert again.is_error and "is registered already" in (abi.revert_text(again.output) or "")
-    hostile = (*manifest[:7], 2**32 - 1, *manifest[8:])
-    refused = desk.call(f"bring({MANIFEST})", (bytes(31) + b"\1", *hostile[1:]))
+    hostile = (bytes(31) + b"\1", *manifest[1:4], manifest[4].replace(b"llama|", b"llama|\xff"[:-1] + b"\xff", 1)[:-1])
+    refused = desk.call(f"bring({MANIFEST})", (*hostile, *manifest[5:]))
     assert refused.is_error and "vocabulary" in (abi.revert_text(refused.output) or "")
     unknown = desk.call("macs(bytes32,uint256,uint256)", bytes(32), 1, 1)
     assert unknown.is_error and "is not registered" in (abi.revert_text(unknown.output) or "")

@@ -3,8 +3,22 @@
 from dataclasses import replace
 
 import pytest
-from sample import COST, MODEL, OTHER_MODEL, PEOPLE, RATE, STRANGER, sample_spec, started
+from sample import (
+    COST,
+    MODEL,
+    OTHER_MODEL,
+    PEOPLE,
+    PROGRAM_ROOT,
+    RATE,
+    RECORD,
+    SHAPE,
+    STRANGER,
+    sample_spec,
+    started,
+)
 
+from inference.opening import shape_record
+from inference.program import cost
 from primitives.params import ChainParams
 from vm.system import abi, models, staking
 from vm.system.context import Refused
@@ -16,10 +30,14 @@ def ctx():
     return started()
 
 
+def changed(**extents: int) -> bytes:
+    return shape_record(replace(SHAPE, **extents), 0)
+
+
 def register(ctx, **changes):
     values = {
-        "model": OTHER_MODEL, "name": "mine", "uri": "", "licence": "MIT", "a": 10, "b": 1, "c": 2, "vocabulary": 300,
-        "context": 100, "width": 16, "encoder": False, "stopIds": [1, 2], "referenceMacsPerBlock": 10**6,
+        "model": OTHER_MODEL, "name": "mine", "uri": "", "licence": "MIT", "record": RECORD, "root": PROGRAM_ROOT,
+        "stopIds": [1, 2], "referenceMacsPerBlock": 10**6,
     }  # fmt: skip
     assert changes.keys() <= values.keys()
     values.update(changes)
@@ -28,6 +46,7 @@ def register(ctx, **changes):
 
 def test_a_model_of_genesis_is_listed_and_served(ctx):
     assert models.require(ctx, MODEL).cost == COST
+    assert (models.record_of(ctx, MODEL), models.require(ctx, MODEL).program_root) == (RECORD, PROGRAM_ROOT)
     assert models.name_of(ctx, MODEL) == "tiny"
     assert models.stop_ids(ctx, MODEL) == [0]
     assert models.listed_ids(ctx) == [MODEL]
@@ -58,18 +77,28 @@ def test_anyone_registers_a_model_which_then_earns_no_credit(ctx):
         {"name": ""},
         {"name": "x" * 65},
         {"uri": "x" * 257},
-        {"a": 2**64},
-        {"a": 2**256 - 1},
-        {"a": 0, "b": 0, "c": 0},
-        {"vocabulary": 0},
-        {"vocabulary": 2**24 + 1},
-        {"context": 1},
-        {"width": 0},
-        {"width": 2**16 + 1},
+        {"record": b""},
+        {"record": RECORD[:-1]},
+        {"record": RECORD + bytes(4)},
+        {"record": b"shape|gpt|" + RECORD[12:]},
+        {"record": b"shape|\xff\xff|" + RECORD[12:]},
+        {"record": b"linear" + RECORD[5:]},
+        {"record": bytes(100_000)},
+        {"record": changed(vocabulary=0)},
+        {"record": changed(vocabulary=2**20 + 1)},
+        {"record": changed(context=1)},
+        {"record": changed(width=0)},
+        {"record": changed(width=2**16 + 1)},
+        {"record": changed(heads=2**32 - 1)},
+        {"record": changed(layers=1024, layers_per_group=9)},
+        {"record": shape_record(SHAPE, 64)},
+        {"record": shape_record(SHAPE, 0, ["head", "head"])},
+        {"record": shape_record(SHAPE, 0, ["qkv"] * 3)},
+        {"root": bytes(32)},
         {"stopIds": [300]},
         {"stopIds": [1, 1]},
         {"stopIds": list(range(17))},
-        {"vocabulary": 2, "stopIds": [0, 1]},
+        {"record": changed(vocabulary=2), "stopIds": [0, 1]},
         {"referenceMacsPerBlock": 0},
         {"referenceMacsPerBlock": 2**64},
     ],
@@ -80,6 +109,16 @@ def test_a_model_with_a_number_out_of_bounds_is_refused(ctx, changes):
     with pytest.raises(Refused):
         register(ctx, **changes)
     assert ctx.storage == before
+
+
+def test_what_a_model_costs_follows_from_its_record(ctx):
+    """Nobody says what work costs: extents do, and how many products have two terms."""
+    two = ["layers.0.qkv", "layers.1.gate_up", "head"]
+    register(ctx, record=shape_record(SHAPE, 0, two))
+    record, expected = models.require(ctx, OTHER_MODEL), cost(SHAPE, two)
+    assert (record.a, record.b, record.c) == (expected.a, expected.b, expected.c)
+    assert record.c == 2 * COST.c and record.a > COST.a
+    assert (record.vocabulary, record.context, record.width, record.encoder) == (256, 512, 16, 0)
 
 
 def test_only_active_operators_serve_only_registered_models(ctx):
