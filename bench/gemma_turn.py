@@ -4,10 +4,10 @@
     python bench/gemma_turn.py [--question TEXT] [--max-tokens 11] [--folder DIR] [--block-ms 2000]
 
 Imports Gemma if `make real-models` has not left it in the folder (to the nearest, without the search for the cheapest
-precision: a minute), starts four validators with the numpy executor, registers the program, gives it to each of them and
-has them serve it, asks the question with the model's own tokenizer through `labora task post`, and shows tokens and story
-until the task has settled. The packages' Gemma was not taught to chat: it is asked in a form that it knows. It needs
-eight GiB of memory, 1.8 a validator.
+precision: a minute), starts four validators with the numpy executor, registers the program, gives it to each of them
+and has them serve it, asks the question with the model's own tokenizer through `labora task post`, and shows tokens
+and story until the task has settled. The packages' Gemma was not taught to chat: it is asked in a form that it knows.
+It needs eight GiB of memory, 1.8 a validator.
 """
 
 import argparse
