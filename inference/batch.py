@@ -169,7 +169,7 @@ class Batch:
 
     def __init__(self, executor: Executor, limits: Limits) -> None:
         self._executor, self._limits = executor, limits
-        self._model: Model = executor.model
+        self.model: Model = executor.model
         self._waiting: dict[Hashable, _Job] = {}
         self._running: dict[Hashable, _Job] = {}
         self.pages = executor.pool.pages
@@ -206,9 +206,9 @@ class Batch:
         """Take a task. deadline: a time of the caller's clock, after which the result is of no use. Raises
         RequestError, or Full; then nothing has changed."""
         assert key not in self._waiting and key not in self._running, key
-        check(request, self._model, self.pages)
+        check(request, self.model, self.pages)
         kind = _TextJob if request.kind == GENERATE else _VectorJob
-        job = kind(key, request, self._model, deadline, self._arrivals)
+        job = kind(key, request, self.model, deadline, self._arrivals)
         if len(self._waiting) >= self._limits.waiting_max:
             raise Full(f"{len(self._running)} tasks run and {len(self._waiting)} wait, no more than that")
         self._arrivals += 1
@@ -291,7 +291,7 @@ class Batch:
         """(task, rows): the next token of all that generate, and chunks of those that have more to feed: of generating
         and checking tasks in turn, in each the first to close first."""
         chosen = [(job, 1) for job in self._running.values() if job.decodes]
-        logits_room = max(1, LOGITS_BYTES_MAX // (8 * self._model.manifest.shape.vocabulary) - len(chosen))
+        logits_room = max(1, LOGITS_BYTES_MAX // (8 * self.model.manifest.shape.vocabulary) - len(chosen))
         room = self._limits.prefill_rows_max
         queues: dict[bool, list[_Job]] = {True: [], False: []}
         for job in sorted(self._running.values(), key=_urgency):

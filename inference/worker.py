@@ -9,13 +9,18 @@ are worked on together (inference.batch):
     {"id", "op": "make" | "check", "kind": "generate" | "embed" | "score", "prompt", "max_tokens" | "output",
      "temperature_q16", "top_k", "seed", "trace_key", "within_ms", "stream"}
                           the last two may be missing: no deadline, no token events; max_tokens is 0 for a vector
+    {"id", "op": "argue", as of "check", "move", "bad" | "leaf", "list_op", "tree", "level", "index", "shown"}
+                          a party's move in a dispute over that answer (inference.defence): "root"; "leaf", of the
+                          position "bad"; "show", at the place tree, level, index; "choose" and "open", after what was
+                          shown, [[tree, level, index, data] ...]. leaf and list_op are nil where not known yet
     {"id", "op": "cancel"}                       nothing more is said about that id
 
 and what becomes of each is told as it happens:
 
     {"id", "event": "token", "index", "token"}
     {"id", "event": "done", "queue_ms", "first_token_ms", "total_ms", "root", and "tokens", "vector" or "bad"}
-    {"id", "event": "error", "code": "request" | "full" | "deadline", "error"}
+                          of a move: "root"; "leaf"; "operations", "data"; "index", "child", "path"; "element", "data"
+    {"id", "event": "error", "code": "request" | "full" | "deadline" | "move", "error"}
     {"event": "load", "running", "waiting", "pages", "pages_free", "prompt_tokens", "reused_tokens"}
                                                  when the first two change, and every few seconds while there is work
 
@@ -27,21 +32,27 @@ import os
 import signal
 import sys
 import time
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from inference.frames import FrameError
 from inference.pipe import Pipe
+from primitives.hashing import sha256
+from primitives.task import words_of
 
 EXIT_OK, EXIT_NOT_READY, EXIT_BAD_FRAME = 0, 1, 2
 ID_MAX = (1 << 53) - 1
 WITHIN_MS_MAX = 1 << 40
+PARTIES_BYTES_MAX = 256 << 20
+"""Of executions kept for disputes, beside the latest one; an older one is computed again when it is asked for."""
 ALIVE_SECONDS = 5.0
 """A node that hears nothing for much longer, while it waits, takes the process for hung."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve until stdin closes; the exit status."""
+def main(arguments: list[str] | None = None, make_service: "Callable[[Any, Any, Pipe], Service] | None" = None) -> int:
+    """Serve until stdin closes; the exit status. make_service(engine, limits, pipe): what serves the engine."""
     parser = argparse.ArgumentParser(prog="inference.worker", description="Runs one model for a node")
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--engine", choices=("numpy", "torch", "auto"), default="auto")
@@ -76,7 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
         "positions_max": engine.executor.pool.pages * PAGE,
     })  # fmt: skip
     try:
-        Service(Batch(engine.executor, limits), pipe).run()
+        service = make_service(engine, limits, pipe) if make_service else Service(Batch(engine.executor, limits), pipe)
+        service.run()
     except FrameError as error:
         print(f"inference.worker: {error}", file=sys.stderr)
         return EXIT_BAD_FRAME
@@ -91,6 +103,8 @@ class Service:
     def __init__(self, batch: Any, pipe: Pipe) -> None:
         self._batch, self._pipe = batch, pipe
         self._tasks: dict[int, _Task] = {}
+        self._parties: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
+        """Executions kept for disputes with their bytes, the one used least recently first."""
         self._load = (0, 0)
         self._load_at = 0.0
 
@@ -105,6 +119,7 @@ class Service:
 
     def _handle(self, frame: Any) -> None:
         from inference.batch import NEVER, Full, RequestError
+        from inference.defence import NoMove
 
         number = frame.get("id") if isinstance(frame, dict) else None
         try:
@@ -117,8 +132,14 @@ class Service:
                 raise RequestError(f"request {number} is being worked on")
             request, within_ms, streams = _request(frame)
             now = time.monotonic()
+            argument = _Argument.of(frame, request) if frame["op"] == "argue" else None
+            if argument is not None and argument.key in self._parties:
+                self._argue(number, argument)
+                return
             self._batch.add(number, request, NEVER if within_ms is None else now + within_ms / 1000)
-            self._tasks[number] = _Task(now, streams)
+            self._tasks[number] = _Task(now, streams, argument)
+        except NoMove as error:
+            self._pipe.send({"id": number, "event": "error", "code": "move", "error": str(error)})
         except RequestError as error:
             self._pipe.send({"id": _plain(number), "event": "error", "code": "request", "error": str(error)})
         except Full as error:
@@ -141,10 +162,41 @@ class Service:
                         self._pipe.send({"id": number, "event": "token", "index": index, "token": token})
                 case Done(number, result):
                     del self._tasks[event.key]
+                    if task.argument is not None:
+                        self._recorded(number, task.argument, result)
+                        continue
                     self._pipe.send({"id": number, "event": "done", **task.times(), **_result(result)})
                 case Dropped(number, reason):
                     del self._tasks[event.key]
                     self._pipe.send({"id": number, "event": "error", "code": "deadline", "error": reason})
+
+    def _recorded(self, number: int, argument: "_Argument", result: Any) -> None:
+        """An execution that was asked for is there: keep it, and make the move."""
+        from inference.defence import NoMove
+
+        self._parties[argument.key] = self.party(argument, result.record), result.record.size_bytes
+        while len(self._parties) > 1 and sum(size for _, size in self._parties.values()) > PARTIES_BYTES_MAX:
+            self._parties.popitem(last=False)
+        try:
+            self._argue(number, argument)
+        except NoMove as error:
+            self._pipe.send({"id": number, "event": "error", "code": "move", "error": str(error)})
+
+    def party(self, argument: "_Argument", record: Any) -> Any:
+        """The side that a recorded execution takes."""
+        from inference.defence import Party
+        from inference.witness import execution_of
+
+        model, request = self._batch.model, argument.request
+        words = tuple(request.output) if argument.task.kind == "generate" else words_of(request.output)
+        execution = execution_of(model, argument.task, request.trace_key, request.prompt, words, record)
+        return Party(execution, model)
+
+    def _argue(self, number: int, argument: "_Argument") -> None:
+        """Make a move from an execution that is kept. Raises NoMove."""
+        self._parties.move_to_end(argument.key)
+        party, _ = self._parties[argument.key]
+        self._pipe.send({"id": number, "event": "done", "root": party.root, **argument.move(party)})
 
     def _tell_load(self) -> None:
         batch, now = self._batch, time.monotonic()
@@ -161,8 +213,8 @@ class Service:
 class _Task:
     """When what happened to a request, by this process's clock."""
 
-    def __init__(self, received: float, streams: bool) -> None:
-        self.received, self.streams = received, streams
+    def __init__(self, received: float, streams: bool, argument: "_Argument | None") -> None:
+        self.received, self.streams, self.argument = received, streams, argument
         self.started = self.first_token = received
 
     def times(self) -> dict[str, int]:
@@ -174,6 +226,73 @@ class _Task:
             "total_ms": now - self.started,
         }
         return {name: int(span * 1000) for name, span in spans.items()}
+
+
+class _Argument:
+    """A move that is asked for, and the execution that it is made from."""
+
+    def __init__(self, request: Any, frame: dict[Any, Any]) -> None:
+        from inference.defence import Game, Place, Shown
+        from inference.ops import Task
+
+        self.request, self._move, self._bad = request, frame["move"], frame.get("bad")
+        text = request.kind == "generate"
+        how = request.temperature_q16, request.top_k
+        self.task = Task(request.kind, len(request.prompt), len(request.output) if text else 0, request.seed, *how)
+        self.key = sha256(repr((request.kind, list(request.prompt), list(request.output), request.seed,
+                                request.trace_key, *how)).encode())  # fmt: skip
+        shown = tuple(Shown(Place(*place), data) for *place, data in frame.get("shown", ()))
+        self._game = Game(frame.get("leaf"), frame.get("list_op"), shown)
+        self._place = Place(*(frame.get(name) for name in ("tree", "level", "index")))
+
+    @classmethod
+    def of(cls, frame: dict[Any, Any], request: Any) -> "_Argument":
+        """Raises RequestError naming the field."""
+        from inference.batch import RequestError
+        from inference.defence import TREES
+
+        def is_place(*place: Any) -> bool:
+            return len(place) == 3 and place[0] in TREES and all(_is_count(number) for number in place[1:])
+
+        move, shown = frame.get("move"), frame.get("shown", [])
+        needed = {"root": (), "leaf": ("bad",), "show": ("level", "index"), "choose": (), "open": ("leaf", "list_op")}
+        if move not in needed:
+            raise RequestError(f"request.move must be one of {', '.join(needed)}, is {str(move)[:80]}")
+        for name in (*needed[move], *(name for name in ("leaf", "list_op") if frame.get(name) is not None)):
+            if not _is_count(frame.get(name)):
+                raise RequestError(f"request.{name} must be an integer of at most 53 bits")
+        if type(shown) is not list or not all(
+            type(each) is list and len(each) == 4 and is_place(*each[:3]) and type(each[3]) is bytes for each in shown
+        ):
+            raise RequestError("request.shown must be a list of [tree, level, index, data]")
+        if move == "show" and frame.get("tree") not in TREES:
+            raise RequestError(f"request.tree must be one of {', '.join(TREES)}, is {str(frame.get('tree'))[:80]}")
+        if move in ("choose", "open") and not shown:
+            raise RequestError("request.shown is empty: nothing was shown to choose from")
+        if any(not -(1 << 31) <= word < 1 << 32 for word in request.output):
+            raise RequestError("request.output holds what is no word of 32 bits")
+        return cls(request, frame)
+
+    def move(self, party: Any) -> dict[str, Any]:
+        """What an answer says of it. Raises NoMove."""
+        game = self._game
+        match self._move:
+            case "leaf":
+                return {"leaf": party.bad_leaf(self._bad)}
+            case "show":
+                operations = b"" if game.leaf is None else party.list_root(game.leaf)
+                return {"operations": operations, "data": party.show(game, self._place)}
+            case "choose":
+                choice = party.choose(game)
+                return {"index": choice.index, "child": choice.child, "path": list(choice.path)}
+            case "open":
+                opening = party.open(game)
+                return {"element": opening.element, "data": opening.data}
+        return {}
+
+
+def _is_count(number: Any) -> bool:
+    return type(number) is int and 0 <= number <= ID_MAX
 
 
 def _identifier(frame: Any) -> int:
@@ -193,8 +312,8 @@ def _request(frame: dict[Any, Any]) -> tuple[Any, int | None, bool]:
     from inference.batch import Request, RequestError
 
     op = frame.get("op")
-    if op not in ("make", "check"):
-        raise RequestError(f"request.op must be make, check or cancel, is {str(op)[:80]}")
+    if op not in ("make", "check", "argue"):
+        raise RequestError(f"request.op must be make, check, argue or cancel, is {str(op)[:80]}")
     types: dict[str, type] = {
         "temperature_q16": int, "top_k": int, "seed": bytes, "trace_key": bytes, "prompt": list, "kind": str,
     }  # fmt: skip
@@ -208,7 +327,7 @@ def _request(frame: dict[Any, Any]) -> tuple[Any, int | None, bool]:
         raise RequestError(f"request.within_ms must be an integer up to {WITHIN_MS_MAX}, is {str(within_ms)[:80]}")
     if type(streams) is not bool:
         raise RequestError(f"request.stream must be bool, is {str(streams)[:80]}")
-    return Request(**{field: frame[field] for field in types}), within_ms, streams
+    return Request(**{field: frame[field] for field in types}, keeps=op == "argue"), within_ms, streams
 
 
 def _result(result: Any) -> dict[str, Any]:

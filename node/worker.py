@@ -239,7 +239,7 @@ class Worker:
     async def _greet(self, incoming: "_Incoming") -> str | None:
         """The child's first word: None when it is ready, else why not. Raises _Ended."""
         hello = None
-        with trio.move_on_after(START_SECONDS_MAX):
+        with trio.madeon_after(START_SECONDS_MAX):
             hello = await incoming.next()
         if hello is None:
             return f"not ready after {START_SECONDS_MAX:g} s"
@@ -272,7 +272,7 @@ class Worker:
             self._wake = trio.Event()
             frame = self._next_frame()
             if frame is None:
-                with trio.move_on_after(FULL_SECONDS):
+                with trio.madeon_after(FULL_SECONDS):
                     await self._wake.wait()
                 continue
             try:
@@ -321,7 +321,7 @@ class Worker:
         """Hand over what the child says until it is silent for too long. Raises _Ended."""
         while True:
             message = None
-            with trio.move_on_after(SILENT_SECONDS_MAX):
+            with trio.madeon_after(SILENT_SECONDS_MAX):
                 message = await incoming.next()
             if message is not None:
                 self._heard(message)
@@ -395,6 +395,8 @@ def _result(asked: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
     root = message.get("root")
     if type(root) is not bytes or len(root) != 32:
         raise _Ended(f"it answered with the root {str(root)[:80]}")
+    if asked["op"] == "argue":
+        return _move(asked["move"], message)
     names = ("queue_ms", "first_token_ms", "total_ms", *(("bad",) if asked["op"] == "check" else ()))
     result: dict[str, Any] = {"root": root, **{name: _integer(message, name) for name in names}}
     if asked["op"] == "make":
@@ -404,6 +406,26 @@ def _result(asked: dict[str, Any], message: dict[str, Any]) -> dict[str, Any]:
             raise _Ended(f"it answered with the {name} {str(items)[:80]}")
         result[name] = items
     return result
+
+
+def _move(move: str, message: dict[str, Any]) -> dict[str, Any]:
+    """A move in a dispute, and the root that it is made for. Raises _Ended."""
+    made: dict[str, Any] = {"root": message["root"]}
+    integers, texts = {
+        "root": ((), ()), "leaf": (("leaf",), ()), "show": ((), ("data", "operations")),
+        "choose": ((), ("child",)), "open": (("element",), ("data",)),
+    }[move]  # fmt: skip
+    made |= {name: _integer(message, name) for name in integers}
+    for name in texts:
+        if type(message.get(name)) is not bytes:
+            raise _Ended(f"it said {name} = {str(message.get(name))[:80]} of a move")
+        made[name] = message[name]
+    if move == "choose":
+        path = message.get("path")
+        if type(path) is not list or any(type(node) is not bytes or len(node) != 32 for node in path):
+            raise _Ended(f"it said path = {str(path)[:80]} of a move")
+        made |= {"path": path, "index": None if message.get("index") is None else _integer(message, "index")}
+    return made
 
 
 def _integer(message: dict[str, Any], name: str) -> int:

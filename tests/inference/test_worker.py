@@ -15,10 +15,13 @@ import msgpack
 import pytest
 
 from inference.build import request, with_known_answers
+from inference.defence import LIST, Game, Party, Place, Shown
 from inference.engine import Engine
 from inference.frames import FRAME_BYTES_MAX
 from inference.model import Model, save
+from inference.ops import Task
 from inference.reference import NumpyExecutor
+from inference.witness import record
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 60.0
@@ -118,6 +121,44 @@ def test_making_and_checking_over_the_pipe(served: tuple[Model, Path], child: Ch
     assert child.end() == 0
 
 
+def test_moves_of_a_dispute_over_the_pipe(served: tuple[Model, Path], child: Child) -> None:
+    """As a party in this process makes them; the execution is computed once and asked many times."""
+    child.receive()
+    model, answer = served[0], Engine(NumpyExecutor(served[0])).generate([1, 2, 3], 4, *HOW.values())
+    task = Task("generate", 3, len(answer.tokens), HOW["seed"], HOW["temperature_q16"], HOW["top_k"])
+    party = Party(record(NumpyExecutor(model), task, KEY, [1, 2, 3], answer.tokens), model)
+    base = {"op": "argue", "kind": "generate", "prompt": [1, 2, 3], "output": answer.tokens, **HOW}
+
+    def asks(**fields: Any) -> Any:
+        return child.ask(id=5, **base, **fields)
+
+    assert asks(move="root") == {"id": 5, "event": "done", "root": answer.root}
+    leaf = asks(move="leaf", bad=4)["leaf"]
+    assert leaf == party.bad_leaf(4)
+    place = Place(LIST, len(party.working(leaf).list_tree) - 1, 0)
+    shown = asks(move="show", leaf=leaf, tree=LIST, level=place.level, index=0)
+    assert shown["data"] == party.show(Game(leaf), place) and shown["operations"] == party.list_root(leaf)
+    told = [[LIST, place.level, 0, shown["data"]]]
+    choice = asks(move="choose", leaf=leaf, shown=told)
+    assert (choice["index"], choice["path"]) == (None, [])
+    last = len(party.working(leaf).ops) - 1
+    opening = asks(move="open", leaf=leaf, list_op=last, shown=told)
+    assert opening["data"] == party.open(Game(leaf, last, (Shown(place, shown["data"]),))).data
+    forged = bytes((shown["data"][0] ^ 1,)) + shown["data"][1:]
+    choice = asks(move="choose", leaf=leaf, shown=[[LIST, place.level, 0, forged]])
+    assert (choice["index"], choice["child"]) == (0, forged[:32]) and len(choice["path"]) == place.level
+    wrong = {
+        "move": ({"move": "guess"}, "move must be one of"), "tree": ({"move": "show", "level": 0, "index": 0}, "tree"),
+        "shown": ({"move": "choose", "leaf": 0, "shown": [[LIST, 0, "x", b""]]}, "shown must be"),
+        "none": ({"move": "choose", "leaf": 0}, "shown is empty"), "leaf": ({"move": "leaf"}, "request.bad"),
+    }  # fmt: skip
+    for fields, said in wrong.values():
+        refused = asks(**fields)
+        assert refused["code"] == "request" and said in refused["error"]
+    none = asks(move="show", leaf=10**6, tree=LIST, level=0, index=0)
+    assert (none["code"], none["event"]) == ("move", "error") and "no leaf" in none["error"]
+
+
 def test_requests_are_worked_on_together_and_tell_their_tokens(served: tuple[Model, Path], child: Child) -> None:
     """A short one that comes later is done first; the load says how many run; of a cancelled one nothing is heard."""
     child.receive()
@@ -157,7 +198,7 @@ def test_a_bad_request_is_answered_and_the_next_one_served(child: Child) -> None
         ({**make, "prompt": [1], "max_tokens": 3, "seed": b"short"}, "seed of 5"),
         ({**make, "prompt": [1], "max_tokens": 3, "within_ms": -1}, "request.within_ms must be"),
         ({**make, "prompt": [1], "max_tokens": 3, "stream": 1}, "request.stream must be bool"),
-        ({"op": "reboot"}, "request.op must be make, check or cancel"),
+        ({"op": "reboot"}, "request.op must be make, check, argue or cancel"),
     ):
         reply = child.ask(id=1, **fields)
         assert (reply["id"], reply["event"], reply["code"]) == (1, "error", "request")
