@@ -1,11 +1,12 @@
-"""What a validator does about what it owes: which models to run next, which messages to send, at which fees.
+"""What a validator does about what it owes: which models to run next, which messages to send.
 
 Pure functions over duties (vm.system.market_views) and results; node.inference runs models and sends.
 """
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from node.outbox import Message
 from primitives.task import (
     BATCH_ITEMS_MAX,
     NO_BAD_POSITION,
@@ -17,7 +18,6 @@ from primitives.task import (
     execution_commitment,
     verdict_commitment,
 )
-from primitives.transaction import Transaction, sign_transaction
 from vm.system import abi, market_gas
 from vm.system import gas as system_gas
 from vm.system.market_views import Duty
@@ -25,16 +25,9 @@ from vm.system.market_views import Duty
 BATCH_BYTES_MAX = 48 * 1024
 """Of one batch: below what the builder gives all work batches together."""
 GAS_MARGIN = 20_000
-TIP_WEI_PER_GAS = 10**9
-UNDERWAY_MAX = 4
-"""Work transactions on their way at once: what is ready just after one was sent need not wait for its block."""
-STALE_BLOCKS = 2
-"""A work transaction that is in no block after so many is made again."""
-BUMP_NUM, BUMP_DEN = 9, 8
-"""Times 1.125: what replaces a transaction must pay at least 10 % more."""
 
 KIND_OF_ROLE = {abi.ROLE_EXECUTE: 1, abi.ROLE_AUDIT: 2, abi.ROLE_REVEAL: 3}
-"""Role of a duty -> kind of the batch item that fulfils it."""
+"""Role of a duty -> kind of the batch item that fulfils it. A challenge is no item (node.disputes)."""
 KIND_OF_ITEM: Mapping[type[WorkItem], int] = {Submission: 1, Verdict: 2, Reveal: 3}
 
 
@@ -67,7 +60,7 @@ def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None
     check = results.get((duty.task, duty.trace_key, False))
     if duty.role == abi.ROLE_EXECUTE:
         return answer
-    if duty.role == abi.ROLE_AUDIT:
+    if duty.role in (abi.ROLE_AUDIT, abi.ROLE_CHALLENGE):
         return check
     return answer or check
 
@@ -75,7 +68,8 @@ def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None
 def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> list[Duty]:
     """The duties to run a model for now, the first to close first. height: of the next block.
 
-    A backup begins only when its own slot does. A reveal whose result was lost is computed again, with the same bits.
+    A backup begins only when its own slot does. A result that was lost and is to be revealed, or to become a challenge,
+    is computed again, with the same bits.
     """
     wanted = [
         duty
@@ -97,7 +91,7 @@ def items_to_send(
     operator: bytes,
     duties: Iterable[Duty],
     results: Mapping[ResultKey, Result],
-    refused: Set[tuple[bytes, int]],
+    refused: Set[Hashable],
     height: int,
 ) -> list[WorkItem]:
     """Messages that block `height` accepts and that are ready, within the bounds of one batch.
@@ -110,7 +104,8 @@ def items_to_send(
     for duty in sorted(duties, key=lambda duty: (duty.last_block, duty.task)):
         result = result_for(duty, results)
         open_now = duty.first_block <= height <= duty.last_block
-        if result is None or not open_now or (duty.task, KIND_OF_ROLE[duty.role]) in refused:
+        kind = KIND_OF_ROLE.get(duty.role)
+        if result is None or not open_now or kind is None or (duty.task, kind) in refused:
             continue
         item = _item(operator, duty, result)
         size += len(encode_batch([item]))
@@ -130,48 +125,15 @@ def _item(operator: bytes, duty: Duty, result: Result) -> WorkItem:
     return Reveal(duty.task, result.root, result.bad)
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A work transaction that is on its way."""
-
-    transaction: Transaction
-    height: int
-    """Of the block that it was made for."""
-    covers: frozenset[tuple[bytes, int]]
-    """(task, kind) of its items."""
-
-
-def work_transaction(
-    hot_key: bytes,
-    chain_id: int,
-    nonce: int,
-    items: list[WorkItem],
-    base_fee: int,
-    gas_max: int,
-    height: int,
-    replaced: Sent | None,
-) -> Sent:
-    """`Market.work` with these items. replaced: the transaction of the same nonce that was not included."""
-    batch = encode_batch(items)
-    data = abi.WORK.encode_call(batch)
-    tip, max_fee = TIP_WEI_PER_GAS, 2 * base_fee + TIP_WEI_PER_GAS
-    if replaced is not None:
-        tip = max(tip, -(-replaced.transaction.max_priority_fee_per_gas * BUMP_NUM // BUMP_DEN))
-        max_fee = max(max_fee, -(-replaced.transaction.max_fee_per_gas * BUMP_NUM // BUMP_DEN))
+def work_message(items: list[WorkItem]) -> Message:
+    """`Market.work` with these items; it covers (task, kind) of each."""
+    data = abi.WORK.encode_call(encode_batch(items))
     zeros = data.count(0)
     intrinsic = 21_000 + 4 * zeros + 16 * (len(data) - zeros)
     floor = 21_000 + 10 * zeros + 40 * (len(data) - zeros)
     work = market_gas.WORK + system_gas.CALL + system_gas.CALLDATA_BYTE * len(data) + sum(map(_item_gas, items))
-    transaction = sign_transaction(
-        hot_key, chain_id=chain_id, nonce=nonce, gas=min(gas_max, max(floor, intrinsic + work) + GAS_MARGIN),
-        to=abi.WORK.account, max_fee_per_gas=max_fee, max_priority_fee_per_gas=tip, data=data,
-    )  # fmt: skip
-    return Sent(transaction, height, frozenset((item.task, KIND_OF_ITEM[type(item)]) for item in items))
-
-
-def is_stale(sent: Sent, height: int) -> bool:
-    """Whether it has missed its blocks. height: of the next block."""
-    return height - sent.height >= STALE_BLOCKS
+    covers = frozenset((item.task, KIND_OF_ITEM[type(item)]) for item in items)
+    return Message(abi.WORK.account, data, max(floor, intrinsic + work) + GAS_MARGIN, covers)
 
 
 def _item_gas(item: WorkItem) -> int:

@@ -6,7 +6,7 @@ still validates every block and says what it cannot serve. Replaying or syncing 
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Hashable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -16,25 +16,15 @@ import structlog
 import trio
 
 from chain.ledger import Committed, Ledger
-from chain.mempool import AlreadyKnown
 from inference.chunks import read_manifest
 from inference.opening import claims_of
 from inference.program import decode_manifest
 from node.answers import SoftAnswers
 from node.config import NodeConfig
 from node.consensus import Consensus
-from node.duties import (
-    UNDERWAY_MAX,
-    Result,
-    ResultKey,
-    Sent,
-    is_stale,
-    items_to_send,
-    job_key,
-    jobs,
-    work_transaction,
-)
+from node.duties import Result, ResultKey, items_to_send, job_key, jobs, work_message
 from node.journal import Journal
+from node.outbox import Message, Outbox
 from node.store import ModelStore
 from node.worker import TooLate, Worker, WorkerConfig, WorkerFailed, WorkerUnfit
 from primitives.keys import address_of
@@ -42,7 +32,6 @@ from primitives.merkle import tokens_root, unpack_tokens
 from primitives.reasons import reason_of
 from primitives.receipt import Log
 from primitives.task import Kind, vector_of, words_of
-from primitives.transaction import InvalidTransaction, Transaction
 from vm.system import abi, views
 from vm.system.market_views import Duty, open_tasks, task_view
 
@@ -91,7 +80,7 @@ class InferenceService:
         self,
         ledger: Ledger,
         consensus: Consensus,
-        submit: Callable[[bytes], Transaction],
+        outbox: Outbox,
         hot_key: bytes | None,
         config: NodeConfig,
         journal_folder: Path,
@@ -100,7 +89,8 @@ class InferenceService:
     ) -> None:
         self._ledger = ledger
         self._consensus = consensus
-        self._submit = submit
+        self._outbox = outbox
+        outbox.sources.append(self._next_message)
         self._hot_key = hot_key
         self._config = config
         self._journal = Journal(journal_folder)
@@ -116,10 +106,6 @@ class InferenceService:
         self._impossible: set[tuple[bytes, bytes]] = set()
         """(task, trace key) that a model's process refused or did not survive."""
         self._seen_at: dict[tuple[bytes, int], float] = {}
-        self._sent: list[Sent] = []
-        """On their way, by nonce."""
-        self._not_accepted = ""
-        """Why the last one was refused; said once."""
         self._workers: dict[bytes, Worker] = {}
         self._not_served: dict[bytes, str] = {}
         self._missing: set[bytes] = set()
@@ -195,7 +181,7 @@ class InferenceService:
         for model in served - self._workers.keys() - self._not_served.keys():
             self._start_worker(model, nursery)
         self._run_jobs(nursery)
-        self._send()
+        self._outbox.flush()
         if head % PRUNE_BLOCKS == 0 and self._results:
             await trio.to_thread.run_sync(self._prune)
 
@@ -308,7 +294,7 @@ class InferenceService:
                 await trio.to_thread.run_sync(self._journal.add, result)
                 self._results[result.key] = result
                 self._figures.done += 1
-                self._send()
+                self._outbox.flush()
         except WorkerUnfit:
             pass  # _keep says so
         except TooLate as error:
@@ -374,46 +360,10 @@ class InferenceService:
         assert duty.role == abi.ROLE_EXECUTE or tokens_root(output) == duty.output_hash, duty.task
         return prompt, output
 
-    # ------------------------------------------------------------------ sending
-
-    def _send(self) -> None:
-        """What is ready and not on its way, in a transaction of its own; the oldest is made again when it missed two
-        blocks, with everything that those after it do not carry."""
-        if self._operator is None or self._hot_key is None or self._duties_head != self._ledger.head.number:
-            return
-        height = self._ledger.head.number + 1
-        nonce = self._ledger.reader().nonce(address_of(self._hot_key))
-        self._sent = [sent for sent in self._sent if sent.transaction.nonce >= nonce]
-        stale = self._sent[0] if self._sent and is_stale(self._sent[0], height) else None
-        if stale is None and len(self._sent) >= UNDERWAY_MAX:
-            return
-        waiting = self._sent if stale is None else self._sent[1:]
-        known = self._refused.union(*(sent.covers for sent in waiting))
+    def _next_message(self, underway: Set[Hashable]) -> Message | None:
+        """The batch of what is ready, for the outbox."""
+        if self._operator is None or self._duties_head != self._ledger.head.number:
+            return None
+        known, height = {*self._refused, *underway}, self._ledger.head.number + 1
         items = items_to_send(self._operator, self._duties, self._results, known, height)
-        if not items and stale is not None and waiting:
-            # Nothing else is due, but those behind it wait for its nonce.
-            items = items_to_send(self._operator, self._duties, self._results, self._refused, height)
-        if not items:
-            return
-        if stale is None:
-            nonce += len(self._sent)
-        params = self._ledger.params
-        sent = work_transaction(
-            self._hot_key, params.chain_id, nonce, items, self._ledger.next_base_fee(), params.transaction_gas_max,
-            height, stale,
-        )  # fmt: skip
-        try:
-            self._submit(sent.transaction.raw)
-        except AlreadyKnown:
-            pass  # it waits here, made the same way before
-        except InvalidTransaction as error:
-            # Begin again at today's fees: what was to be replaced may be gone, and raised fees more than there is.
-            if stale is not None:
-                self._sent = []
-            if self._not_accepted != str(error):
-                log.warning("work transaction not accepted", reason=str(error), items=len(items))
-            self._not_accepted = str(error)
-            return
-        self._not_accepted = ""
-        self._sent = [sent, *waiting] if stale is not None else [*waiting, sent]
-        log.debug("work sent", items=len(items), nonce=nonce, height=height)
+        return work_message(items) if items else None

@@ -38,6 +38,7 @@ from node.host import NodeHost
 from node.inference import InferenceService
 from node.keys import NodeKeys, admin_secret, find_passphrase, has_validator_keys, read_keystore, read_node_keys
 from node.messages import Decoder
+from node.outbox import Outbox
 from node.replay import Recovered, recover
 from node.signer import FileSigner, SignerError, SignerLocked, create_or_open
 from node.store import ModelStore
@@ -114,9 +115,8 @@ class Node:
         store = self.store
         answers = SoftAnswers(ledger, self.network, hot_key)
         consensus.on_commit.append(answers.on_commit)
-        inference = InferenceService(
-            ledger, consensus, host.submit, hot_key, config, self.folder.journal, store, answers
-        )
+        outbox = Outbox(ledger, host.submit, hot_key)
+        inference = InferenceService(ledger, consensus, outbox, hot_key, config, self.folder.journal, store, answers)
         fetches = Fetches(self.network, store, partial(check_model, config=config))
         fetches.on_ready.append(lambda _model: inference.wake())
         version = program_version()

@@ -6,13 +6,13 @@ import pytest
 
 from node.duties import (
     Result,
-    is_stale,
     items_to_send,
     jobs,
     result_for,
-    work_transaction,
+    work_message,
 )
 from node.journal import Journal
+from node.outbox import is_stale, signed
 from primitives.keys import address_of
 from primitives.task import (
     NO_BAD_POSITION,
@@ -115,7 +115,9 @@ def test_a_batch_has_at_most_64_items() -> None:
 
 def test_a_work_transaction_decodes_and_its_replacement_pays_an_eighth_more() -> None:
     items = items_to_send(OPERATOR, [duty(EXECUTE)], by_key(answer()), set(), 10)
-    sent = work_transaction(HOT, 31337, 7, items, 10**9, 5_000_000, 10, None)
+    message = work_message(items)
+    assert message.covers == {(items[0].task, 1)}
+    sent = signed(HOT, 31337, 7, message, 10**9, 5_000_000, 10, None)
     transaction = decode(sent.transaction.raw)
     assert transaction.sender == address_of(HOT) and transaction.nonce == 7
     assert transaction.max_fee_per_gas >= 2 * 10**9
@@ -123,7 +125,7 @@ def test_a_work_transaction_decodes_and_its_replacement_pays_an_eighth_more() ->
     (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
     assert decode_batch(batch) == items
     assert not is_stale(sent, 11) and is_stale(sent, 12)
-    again = work_transaction(HOT, 31337, 7, items, 10**9, 5_000_000, 12, sent).transaction
+    again = signed(HOT, 31337, 7, message, 10**9, 5_000_000, 12, sent).transaction
     assert again.max_fee_per_gas * 8 >= transaction.max_fee_per_gas * 9
     assert again.max_priority_fee_per_gas * 8 >= transaction.max_priority_fee_per_gas * 9
 

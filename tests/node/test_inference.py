@@ -8,10 +8,12 @@ import trio
 from cluster_of_nodes import LocalNode, make_cluster
 
 import node.inference as inference
+import node.outbox as outbox
 from chain.ledger import Ledger
 from node.config import NodeConfig
 from node.duties import Result
 from node.inference import InferenceService
+from node.outbox import Outbox
 from node.store import ModelStore
 from primitives.task import Verdict, decode_batch
 from primitives.transaction import InvalidTransaction, Transaction, decode
@@ -31,8 +33,9 @@ def make_service(node: LocalNode, submit: Any, folder: Path) -> InferenceService
     node.ledger = Ledger.open(node.kv, node.spec)
     models = ModelStore(folder / "models", 0)
     service = InferenceService(
-        node.ledger, Consensus(), submit, node.keys.hot, NodeConfig(), folder, models, None  # type: ignore[arg-type]
-    )
+        node.ledger, Consensus(), Outbox(node.ledger, submit, node.keys.hot), node.keys.hot, NodeConfig(), folder,
+        models, None,
+    )  # type: ignore[arg-type]  # fmt: skip
     service._operator = node.keys.operator_address
     service._duties_head = node.ledger.head.number
     return service
@@ -61,8 +64,8 @@ def test_what_is_ready_later_does_not_wait_for_the_block_of_what_was_sent(tmp_pa
     service._duties = [owed(number) for number in range(1, 9)]
     for number in range(1, 9):
         has_result(service, number)
-        service._send()
-        service._send()  # nothing new: nothing is sent
+        service._outbox.flush()
+        service._outbox.flush()  # nothing new: nothing is sent
     assert [tasks_in(each) for each in offered] == [[1], [2], [3], [4]], "four at once, the others wait"
     assert [each.nonce for each in offered] == [0, 1, 2, 3]
 
@@ -75,17 +78,17 @@ def test_only_the_oldest_is_made_again_and_repeats_nothing_that_others_carry(
     service = make_service(node, lambda raw: offered.append(decode(raw)), tmp_path / "journal")
     service._duties = [owed(number) for number in (1, 2, 3)]
     has_result(service, 1)
-    service._send()
+    service._outbox.flush()
     has_result(service, 2)
-    service._send()
+    service._outbox.flush()
     has_result(service, 3)
-    monkeypatch.setattr(inference, "is_stale", lambda sent, height: sent.transaction.nonce == 0)
-    service._send()
+    monkeypatch.setattr(outbox, "is_stale", lambda sent, height: sent.transaction.nonce == 0)
+    service._outbox.flush()
     assert [tasks_in(each) for each in offered] == [[1], [2], [1, 3]]
     assert [each.nonce for each in offered] == [0, 1, 0]
     assert offered[2].max_fee_per_gas * 10 >= offered[0].max_fee_per_gas * 11, "a pool takes it for the first"
     service._refused = {(number.to_bytes(32, "big"), 2) for number in (1, 3)}
-    service._send()
+    service._outbox.flush()
     assert tasks_in(offered[3]) == [2] and offered[3].nonce == 0, "those behind it wait for its nonce"
 
 
@@ -102,10 +105,11 @@ def test_a_refused_replacement_begins_again_at_todays_fees(tmp_path: Path, monke
 
     (node,) = make_cluster(tmp_path, 1)
     service = make_service(node, submit, tmp_path / "journal")
-    monkeypatch.setattr(inference, "items_to_send", lambda *_: [Verdict(bytes(32), bytes(32))])
-    monkeypatch.setattr(inference, "is_stale", lambda sent, height: True)
+    item = Verdict(bytes(32), bytes(32))
+    monkeypatch.setattr(inference, "items_to_send", lambda *asked: [] if asked[3] else [item])
+    monkeypatch.setattr(outbox, "is_stale", lambda sent, height: True)
     for _ in range(60):
-        service._send()
+        service._outbox.flush()
     fees = [each.max_fee_per_gas for each in offered]
     assert max(fees) > 2 * fees[0], "it did raise them"
-    assert fees.count(fees[0]) > 1 and service._sent
+    assert fees.count(fees[0]) > 1 and service._outbox._sent

@@ -180,16 +180,16 @@ def test_a_result_that_fits_no_batch_is_refused_at_the_post(world, width, fits):
 
 def test_the_longest_vector_fits_the_batch_and_the_gas_that_its_escrow_pays():
     """Whatever its bytes are: EIP-7623 charges 40 gas for one that is not zero, above what executing costs."""
-    from node.duties import BATCH_BYTES_MAX, work_transaction
+    from node.duties import BATCH_BYTES_MAX, work_message
     from primitives.task import encode_batch
 
     vector = tuple(range(-(2**31), -(2**31) + RESULT_BYTES_CAP // 4))
     item = Submission(b"t" * 32, words_of(v ^ 0x01010101 for v in vector), b"c" * 32, 2**31, 2**31, 2**31, b"d" * 32)
     assert vector_of(words_of(vector)) == vector
     assert len(encode_batch([item])) <= BATCH_BYTES_MAX
-    sent = work_transaction(b"k" * 32, 31337, 0, [item], 10**9, 5_250_000, 1, None)
-    used = 21_000 + sum(10 if byte == 0 else 40 for byte in sent.transaction.data)
+    message = work_message([item])
+    used = 21_000 + sum(10 if byte == 0 else 40 for byte in message.data)
     executed = market_gas.WORK + market_gas.SUBMIT + market_gas.SUBMIT_TOKEN * len(vector) + gas.CALL
-    assert executed + len(sent.transaction.data) * 17 + 21_000 < used, "the floor is what a long vector pays"
-    assert used <= sent.transaction.gas <= 3_000_000, "half of a block's gas is for batches"
+    assert executed + len(message.data) * 17 + 21_000 < used, "the floor is what a long vector pays"
+    assert used <= message.gas <= 3_000_000, "half of a block's gas is for batches"
     assert used <= WORK_PAID.submission(Kind.EMBED, len(vector))
