@@ -25,6 +25,9 @@ class Reason(IntEnum):
     UNDEFENDED_AGAIN = 36
     VERDICT_REFUTED = 37
     COPIED_ROOT = 38
+    ROOT_WITHHELD = 39
+    CHALLENGE_LOST = 40
+    STAND_IN_LOST = 41
     MALFORMED = 64
     UNKNOWN_TASK = 65
     FINISHED = 66
@@ -87,6 +90,9 @@ _MEANING = {
     Reason.UNDEFENDED_AGAIN: _Meaning("the third challenge that nobody answered", _ONLINE),
     Reason.VERDICT_REFUTED: _Meaning("the verdict vouched for a root that was refuted", _BITS),
     Reason.COPIED_ROOT: _Meaning("the verdict opened to a trap", "compute every verdict yourself"),
+    Reason.ROOT_WITHHELD: _Meaning("a verdict contradicted the answer, and nobody revealed its root", _ONLINE),
+    Reason.CHALLENGE_LOST: _Meaning("a challenge, its bond in the stake, was lost or never made", _BITS),
+    Reason.STAND_IN_LOST: _Meaning("a list posted in somebody's defence, its bond in the stake, was refuted", _BITS),
     Reason.MALFORMED: _Meaning("the message cannot be read", _OWN),
     Reason.UNKNOWN_TASK: _Meaning("there is no such task", _OWN),
     Reason.FINISHED: _Meaning("the task has ended", _HARMLESS),

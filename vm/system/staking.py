@@ -1,7 +1,7 @@
 """Staking: who the operators are, which keys are theirs for ever, what they put at stake, and the way out.
 
-Owns keys, bonds, the list of active operators (those that the next epoch turn may give power) and the unbonding queue.
-What power a bond gets is the turn's business; what a lie costs is the Referee's.
+Owns keys, bonds, the list of active operators (those that the next epoch turn may give power), the unbonding queue, and
+the taking of stake. What power a bond gets is the turn's business; what a lie costs, and who gets it, is the Referee's.
 """
 
 from dataclasses import dataclass
@@ -9,10 +9,11 @@ from enum import Enum
 from typing import Any
 
 from primitives import bls, keys
-from primitives.address import STAKING, ZERO_ADDRESS
+from primitives.address import REFEREE, STAKING, ZERO_ADDRESS
 from primitives.hashing import ZERO_HASH, keccak
 from primitives.params import STAKE_UNIT, ChainParams
-from vm.system import abi, gas
+from primitives.reasons import Reason
+from vm.system import abi, gas, mishaps
 from vm.system.context import Call, ReadContext, Refused, SystemContext
 from vm.system.layout import AddressList, Scalar, Table, Words, raw, u64, uint
 
@@ -73,6 +74,8 @@ _KEYS = Words(STAKING, "key")
 _BONDED = Scalar(STAKING, "bonded")
 _UNBONDINGS = Table(STAKING, "unbonding", Unbonding)
 _QUEUES = Table(STAKING, "unbondings", UnbondingQueue)
+_BOUND = Words(STAKING, "bound")
+"""Disputes that an operator's stake answers for: while there is one, nothing of it is paid out."""
 
 
 # What other rooms ask
@@ -138,6 +141,38 @@ def note_entry(ctx: SystemContext, address: bytes) -> None:
     record = _require(ctx, address)
     record.entered = ctx.height
     _OPERATORS.put(ctx, record, address)
+
+
+def bind(ctx: SystemContext, address: bytes) -> None:
+    """One more dispute that the operator's stake answers for."""
+    _BOUND.add(ctx, 1, address)
+
+
+def unbind(ctx: SystemContext, address: bytes) -> None:
+    """One of them is over."""
+    _BOUND.add(ctx, -1, address)
+
+
+def slash(ctx: SystemContext, address: bytes, wei: int, task: bytes, reason: Reason) -> int:
+    """Take stake into the Referee's account: of the bond, then of what is unbonding, the newest first. The wei taken.
+
+    An operator whose bond falls below the minimum is active no more; what is left it may unbond.
+    """
+    record = _require(ctx, address)
+    taken = min(wei, record.bond)
+    record.bond -= taken
+    _BONDED.add(ctx, -taken)
+    rest = min(wei - taken, record.unbonding)
+    _take_unbonding(ctx, address, rest)
+    record.unbonding -= rest
+    taken += rest
+    if record.active and record.bond < ctx.params.bond_min:
+        _deactivate(ctx, address, record, "slashed below the minimum bond")
+    _OPERATORS.put(ctx, record, address)
+    ctx.transfer(STAKING, REFEREE, taken)
+    mishaps.note_slash(ctx, address, task, reason, taken)
+    abi.emit(ctx, abi.SLASHED, address, task, reason, taken, record.bond, record.unbonding)
+    return taken
 
 
 def put_genesis_operator(ctx: SystemContext, address: bytes, record: Operator) -> None:
@@ -233,8 +268,11 @@ def _unbond(ctx: SystemContext, call: Call, amount: int) -> None:
 def _withdraw(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
     ctx.charge(gas.WITHDRAW + gas.UNBONDING * UNBONDINGS_MAX, "withdraw")
     record = _require(ctx, call.sender)
+    bound = _BOUND.get(ctx, call.sender)
+    if bound:
+        raise Refused("bound", f"the stake answers for {bound} disputes: withdraw when they are over")
     queue = _QUEUES.get(ctx, call.sender) or UnbondingQueue()
-    amount = 0
+    amount, waiting = 0, queue.length
     while queue.length:
         due = _UNBONDINGS.get(ctx, call.sender, u64(queue.first))
         assert due is not None
@@ -243,7 +281,7 @@ def _withdraw(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
         amount += due.amount
         _UNBONDINGS.delete(ctx, call.sender, u64(queue.first))
         queue.first, queue.length = queue.first + 1, queue.length - 1
-    if amount == 0:
+    if queue.length == waiting:
         raise Refused("nothing_due", "no unbonding has ended")
     _QUEUES.put(ctx, queue, call.sender)
     record.unbonding -= amount
@@ -310,6 +348,21 @@ def _require(ctx: ReadContext, address: bytes) -> Operator:
     if record is None:
         raise Refused("unknown_operator", f"0x{address.hex()} is no operator")
     return record
+
+
+def _take_unbonding(ctx: SystemContext, address: bytes, wei: int) -> None:
+    """Take so much of the open unbondings, the newest first; those that are used up stay, with nothing in them."""
+    queue = _QUEUES.get(ctx, address) or UnbondingQueue()
+    for place in reversed(range(queue.first, queue.first + queue.length)):
+        if not wei:
+            return
+        due = _UNBONDINGS.get(ctx, address, u64(place))
+        assert due is not None
+        part = min(wei, due.amount)
+        due.amount -= part
+        wei -= part
+        _UNBONDINGS.put(ctx, due, address, u64(place))
+    assert not wei
 
 
 def _add_bond(ctx: SystemContext, address: bytes, record: Operator, amount: int) -> None:

@@ -6,9 +6,10 @@ import pytest
 from sample import BOND, PEOPLE, STRANGER, WEALTH, Person, sample_spec, started
 
 from primitives import bls, keys
-from primitives.address import STAKING, ZERO_ADDRESS
+from primitives.address import REFEREE, STAKING, ZERO_ADDRESS
 from primitives.params import COIN, ChainParams
-from vm.system import abi, staking
+from primitives.reasons import Reason
+from vm.system import abi, mishaps, staking
 from vm.system.context import Refused
 from vm.system.staking import HANDLERS, Role
 
@@ -222,3 +223,65 @@ def test_views_answer_what_the_state_holds(ctx):
     ctx.call(HANDLERS, abi.UNBOND, COIN, sender=person.operator)
     release = ctx.height + ctx.params.unbonding_blocks
     assert ctx.call(HANDLERS, abi.UNBONDINGS, person.operator, sender=STRANGER.operator) == [(COIN, release)]
+
+
+def unbond(ctx, who, amount):
+    ctx.call(HANDLERS, abi.UNBOND, amount, sender=who)
+
+
+def test_a_slash_takes_the_bond_first_then_what_is_unbonding_the_newest_first(ctx):
+    who, task = PEOPLE[0].operator, b"t" * 32
+    unbond(ctx, who, 3_000 * COIN)
+    unbond(ctx, who, 2_000 * COIN)
+    staked = ctx.balance(STAKING)
+    assert staking.slash(ctx, who, 100 * COIN, task, Reason.WRONG_WORK) == 100 * COIN
+    assert (staking.operator(ctx, who).bond, staking.operator(ctx, who).unbonding) == (4_900 * COIN, 5_000 * COIN)
+    assert staking.is_active(ctx, who)
+    assert staking.slash(ctx, who, 6_000 * COIN, task, Reason.WRONG_WORK_AGAIN) == 6_000 * COIN
+    left = [due.amount for due in staking.open_unbondings(ctx, who)]
+    assert left == [3_000 * COIN, 900 * COIN], "the newest went first"
+    assert not staking.is_active(ctx, who), "nothing is bonded any more"
+    assert staking.slash(ctx, who, 10**30, task, Reason.WRONG_WORK) == 3_900 * COIN, "all there is"
+    assert staking.slash(ctx, who, 10**30, task, Reason.WRONG_WORK) == 0
+    assert (ctx.balance(STAKING), ctx.balance(REFEREE)) == (staked - 10_000 * COIN, 10_000 * COIN)
+    slashes = ctx.events(abi.SLASHED)
+    assert [(e["amount"], e["bond"], e["unbonding"]) for e in slashes[:2]] == [
+        (100 * COIN, 4_900 * COIN, 5_000 * COIN), (6_000 * COIN, 0, 3_900 * COIN),
+    ]  # fmt: skip
+    assert [m.wei for m in mishaps.slashes(ctx, who)] == [0, 3_900 * COIN, 6_000 * COIN, 100 * COIN]
+
+
+def test_what_a_slash_used_up_is_cleared_away_by_a_withdrawal(ctx):
+    who = PEOPLE[0].operator
+    unbond(ctx, who, 5_000 * COIN)
+    unbond(ctx, who, 1_000 * COIN)
+    staking.slash(ctx, who, 4_500 * COIN, b"t" * 32, Reason.WRONG_WORK)
+    assert [due.amount for due in staking.open_unbondings(ctx, who)] == [5_000 * COIN, 500 * COIN]
+    staking.slash(ctx, who, 10**30, b"t" * 32, Reason.WRONG_WORK)
+    ctx.height += ctx.params.unbonding_blocks
+    assert ctx.call(HANDLERS, abi.WITHDRAW, sender=who) == 0
+    assert staking.open_unbondings(ctx, who) == []
+
+
+def test_a_bond_below_the_minimum_votes_no_more_and_leaves_whole(ctx):
+    who = PEOPLE[0].operator
+    staking.slash(ctx, who, 9_000 * COIN + 1, b"t" * 32, Reason.WRONG_WORK)
+    assert not staking.is_active(ctx, who)
+    assert ctx.events(abi.DEACTIVATED)[-1]["reason"] == "slashed below the minimum bond"
+    with pytest.raises(Refused, match="unbond all"):
+        unbond(ctx, who, 1)
+    unbond(ctx, who, 1_000 * COIN - 1)
+    assert staking.operator(ctx, who).bond == 0
+
+
+def test_nothing_is_paid_out_while_the_stake_answers_for_a_dispute(ctx):
+    who = PEOPLE[0].operator
+    unbond(ctx, who, 5_000 * COIN)
+    ctx.height += ctx.params.unbonding_blocks
+    staking.bind(ctx, who)
+    staking.bind(ctx, who)
+    for left in (2, 1):
+        with pytest.raises(Refused, match=f"answers for {left} disputes"):
+            ctx.call(HANDLERS, abi.WITHDRAW, sender=who)
+        staking.unbind(ctx, who)
+    assert ctx.call(HANDLERS, abi.WITHDRAW, sender=who) == 5_000 * COIN
