@@ -20,7 +20,10 @@ interface ILaboraMarket {
         uint32 deadlineBlocks,
         uint256 tipPerCwu,
         uint256 escrow,
-        uint256 pricePerCwu
+        uint256 pricePerCwu,
+        uint256 valueAtRisk,
+        uint32 callbackGas,
+        uint8 auditors
     );
     event TaskDealt(
         bytes32 indexed task,

@@ -206,11 +206,14 @@ def task_post(
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy (0.7).")] = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="Sample among so many; 0: all (40).")] = None,
     assurance: Annotated[
-        int | None, typer.Option(min=0, max=2, help="Least verifiers; 0 accepts an answer that nobody checks.")
+        int | None, typer.Option(min=0, max=8, help="Least verifiers; 0 accepts an answer that nobody checks.")
     ] = None,
     tip: Annotated[
         int, typer.Option(min=0, help="Wei a CWU beyond the price; tasks that tip more are dealt first.")
     ] = 0,
+    value_at_risk: Annotated[
+        str | None, typer.Option(help="Coins that a wrong answer may cost you: it is checked by as many as that asks.")
+    ] = None,
     wait: Annotated[WaitFor, typer.Option(help="How far to follow it.")] = WaitFor.SETTLED,
     json: AsJson = False,
 ) -> None:
@@ -218,6 +221,7 @@ def task_post(
     from node.accounts import choose_key
     from node.client import Client
     from node.post import Request, Wait, find_model, post_task, wait_for
+    from node.validator import parse_coins
     from node.watch import Watcher
     from primitives.task import Kind
 
@@ -229,8 +233,10 @@ def task_post(
                 40 if top_k is None else top_k) if kind is TaskKind.GENERATE else (0, 0.0, 0)  # fmt: skip
     client = Client(rpc)
     _, model_id = find_model(client, model)
+    at_risk = 0 if value_at_risk is None else parse_coins(value_at_risk)
     requests = [
-        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each, ids, tip) for each in label or [""]
+        Request(prompt, *sampling, assurance, model_id, Kind[kind.name], each, ids, tip, at_risk)
+        for each in label or [""]
     ]
     secret = choose_key(key, account, client.number("eth_chainId"), _data_folder(data_dir).keystore)
     posted = [post_task(client, secret, request)[0] for request in requests]

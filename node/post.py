@@ -45,7 +45,8 @@ class Request:
     """What is asked. temperature 0 is greedy; assurance None lets the command choose by the number of validators.
     Embed and score make no tokens: max_tokens, temperature and top_k are 0. label: text after the prompt, with ids
     of its own, so that a score's elements from the prompt's end on are the label's. as_ids: prompt and label are token
-    ids in decimal. tip_per_cwu: wei beyond the price; tasks that tip more are dealt first."""
+    ids in decimal. tip_per_cwu: wei beyond the price; tasks that tip more are dealt first.
+    value_at_risk: wei that a wrong answer may cost the asker."""
 
     prompt: str
     max_tokens: int = 64
@@ -57,6 +58,7 @@ class Request:
     label: str = ""
     as_ids: bool = False
     tip_per_cwu: int = 0
+    value_at_risk: int = 0
 
     def words(self, node: Client) -> Tokenizer:
         """What makes ids of the prompt. Raises NoWords."""
@@ -96,7 +98,8 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     # Without a price the EVM sees a base fee of 0, and the quote would leave out what the validators' gas costs.
     prices = current_prices(client)
     priced = {"from": to_hex(address_of(key)), "to": to_hex(MARKET), **prices.fields()}
-    asked = (request.kind, model, len(tokens), request.max_tokens, assurance, 0, request.tip_per_cwu, 0)
+    asked = (request.kind, model, len(tokens), request.max_tokens, assurance, request.value_at_risk,
+             request.tip_per_cwu, 0)  # fmt: skip
     quote = abi.QUOTE.encode_call(*asked)
     temperature = round(request.temperature * TEMPERATURE_ONE_Q16)
     try:
@@ -104,8 +107,8 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
         escrow, least, most, _ = abi.QUOTE.decode_result(from_hex(answer))
         deadline = min(max(30, least), most)
         call = abi.POST.encode_call(
-            request.kind, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance, 0,
-            request.tip_per_cwu, deadline, 0,
+            request.kind, model, pack_tokens(tokens), request.max_tokens, temperature, request.top_k, assurance,
+            request.value_at_risk, request.tip_per_cwu, deadline, 0,
         )  # fmt: skip
         receipt = send(client, key, prices, MARKET, call, escrow * ESCROW_MARGIN_PERCENT // 100)
     except RpcFailure as failure:

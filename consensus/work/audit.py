@@ -85,14 +85,14 @@ def matures_at(agreed: int, maturity: int, delay: int) -> int:
     return agreed + max(maturity, delay)
 
 
-def seats_wanted(auditors: int, assurance: int) -> int:
-    """Verifiers that a task pays for: k of the chain, or what the asker wants if that is more."""
-    return max(auditors, assurance)
+def seats_wanted(auditors: int, assurance: int, least: int) -> int:
+    """Verifiers that a task pays for: k of the chain, what the asker wants, what makes cheating a loss: the most."""
+    return max(auditors, assurance, least)
 
 
-def seats_of(auditors: int, assurance: int, others: int) -> int:
+def seats_of(wanted: int, others: int) -> int:
     """k of a task: as many as wanted, of the `others`, the serving operators less the executor."""
-    return min(seats_wanted(auditors, assurance), others)
+    return min(wanted, others)
 
 
 def may_redraw(redraws: int, redraws_max: int, revealed: bool) -> bool:

@@ -22,10 +22,16 @@ class WorkGas:
     """Instead of submit_token: an element of a vector, whose bytes are seldom zero."""
     verdict: int
     reveal: int
+    seat_seen: int
+    """On top of both, for each verifier of the task."""
 
     def submission(self, kind: Kind, length: int) -> int:
         """Gas paid for an answer of that many tokens or elements."""
         return self.submit + (self.submit_element if kind.is_vector else self.submit_token) * length
+
+    def saying(self, message: int, auditors: int) -> int:
+        """Gas paid for a verdict or a reveal in a task that so many check."""
+        return message + self.seat_seen * auditors
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Settlement:
 def escrow_of(terms: Terms, gas: WorkGas) -> Escrow:
     """What a post must lock."""
     per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
-    work = gas.submission(terms.kind, terms.longest) + terms.auditors * gas.verdict + gas.reveal
+    verdict, reveal = gas.saying(gas.verdict, terms.auditors), gas.saying(gas.reveal, terms.auditors)
+    work = gas.submission(terms.kind, terms.longest) + terms.auditors * verdict + reveal
     return Escrow(
         execution=price_of(terms.cost.execution(terms.kind, terms.prompt, terms.longest), terms.price),
         audits=terms.auditors * price_of(terms.cost.audit(terms.kind, terms.prompt, terms.longest), terms.price),
@@ -110,8 +117,8 @@ def settle(
     audit = price_of(terms.cost.audit(terms.kind, terms.prompt, length), terms.price) + share if verifiers else 0
     per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
     submission_work = gas.submission(terms.kind, length) * per_gas
-    verdict_work = gas.verdict * per_gas
-    reveal_work = gas.reveal * per_gas if revealed else 0
+    verdict_work = gas.saying(gas.verdict, terms.auditors) * per_gas
+    reveal_work = gas.saying(gas.reveal, terms.auditors) * per_gas if revealed else 0
     executor = fee - fee_burn - pool + price_of(macs, terms.tip)
     burned = fee_burn + pool - share * verifiers
     paid = executor + verifiers * (audit + verdict_work) + submission_work + reveal_work + burned

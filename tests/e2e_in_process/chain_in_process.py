@@ -216,7 +216,7 @@ class Chain:
             asked.get("top_k", 0),
             asked.get("assurance", 0), 0, 0, asked.get("deadline", 12), 0,
         )  # fmt: skip
-        return self.transaction(self.poster_key, nonce, 1_200_000, COIN // 100, data)
+        return self.transaction(self.poster_key, nonce, 1_400_000, COIN // 100, data)
 
     def duties(self, operator: Operator) -> list[Duty]:
         return views.open_tasks(self.reader, operator.operator, self.params, self.height + 1)

@@ -26,7 +26,7 @@ def told(*logs: PlacedLog) -> Story:
 
 
 POSTED = log(
-    abi.TASK_POSTED, 5, TASK, A, MODEL, False, 0, pack_tokens(list(b"Hi")), 8, 0, 0, 1, 30, 0, 10**15, 10**12
+    abi.TASK_POSTED, 5, TASK, A, MODEL, False, 0, pack_tokens(list(b"Hi")), 8, 0, 0, 1, 30, 0, 10**15, 10**12, 0, 0, 2
 )
 DEALT = log(abi.TASK_DEALT, 6, TASK, B, 0, [B, C], b"s" * 32, b"k" * 32, 10, 36)
 ANSWERED = log(
@@ -54,7 +54,8 @@ def test_the_whole_life_of_a_task() -> None:
 
 
 def test_a_vector_is_told_with_its_sign() -> None:
-    posted = log(abi.TASK_POSTED, 5, TASK, A, MODEL, False, 2, pack_tokens(list(b"Hi!")), 0, 0, 0, 1, 30, 0, 10**15, 1)
+    tokens = pack_tokens(list(b"Hi!"))
+    posted = log(abi.TASK_POSTED, 5, TASK, A, MODEL, False, 2, tokens, 0, 0, 0, 1, 30, 0, 10**15, 1, 0, 0, 2)
     words = pack_tokens(words_of((-65_536, 0)))
     answered = log(abi.TASK_ANSWERED, 7, TASK, B, 0, words, b"o" * 32, b"c" * 32, 1, 0, 9, b"numpy/cpu")
     differs = log(abi.REVEALED, 10, TASK, C, b"r" * 32, 1, [C])

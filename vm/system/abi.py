@@ -323,7 +323,8 @@ TASK_COUNT = _function(MARKET, "taskCount() view returns (uint64 posted)")
 
 TASK_POSTED = _event(MARKET, """TaskPosted(bytes32 indexed task, address indexed poster, bytes32 indexed model,
     bool canary, uint8 kind, bytes tokens, uint32 maxTokens, uint32 temperatureQ16, uint32 topK, uint8 assurance,
-    uint32 deadlineBlocks, uint256 tipPerCwu, uint256 escrow, uint256 pricePerCwu)""")
+    uint32 deadlineBlocks, uint256 tipPerCwu, uint256 escrow, uint256 pricePerCwu, uint256 valueAtRisk,
+    uint32 callbackGas, uint8 auditors)""")
 TASK_DEALT = _event(MARKET, """TaskDealt(bytes32 indexed task, address indexed executor, uint8 attempt, address[] slots,
     bytes32 seed, bytes32 traceKey, uint32 slotBlocks, uint64 lastBlock)""")
 DEAL_DELAYED = _event(MARKET, "DealDelayed(bytes32 indexed task, uint64 againBlock, string reason)")

@@ -4,6 +4,7 @@ Owns the order of deals, retries, room, and what a canary asks. The draw is cons
 """
 
 from consensus.work import audit, credit, deal
+from consensus.work.slashing import gain_of
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.task import TEMPERATURE_ONE_Q16, Kind, Status, sampling_seed, task_id, trace_key
@@ -16,6 +17,7 @@ from vm.system.market_state import (
     CANARIES,
     CREATED,
     DUTIES,
+    EXPOSED,
     FRESH,
     IN_FLIGHT,
     NOBODY,
@@ -46,7 +48,7 @@ def deal_tasks(ctx: SystemContext) -> bool:
     gas_item = gas.deal(market_parties.set_size(ctx))
     queues: tuple[tuple[Source, int], ...] = ((FRESH, left), (RETRIES, RETRIES_A_BLOCK), (CANARIES, left))
     for queue, most in queues:
-        done, go_on = run_queue(ctx, queue, "deal", gas_item, _deal, min(most, left), _undealt)
+        done, go_on = run_queue(ctx, queue, "deal", lambda *_: gas_item, _deal, min(most, left), _undealt)
         left -= done
         if not go_on:
             return False
@@ -62,7 +64,11 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     cost = task.cost(models.require(ctx, task.model))
     step = audit.slot_step(task.deadline)
     serving = market_parties.serving(ctx, task.model)
-    room = [p for p in serving if deal.has_room(IN_FLIGHT.get(ctx, p.operator), cost, p.rate, step)]
+    room = [
+        p for p in serving
+        if deal.has_room(IN_FLIGHT.get(ctx, p.operator), cost, p.rate, step)
+        and p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))
+    ]  # fmt: skip
     if not room:
         _later(ctx, identity, task, bool(serving))
         return
@@ -150,6 +156,7 @@ def _create_canary(ctx: SystemContext, number: int) -> None:
         status=Status.POSTED, kind=kind, canary=1, deadline=max(ctx.params.deadline_default, least), prompt=tokens,
         max_tokens=tokens if generates else 0, temperature_q16=TEMPERATURE_ONE_Q16 if generates else 0, poster=NOBODY,
         model=model, prompt_hash=tokens_root(prompt), base_fee=ctx.base_fee, paid_auditors=ctx.params.auditors,
+        gain=gain_of(0, cost, ledger.base_price(ctx)),
     )  # fmt: skip
     CANARIES.push(ctx, ctx.height + 1, enter(ctx, task, pack_tokens(prompt)))
 

@@ -10,7 +10,7 @@ from primitives.params import ChainParams
 from vm.system.gas import LOG, READ, WRITE
 from vm.system.market_state import FRESH_MAX
 
-TASK = 21
+TASK = 22
 """Words of a task's record."""
 QUEUED = 3
 """Words that an entry of a queue takes: itself, its bucket's length, the count; the same when it is taken out."""
@@ -36,24 +36,32 @@ FILL_FUND = 2 * READ + 2 * WRITE + LOG
 
 WORK = 3 * READ
 """A batch, without its items."""
-SUBMIT = (TASK + 12) * READ + (9 + QUEUED) * WRITE + LOG
+EXPOSURE = READ + WRITE
+"""What an operator has open in tasks, more or less by one."""
+SUBMIT = (TASK + 12) * READ + (9 + QUEUED) * WRITE + 2 * EXPOSURE + LOG
 SUBMIT_TOKEN = 12
-VERDICT = (TASK + 2 * SEAT) * READ + (3 + QUEUED) * WRITE + 2 * LOG
-REVEAL = (TASK + 2 * SEAT) * READ + (6 + QUEUED) * WRITE + 2 * LOG
+VERDICT = TASK * READ + (3 + QUEUED) * WRITE + 2 * LOG
+REVEAL = TASK * READ + (6 + QUEUED) * WRITE + 2 * LOG
+SEAT_SEEN = SEAT * READ
+"""On top of both: a seat of the task, lost ones with them."""
 
 LOOK = 3 * READ + 2 * WRITE + POPPED
 """An entry of a queue that turns out stale."""
-CLOSE = (TASK + 2 * SEAT) * READ + (4 + 2 * QUEUED) * WRITE + 2 * (MISHAP + LOG)
+CLOSE = TASK * READ + (4 + 2 * QUEUED) * WRITE
+CLOSE_SEAT = SEAT * READ + WRITE + EXPOSURE + MISHAP + LOG
 """A window that ended: misses, the next one's opening. What it may lead to (REFUND, DRAW) is apart."""
-DRAW = (TASK + 2 * SEAT) * READ + (2 + 2 * QUEUED + 2 * (SEAT + DUTY)) * WRITE + LOG
+DRAW = TASK * READ + (2 + 2 * QUEUED) * WRITE + LOG
+DRAW_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
 TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG
 """A deal that finds nobody, apart from the members it looks at."""
-DEAL = TRY + POPPED + (9 + EXECUTOR_SLOTS * DUTY) * WRITE
+DEAL = TRY + POPPED + (9 + EXECUTOR_SLOTS * DUTY) * WRITE + EXPOSURE
 CANARY = 10 * READ + (8 + 2 * QUEUED) * WRITE + LOG
-PRUNE = (TASK + 2 * SEAT + (EXECUTOR_SLOTS + 2) * DUTY) * WRITE + 10 * READ
-"""A task's words, those of two seats and five duties, and what is left of it."""
+PRUNE = (TASK + EXECUTOR_SLOTS * DUTY) * WRITE + EXPOSURE + 10 * READ
+PRUNE_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
+"""A task's words, its slots' duties, and what is left of it; each seat and its duty."""
 REFUND = PRUNE + 4 * (READ + WRITE) + LOG
-SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + 30 * READ + 24 * WRITE + 8 * LOG
+SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + 22 * READ + 16 * WRITE + 4 * LOG
+PAY_SEAT = 4 * READ + 4 * WRITE + 2 * LOG
 
 TASK_WORDS = 48
 """Words that a view of one task reads: its own and its seats'."""
@@ -69,6 +77,7 @@ WORK_PAID = WorkGas(
     submit_element=ELEMENT_CALLDATA_FLOOR,
     verdict=MESSAGE + WORK + VERDICT,
     reveal=MESSAGE + WORK + REVEAL,
+    seat_seen=SEAT_SEEN,
 )
 """What the work part of an escrow pays back, in gas."""
 
@@ -78,21 +87,37 @@ def deal(members: int) -> int:
     return DEAL + MEMBER * members
 
 
-def draw(members: int) -> int:
-    """An audit draw over a set of so many."""
-    return DRAW + MEMBER * members
+def draw(members: int, auditors: int) -> int:
+    """An audit draw of so many over a set of so many."""
+    return DRAW + DRAW_SEAT * auditors + MEMBER * members
 
 
-def caused_by_post(params: ChainParams, members: int, deadline: int) -> int:
-    """The fixed maximum gas of every item of later prologues that one post can cause.
+def close(seats: int) -> int:
+    """The end of a window of a task with so many seats; a slot's miss counts as one."""
+    return CLOSE + CLOSE_SEAT * max(1, seats)
+
+
+def settle(auditors: int, seats: int) -> int:
+    """The settlement of a task that so many check, with that many seats drawn, the lost ones among them."""
+    return SETTLE + PAY_SEAT * auditors + PRUNE_SEAT * seats
+
+
+def refund(seats: int) -> int:
+    """The refund of a task with so many seats."""
+    return REFUND + PRUNE_SEAT * seats
+
+
+def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: int) -> int:
+    """The fixed maximum gas of every item of later prologues that one post can cause, checked by so many.
 
     The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
     of its windows (posted, three slots, each draw's verdicts, the reveals), and one end: SETTLE is more than REFUND.
     """
     retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max
-    ends = 1 + EXECUTOR_SLOTS + draws + 1
-    return deal(members) + retries * (TRY + MEMBER * members) + draws * draw(members) + ends * CLOSE + SETTLE
+    ends = (1 + EXECUTOR_SLOTS) * close(0) + (draws + 1) * close(auditors)
+    tries = deal(members) + retries * (TRY + MEMBER * members)
+    return tries + draws * draw(members, auditors) + ends + settle(auditors, auditors * draws)
 
 
 assert SETTLE > REFUND

@@ -23,6 +23,8 @@ class Source(Protocol):
 
 Item = Callable[[SystemContext, bytes, Task], None]
 """(ctx, task id, task)."""
+GasOf = Callable[[int, int], int]
+"""(verifiers that the task pays for, seats drawn or to be) -> the most gas that the item may take."""
 Wanted = Callable[[int, int, int, Source, int], bool]
 """(task's status, queue that it awaits, due, queue, height of the entry) -> whether the entry still means something."""
 
@@ -33,7 +35,7 @@ def expected(status: int, awaits: int, due: int, queue: Source, height: int) -> 
 
 
 def run_queue(
-    ctx: SystemContext, queue: Source, step: str, gas_item: int, item: Item, most: int, wanted: Wanted = expected
+    ctx: SystemContext, queue: Source, step: str, gas_of: GasOf, item: Item, most: int, wanted: Wanted = expected
 ) -> tuple[int, bool]:
     """Handle at most `most` entries due by this block. How many, and False when gas for the next did not remain.
 
@@ -46,13 +48,17 @@ def run_queue(
         entry = queue.peek(ctx, ctx.height)
         if entry is None:
             break
-        if ctx.gas_left < gas_item + gas.REFUND:
+        if ctx.gas_left < gas.LOOK:
             return done, False
-        status, awaits, due = TASKS.read(ctx, ("status", "awaits", "due"), entry.item)
+        names = ("status", "awaits", "due", "paid_auditors", "seats")
+        status, awaits, due, auditors, seats = TASKS.read(ctx, names, entry.item)
         if not wanted(status, awaits, due, queue, entry.height):
             ctx.charge(gas.LOOK, step)
             queue.pop(ctx)
             continue
+        gas_item = gas_of(auditors, max(auditors, seats))
+        if ctx.gas_left < gas_item + gas.refund(max(auditors, seats)):
+            return done, False
         task = TASKS.get(ctx, entry.item)
         assert task is not None
         ctx.charge(gas_item, step)

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from consensus.work.deal import Candidate
+from consensus.work.incentive import Odds
+from consensus.work.slashing import exposure_max
+from primitives.params import ChainParams
 from vm.system import ledger, models
 from vm.system.context import ReadContext
 
@@ -20,6 +23,10 @@ class Party:
     rate: int
     """What it is trusted with: its effective rate, at the share that its misses left of it."""
 
+    def covers(self, params: ChainParams, gain: int, exposed: int = 0) -> bool:
+        """Whether its bond is enough for a slash in a task of that G beside what is open."""
+        return exposed + gain <= exposure_max(params, self.bond)
+
 
 def serving(ctx: ReadContext, model: bytes) -> list[Party]:
     """Who may be drawn for a model now, in address order."""
@@ -31,6 +38,15 @@ def serving(ctx: ReadContext, model: bytes) -> list[Party]:
 def drawable(parties: Iterable[Party], without: Collection[bytes] = ()) -> list[Candidate]:
     """Parties as candidates of a draw, weighed by bond."""
     return [Candidate(party.operator, party.bond) for party in parties if party.operator not in without]
+
+
+def odds(ctx: ReadContext, parties: Iterable[Party], delay: int) -> Odds:
+    """What a draw among these is made from, D being `delay`: a third of all bond holds at most D - 1 proposers in a
+    row, for D is the smallest window that always holds more than a third."""
+    active = sum(models.member_bonds(ctx).values())
+    serving_bond = sum(party.bond for party in parties)
+    params = ctx.params
+    return Odds(active, serving_bond, max(0, delay - 1), params.sample_num, params.sample_den)
 
 
 def set_size(ctx: ReadContext) -> int:

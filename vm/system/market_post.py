@@ -4,12 +4,14 @@ Owns every refusal of a post, each with its reason, so that eth_estimateGas tell
 anything is sent. Who gets the task is market_deal's question.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
-from consensus.work import audit, fees
+from consensus.work import audit, fees, incentive
+from consensus.work.incentive import AUDITORS_MAX
+from consensus.work.slashing import exposure_max, gain_of
 from primitives.address import MARKET
 from primitives.merkle import tokens_root, unpack_tokens
-from primitives.task import Kind, Status, result_length, task_id
+from primitives.task import Kind, Status, price_of, result_length, task_id
 from vm.system import abi, ledger, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import Call, ReadContext, Refused, SystemContext
@@ -30,10 +32,9 @@ from vm.system.market_state import (
     schedule,
 )
 
-ASSURANCE_MAX = 2
-"""More verifiers than that are not active on this chain."""
 BACKLOG_BLOCKS_MAX = 4
 AMOUNT_MAX = 2**96 - 1
+RISK_MAX = 2**128 - 1
 
 
 def post(
@@ -59,7 +60,6 @@ def post(
     asked = _kind_of(record, kind)
     prompt = _prompt_of(ctx, record, asked, tokens, max_tokens)
     _check_sampling(asked, temperature_q16, top_k)
-    _check_assurance(ctx, model, assurance)
     waiting = FRESH.pending(ctx)
     if waiting >= FRESH_MAX:
         raise Refused("backlog", f"{waiting} tasks wait for their first deal; try again in some blocks")
@@ -70,12 +70,16 @@ def post(
         status=Status.POSTED, kind=kind, assurance=assurance, deadline=deadline, max_tokens=max_tokens,
         prompt=len(prompt), temperature_q16=temperature_q16, top_k=top_k, poster=call.sender, model=model,
         prompt_hash=tokens_root(prompt), price=ledger.base_price(ctx), base_fee=ctx.base_fee,
-        paid_auditors=audit.seats_wanted(ctx.params.auditors, assurance), tip=tip_per_cwu,
+        tip=tip_per_cwu, value_at_risk=value_at_risk,
     )  # fmt: skip
-    least, most = audit.deadline_bounds(task.cost(record), record.reference_macs_per_block)
+    cost = task.cost(record)
+    task.gain = _gain(cost, task.price, tip_per_cwu)
+    task.paid_auditors = _auditors(ctx, model, task.gain, price_of(cost, task.price), assurance, value_at_risk)
+    least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)
     if not least <= deadline <= most:
         raise Refused("deadline", f"a deadline of {deadline} blocks; this task's must be {least} to {most}")
-    ctx.charge(gas.caused_by_post(ctx.params, members, deadline), "what a post causes")
+    caused = gas.caused_by_post(ctx.params, members, deadline, task.paid_auditors)
+    ctx.charge(caused, "what a post causes")
     needed = fees.escrow_of(task.terms(record), gas.WORK_PAID).total
     if needed > AMOUNT_MAX:
         raise Refused("fee_too_high", f"the task would cost {needed} wei, more than there can be")
@@ -99,6 +103,7 @@ def enter(ctx: SystemContext, task: Task, tokens: bytes) -> bytes:
     abi.emit(
         ctx, abi.TASK_POSTED, identity, task.poster, task.model, bool(task.canary), task.kind, tokens, task.max_tokens,
         task.temperature_q16, task.top_k, task.assurance, task.deadline, task.tip, task.escrow, task.price,
+        task.value_at_risk, task.callback_gas, task.paid_auditors,
     )  # fmt: skip
     return identity
 
@@ -144,18 +149,21 @@ def quote(
     record = models.require(ctx, model)
     asked = _kind_of(record, kind)
     _check_lengths(ctx, record, asked, prompt, max_tokens)
-    seats = audit.seats_wanted(ctx.params.auditors, assurance)
     longest = result_length(asked, prompt, max_tokens, record.width)
-    terms = fees.Terms(record.cost, asked, prompt, longest, ledger.price_ahead(ctx), ctx.base_fee, seats, tip_per_cwu)
     cost = record.cost.execution(asked, prompt, longest)
+    price = ledger.price_ahead(ctx)
+    ctx.charge(gas.MEMBER * market_parties.set_size(ctx), "quote")
+    seats = _auditors(ctx, model, _gain(cost, price, tip_per_cwu), price_of(cost, price), assurance, value_at_risk)
+    terms = fees.Terms(record.cost, asked, prompt, longest, price, ctx.base_fee, seats, tip_per_cwu)
     least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)
     return fees.escrow_of(terms, gas.WORK_PAID).total, min(least, 2**32 - 1), min(most, 2**32 - 1), seats
 
 
 def _check_active(value_at_risk: int, tip_per_cwu: int, callback_gas: int) -> None:
-    for name, value in (("valueAtRisk", value_at_risk), ("callbackGas", callback_gas)):
-        if value:
-            raise Refused("not_active", f"{name} {value}: {abi.NOT_ACTIVE}; it must be 0")
+    if callback_gas:
+        raise Refused("not_active", f"callbackGas {callback_gas}: {abi.NOT_ACTIVE}; it must be 0")
+    if value_at_risk > RISK_MAX:
+        raise Refused("value_at_risk", f"{value_at_risk} wei at risk, more than there can be")
     if tip_per_cwu > TIP_MAX:
         raise Refused("fee_too_high", f"a tip of {tip_per_cwu} wei a CWU, more than there can be")
 
@@ -218,14 +226,45 @@ def _check_sampling(kind: Kind, temperature_q16: int, top_k: int) -> None:
         )
 
 
-def _check_assurance(ctx: SystemContext, model: bytes, assurance: int) -> None:
-    """Whether so many others can check an answer."""
-    if assurance > ASSURANCE_MAX:
-        raise Refused("not_active", f"assurance {assurance}: more than {ASSURANCE_MAX} is {abi.NOT_ACTIVE}")
-    others = max(0, len(market_parties.serving(ctx, model)) - 1)
+def _gain(cost: int, price: int, tip: int) -> int:
+    """G of a post: what it pays for its work at most. (The base price is its own.)"""
+    return gain_of(price_of(cost, price) + price_of(cost, tip), cost, price)
+
+
+def _auditors(ctx: SystemContext, model: bytes, gain: int, saved: int, assurance: int, value_at_risk: int) -> int:
+    """k: the chain's, what the asker wants, and what makes cheating a loss. Raises Refused with what would do."""
+    serving = market_parties.serving(ctx, model)
+    able = [party for party in serving if party.covers(ctx.params, gain)]
+    others = max(0, len(able) - 1)
+    if serving and not able:
+        covered = max(exposure_max(ctx.params, party.bond) for party in serving)
+        raise Refused(
+            "exposure", f"the task pays {gain} wei: more than the {covered} that the largest bond serving it covers"
+        )
+    if assurance > AUDITORS_MAX:
+        raise Refused("assurance", f"assurance {assurance}: at most {AUDITORS_MAX} verifiers check a task")
     if assurance > others:
         raise Refused(
             "assurance",
             f"assurance {assurance}: {others} others could check an answer of this model; "
             + (f"post with assurance {others}" if others else "post with assurance 0 to accept an unverified answer"),
         )
+    odds = market_parties.odds(ctx, able, ledger.audit_delay(ctx, ctx.params.epoch(ctx.height)))
+    stakes = incentive.stakes_of(ctx.params, gain, saved)
+    most = min(others, AUDITORS_MAX)
+    least = incentive.least_auditors(odds, stakes, value_at_risk, most)
+    if least is None and (value_at_risk or assurance):
+        _refuse_risk(odds, stakes, value_at_risk, most)
+    return audit.seats_wanted(ctx.params.auditors, assurance, least or 0)
+
+
+def _refuse_risk(odds: incentive.Odds, stakes: incentive.Stakes, value_at_risk: int, most: int) -> NoReturn:
+    """Why no number of verifiers makes cheating a loss here, and what would be accepted."""
+    percent = incentive.caught(odds, most) * 100 // incentive.ONE
+    found = f"{most} verifiers can be drawn; they catch a lie in {percent} of 100 cases, which costs {stakes.slash} wei"
+    accepted = incentive.value_at_risk_max(odds, stakes, most)
+    if accepted is None:
+        advice = "too little for any answer that must be safe: post with assurance 0 and nothing at risk"
+    else:
+        advice = f"at most {accepted} wei may be at risk"
+    raise Refused("value_at_risk", f"valueAtRisk {value_at_risk}: {found}; {advice}")

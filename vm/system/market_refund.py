@@ -13,9 +13,9 @@ from vm.system.market_state import TASKS, Task, finish, unlock
 def refund(ctx: SystemContext, task_id: bytes, task: Task, reason: str, charged: bool = False) -> None:
     """Return the escrow, less the charge that is burned if `charged`, and end the task; a dispute goes on without it.
 
-    Moves only what this account holds: with gas for it, it cannot fail. The caller keeps gas.REFUND back.
+    Moves only what this account holds: with gas for it, it cannot fail. The caller keeps gas.refund back.
     """
-    ctx.charge(gas.REFUND, "refund")
+    ctx.charge(gas.refund(max(task.paid_auditors, task.seats)), "refund")
     escrow = unlock(ctx, task)
     burned = expiry_charge(escrow, ctx.params) if charged else 0
     ledger.burn(ctx, MARKET, burned, ledger.Burn.EXPIRY)

@@ -34,7 +34,7 @@ answer is known."""
 
 def settle_mature(ctx: SystemContext) -> bool:
     """Step 3: settle what matures by this block. False: stopped for want of gas."""
-    return run_queue(ctx, MATURE, "settle", gas.SETTLE, settle, ctx.params.prologue_items_max)[1]
+    return run_queue(ctx, MATURE, "settle", gas.settle, settle, ctx.params.prologue_items_max)[1]
 
 
 def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:

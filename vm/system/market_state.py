@@ -103,6 +103,11 @@ class Task:
     """Multiply-adds that the task counts in flight for whose turn it is (its deadline bounds its cost below 2^95)."""
     tip: int = uint(96)
     """Wei a CWU beyond the price."""
+    value_at_risk: int = uint(128)
+    """X: what a wrong answer may cost the asker, in wei."""
+    callback_gas: int = uint(32)
+    gain: int = uint(128)
+    """G at the post: what each party of the task exposes of its bond, 1 of exposure_div."""
 
     model: bytes = raw(32)
     prompt_hash: bytes = raw(32)
@@ -192,6 +197,8 @@ CREATED = Scalar(MARKET, "canaries_created")
 """Canaries of the current epoch that were created or passed over: epoch << 32 | number."""
 CREDITED = Words(MARKET, "credited")
 """Epoch + 1 in which work without a seed on a (model, prompt hash, kind) last earned credit."""
+EXPOSED = Words(MARKET, "exposed")
+"""Sum of the G of the open tasks in which an operator executes or gave or owes a verdict, in wei."""
 IN_FLIGHT = Words(MARKET, "in_flight")
 """Multiply-adds that an operator is to execute now."""
 
@@ -330,6 +337,7 @@ def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, recei
     """Prune a task to its receipt."""
     assert task.escrow == 0
     release(ctx, task)
+    uncover(ctx, task_id, task)
     leave(ctx, task_id, task)
     for index in range(task.seats):
         SEATS.delete(ctx, task_id, bytes([index]))
@@ -338,17 +346,38 @@ def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, recei
 
 
 def hold(ctx: SystemContext, task: Task, macs: int) -> None:
-    """Count the task in flight for the slot whose turn begins."""
+    """Count the task in flight for the slot whose turn begins, and what it exposes of its bond."""
     assert not task.held
     task.held = macs
     IN_FLIGHT.add(ctx, macs, task.parties[task.passed])
+    expose(ctx, task, task.parties[task.passed])
 
 
 def release(ctx: SystemContext, task: Task) -> None:
     """The slot whose turn it was has answered, or its time has passed."""
     if task.held:
         IN_FLIGHT.add(ctx, -task.held, task.parties[task.passed])
+        unexpose(ctx, task, task.parties[task.passed])
         task.held = 0
+
+
+def expose(ctx: SystemContext, task: Task, operator: bytes) -> None:
+    """An operator has given the task its answer or a verdict, or is to."""
+    EXPOSED.add(ctx, task.gain, operator)
+
+
+def unexpose(ctx: SystemContext, task: Task, operator: bytes) -> None:
+    """It has no part in the task any more."""
+    EXPOSED.add(ctx, -task.gain, operator)
+
+
+def uncover(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """Nothing of the task can be proven wrong any more, or it was: its executor's and verifiers' exposure ends."""
+    if task.answered:
+        unexpose(ctx, task, task.executor)
+    for seat in seats_of(ctx, task_id, task):
+        if seat.state != SEAT_MISSED:
+            unexpose(ctx, task, seat.verifier)
 
 
 def leave(ctx: SystemContext, task_id: bytes, task: Task) -> None:

@@ -6,10 +6,10 @@ of windows are consensus.work.audit's.
 
 from collections.abc import Sequence
 
-from consensus.work import audit, deal
+from consensus.work import audit, deal, incentive
 from consensus.work.verdict import Outcome
 from primitives.reasons import Reason
-from primitives.task import Status
+from primitives.task import Status, price_of
 from vm.system import abi, market_parties, mishaps, models
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
@@ -18,6 +18,7 @@ from vm.system.market_refund import refund
 from vm.system.market_state import (
     DRAWS,
     DUTIES,
+    EXPOSED,
     MATURE,
     SEAT_DRAWN,
     SEAT_GIVEN,
@@ -26,25 +27,29 @@ from vm.system.market_state import (
     WINDOWS,
     Seat,
     Task,
+    expose,
     hold,
     leave,
     put_seat,
     release,
     schedule,
     seats_of,
+    unexpose,
 )
 from vm.system.market_verdict import agree, outcome_of
 
 
 def close_windows(ctx: SystemContext) -> bool:
     """Step 1: windows and deadlines that ended before this block. False: stopped for want of gas."""
-    return run_queue(ctx, WINDOWS, "close", gas.CLOSE, _close, ctx.params.prologue_items_max)[1]
+    return run_queue(ctx, WINDOWS, "close", lambda _, seats: gas.close(seats), _close, ctx.params.prologue_items_max)[1]
 
 
 def draw_audits(ctx: SystemContext) -> bool:
     """Step 2: verifiers for answers of D blocks ago, and for empty seats. False: stopped for want of gas."""
-    gas_item = gas.draw(market_parties.set_size(ctx))
-    return run_queue(ctx, DRAWS, "draw", gas_item, _draw, ctx.params.prologue_items_max)[1]
+    members = market_parties.set_size(ctx)
+    return run_queue(
+        ctx, DRAWS, "draw", lambda auditors, _: gas.draw(members, auditors), _draw, ctx.params.prologue_items_max
+    )[1]
 
 
 def _close(ctx: SystemContext, task_id: bytes, task: Task) -> None:
@@ -100,11 +105,12 @@ def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     first = task.status == Status.ANSWERED
     serving = market_parties.serving(ctx, task.model)
     seats = seats_of(ctx, task_id, task)
-    others = market_parties.drawable(serving, {task.executor, *(seat.verifier for seat in seats)})
+    covering = [p for p in serving if p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))]
+    others = market_parties.drawable(covering, {task.executor, *(seat.verifier for seat in seats)})
     if first:
-        task.auditors = audit.seats_of(ctx.params.auditors, task.assurance, len(others))
-        if task.auditors < task.assurance:
-            reason = f"{len(others)} others could check the answer, the asker wanted {task.assurance}"
+        task.auditors = audit.seats_of(task.paid_auditors, len(others))
+        reason = _too_few(ctx, task, serving, len(others))
+        if reason:
             refund(ctx, task_id, task, reason)
             return
     round_ = 0 if first else task.redraws + 1
@@ -117,6 +123,7 @@ def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     for verifier in picks:
         put_seat(ctx, task_id, task.seats, Seat(verifier, SEAT_DRAWN, round_))
         task.seats += 1
+        expose(ctx, task, verifier)
         DUTIES.add(ctx, task_id, verifier)
     last = task.verdict_window(ctx.params).last
     schedule(ctx, WINDOWS, task_id, task, last + 1)
@@ -124,12 +131,24 @@ def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     abi.emit(ctx, abi.AUDIT_DRAWN, task_id, round_, picks, last)
 
 
+def _too_few(ctx: SystemContext, task: Task, serving: Sequence[market_parties.Party], others: int) -> str:
+    """Why the verifiers that can be drawn are not what the asker was promised; empty when they are."""
+    if task.auditors < task.assurance:
+        return f"{others} others could check the answer, the asker wanted {task.assurance}"
+    if task.value_at_risk:
+        chance = incentive.caught(market_parties.odds(ctx, serving, task.delay), task.auditors)
+        stakes = incentive.stakes_of(ctx.params, task.gain, price_of(_cost(ctx, task), task.price))
+        if not incentive.deters(chance, stakes, task.value_at_risk):
+            return f"{task.auditors} verifiers of {others} others no longer make {task.value_at_risk} wei at risk safe"
+    return ""
+
+
 def _verdicts_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """Seats that stayed empty are lost; they are drawn again in this block's step 2, at most so often."""
     seats = seats_of(ctx, task_id, task)
     for index, seat in enumerate(seats):
         if seat.state == SEAT_DRAWN:
-            _lose_seat(ctx, task_id, index, seat, Reason.NO_VERDICT)
+            _lose_seat(ctx, task_id, task, index, seat, Reason.NO_VERDICT)
     if audit.may_redraw(task.redraws, ctx.params.redraws_max, revealed=False):
         schedule(ctx, DRAWS, task_id, task, ctx.height)
         TASKS.put(ctx, task, task_id)
@@ -188,11 +207,14 @@ def _unverified(ctx: SystemContext, task_id: bytes, task: Task, reason: str) -> 
 def _miss_unopened(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
     for index, seat in enumerate(seats):
         if seat.state == SEAT_GIVEN:
-            _lose_seat(ctx, task_id, index, seat, Reason.VERDICT_UNOPENED)
+            _lose_seat(ctx, task_id, task, index, seat, Reason.VERDICT_UNOPENED)
 
 
-def _lose_seat(ctx: SystemContext, task_id: bytes, index: int, seat: Seat, reason: Reason) -> None:
+def _lose_seat(
+    ctx: SystemContext, task_id: bytes, task: Task, index: int, seat: Seat, reason: Reason
+) -> None:
     seat.state = SEAT_MISSED
+    unexpose(ctx, task, seat.verifier)
     put_seat(ctx, task_id, index, seat)
     _miss(ctx, task_id, seat.verifier, abi.ROLE_AUDIT, index, reason)
 

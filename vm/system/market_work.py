@@ -32,6 +32,7 @@ from vm.system.market_state import (
     SEAT_OPENED,
     TASKS,
     Task,
+    expose,
     load,
     put_seat,
     release,
@@ -100,6 +101,7 @@ def _submit(ctx: SystemContext, operator: bytes, item: Submission) -> None:
     _require_window(ctx, task.slot_window(slot))
     _check_answer(ctx, task, item.tokens)
     release(ctx, task)
+    expose(ctx, task, operator)
     task.status, task.slot, task.answered = Status.ANSWERED, slot, ctx.height
     task.output, task.output_hash, task.commitment = len(item.tokens), tokens_root(item.tokens), item.commitment
     task.queue_ms, task.first_token_ms, task.total_ms = item.queue_ms, item.first_token_ms, item.total_ms
@@ -138,6 +140,7 @@ def _verdict(ctx: SystemContext, operator: bytes, item: Verdict) -> None:
     """A drawn verifier's commitment; the last one that is waited for opens the reveals."""
     task = load(ctx, item.task)
     _require_stage(task, "verdict", Status.DRAWN)
+    ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     seats = seats_of(ctx, item.task, task)
     index = next((i for i, seat in enumerate(seats) if seat.verifier == operator), None)
     if index is None:
@@ -160,6 +163,7 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     task = load(ctx, item.task)
     _require_stage(task, "reveal", Status.REVEALING, Status.DISPUTED)
     _require_window(ctx, task.reveal_window(ctx.params, operator))
+    ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     seats = seats_of(ctx, item.task, task)
     waiting = [index for index, seat in enumerate(seats) if seat.state == SEAT_GIVEN]
     party = (task.executor, task.commitment)

@@ -69,7 +69,7 @@ def test_a_miss_counts_only_where_the_time_was_enough(deadline, cost, rate, coun
     [(2, 0, 3, 2), (2, 1, 3, 2), (2, 0, 1, 1), (2, 0, 0, 0), (1, 2, 3, 2), (2, 2, 1, 1)],
 )
 def test_seats(auditors, assurance, others, seats):
-    assert audit.seats_of(auditors, assurance, others) == seats
+    assert audit.seats_of(audit.seats_wanted(auditors, assurance, 0), others) == seats
 
 
 def test_nothing_is_redrawn_after_a_reveal_nor_more_than_so_often():

@@ -9,7 +9,7 @@ from primitives.task import Kind, ModelCost
 
 PARAMS = ChainParams()
 COST = ModelCost(a=CWU, b=0, c=0, audit_weight_num=1, audit_weight_den=4)
-GAS = WorkGas(submit=30_000, submit_token=70, submit_element=160, verdict=25_000, reveal=28_000)
+GAS = WorkGas(submit=30_000, submit_token=70, submit_element=160, verdict=25_000, reveal=28_000, seat_seen=0)
 TERMS = Terms(COST, Kind.GENERATE, prompt=5, longest=16, price=1_000, base_fee=7, auditors=2, tip=0)
 
 

@@ -143,9 +143,11 @@ class World:
         assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
 
     def escrow(
-        self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0
-    ) -> int:
-        auditors = max(self.params.auditors, assurance)
+        self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,
+        auditors: int = 0,
+    ) -> int:  # fmt: skip
+        """auditors: how many check it; 0: as many as a task without value at risk has in a small set."""
+        auditors = auditors or max(self.params.auditors, assurance)
         record = models.model(self.ctx, model)
         cost, width = (COST, WIDTH) if record is None else (record.cost, record.width)
         asked = Kind(kind) if kind in list(Kind) else Kind.GENERATE

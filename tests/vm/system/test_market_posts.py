@@ -3,10 +3,11 @@
 import pytest
 from market_world import COST, FUND, MODEL, POSTER, STOP, UNLISTED, World, hot_of, operator_of, payout_of
 
+from consensus.work.incentive import AUDITORS_MAX
 from primitives.address import MARKET
 from primitives.hashing import keccak
 from primitives.merkle import tokens_root
-from primitives.params import STAKE_UNIT
+from primitives.params import COIN, STAKE_UNIT, ChainParams
 from primitives.task import Kind, Status, sampling_seed, task_id
 from vm.system import abi, gas, ledger, market, market_gas, market_state, prologue
 from vm.system.context import Refused
@@ -24,10 +25,11 @@ def world() -> World:
     ("changes", "code", "text"),
     [
         ({"kind": 3}, "kind", "kind 3 is none; 0 is generate, 1 embed, 2 score"),
-        ({"value_at_risk": 5}, "not_active", "valueAtRisk 5: not active"),
+        ({"value_at_risk": 2 * COIN, "value": 1}, "value_at_risk", "wei may be at risk"),
         ({"tip": 2**96, "value": 1}, "fee_too_high", "a tip of 79228162514264337593543950336 wei a CWU"),
         ({"callback_gas": 100_000}, "not_active", "callbackGas 100000: not active"),
-        ({"assurance": 3}, "not_active", "assurance 3: more than 2 is not active"),
+        ({"assurance": 4}, "assurance", "3 others could check an answer of this model; post with assurance 3"),
+        ({"assurance": 9}, "assurance", "at most 8 verifiers check a task"),
         ({"model": UNLISTED}, "unknown_model", UNLISTED.hex()),
         ({"tokens": ()}, "prompt_empty", "at least 1 token"),
         ({"tokens": b"\x00\x00\x01"}, "malformed", "3 bytes"),
@@ -85,9 +87,14 @@ def test_a_post_is_refused_while_the_market_is_more_than_four_blocks_behind(worl
 def test_post_charges_what_it_can_cause(world):
     before = world.ctx.gas_used
     world.post(deadline=30)
-    caused = market_gas.caused_by_post(world.params, 4, 30)
+    caused = market_gas.caused_by_post(world.params, 4, 30, 2)
     assert world.ctx.gas_used - before > caused
-    assert caused > market_gas.deal(4) + market_gas.draw(4) + market_gas.SETTLE + market_gas.CLOSE
+    assert caused > market_gas.deal(4) + market_gas.draw(4, 2) + market_gas.settle(2, 2) + market_gas.close(2)
+
+
+def test_the_dearest_end_of_a_task_fits_the_smallest_prologue():
+    most = AUDITORS_MAX * (1 + ChainParams().redraws_max)
+    assert market_gas.settle(AUDITORS_MAX, most) + market_gas.refund(most) < ChainParams().prologue_gas * 3 // 4
 
 
 def test_a_quote_is_what_a_post_then_needs(world):
@@ -146,7 +153,7 @@ def test_whoever_tips_more_passes_the_others_when_gas_is_short(world):
     tasks = [world.post(tip=tip) for tip in (0, 0, 7)]
     world.cancel(world.post(tip=9))  # its entry is dropped on the way
     world.ctx.next_block()
-    gas_needed = gas.MIX + gas.PRICE + market_gas.LOOK + market_gas.deal(4) * 2 + market_gas.REFUND
+    gas_needed = gas.MIX + gas.PRICE + market_gas.LOOK + market_gas.deal(4) * 2 + market_gas.refund(2)
     world.ctx.gas_limit = gas_needed
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.POSTED, Status.DEALT]
@@ -227,7 +234,7 @@ def test_a_block_retries_at_most_eight():
 def test_a_prologue_short_of_gas_carries_over_in_order(world):
     tasks = [world.post() for _ in range(3)]
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + gas.PRICE + market_gas.deal(4) * 2 + market_gas.REFUND
+    world.ctx.gas_limit = gas.MIX + gas.PRICE + market_gas.deal(4) * 2 + market_gas.refund(2)
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.DEALT, Status.POSTED]
     world.ctx.gas_limit, world.ctx.gas_used = 10**9, 0
@@ -303,7 +310,8 @@ def test_the_money_of_a_settled_task(world):
         if world.text(operator) in receipt["verifiers"]:
             assert earned[operator] == audit + pool // 2
     paid = market_gas.WORK_PAID
-    work = (paid.submission(Kind.GENERATE, 3) + 2 * paid.verdict + paid.reveal) * 2 * world.ctx.base_fee
+    said = 2 * paid.saying(paid.verdict, 2) + paid.saying(paid.reveal, 2)
+    work = (paid.submission(Kind.GENERATE, 3) + said) * 2 * world.ctx.base_fee
     assert before - world.ctx.balance(POSTER) == fee + 2 * audit + work
     assert world.ctx.call(market.HANDLERS, abi.FUND, sender=POSTER)[0] == FUND + burn // 2
     assert (receipt["fee"], receipt["pricePerCwu"], receipt["root"]) == (fee, price, world.roots[task])
