@@ -21,7 +21,7 @@ and what becomes of each is told as it happens:
     {"id", "event": "done", "queue_ms", "first_token_ms", "total_ms", "root", and "tokens", "vector" or "bad"}
                           of a move: "root"; "leaf"; "operations", "data"; "index", "child", "path"; "element", "data"
     {"id", "event": "error", "code": "request" | "full" | "deadline" | "move", "error"}
-    {"event": "load", "running", "waiting", "pages", "pages_free", "prompt_tokens", "reused_tokens"}
+    {"event": "load", "workers", "running", "waiting", "pages", "pages_free", "prompt_tokens", "reused_tokens"}
                                                  when the first two change, and every few seconds while there is work
 
 Ends when stdin closes. Owns the pipe and the clock; knows no chain.
@@ -34,8 +34,9 @@ import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from inference.frames import FrameError
 from inference.pipe import Pipe
@@ -51,21 +52,64 @@ ALIVE_SECONDS = 5.0
 """A node that hears nothing for much longer, while it waits, takes the process for hung."""
 
 
-def main(arguments: list[str] | None = None, make_service: "Callable[[Any, Any, Pipe], Service] | None" = None) -> int:
-    """Serve until stdin closes; the exit status. make_service(engine, limits, pipe): what serves the engine."""
+@dataclass(frozen=True)
+class Setup:
+    """What a worker runs. split: devices that hold the model together (inference.split)."""
+
+    model_dir: Path
+    engine: str = "auto"
+    threads: int = 1
+    device: str = "cpu"
+    kv_mib: int = 512
+    split: int = 1
+
+    def environment(self) -> dict[str, str]:
+        """Variables that BLAS reads once, when numpy is first imported."""
+        return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+
+
+class Ends(Protocol):
+    """Where a worker hears and answers; pipe.Pipe of a process of its own, ray_actor.Queues of a Ray actor."""
+
+    def send(self, value: Any) -> None:
+        """Raises BrokenPipeError."""
+        ...
+
+    def receive(self, wait: bool) -> list[Any] | None:
+        """Frames, at least one or some if told to wait; None at the end. Raises FrameError."""
+        ...
+
+
+def main(arguments: list[str] | None = None, make_service: "MakeService | None" = None) -> int:
+    """Serve until stdin closes; the exit status."""
     parser = argparse.ArgumentParser(prog="inference.worker", description="Runs one model for a node")
+    add_options(parser)
+    setup = setup_of(parser.parse_args(arguments))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the node ends us by closing stdin
+    pipe = Pipe()
+    os.environ.update(setup.environment())
+    return serve(setup, pipe, make_service)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that a Setup has."""
     parser.add_argument("--model-dir", type=Path, required=True)
     parser.add_argument("--engine", choices=("numpy", "torch", "auto"), default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--kv-mib", type=int, default=512)
     parser.add_argument("--split", type=int, default=1, help="devices that hold the model together")
-    options = parser.parse_args(arguments)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the node ends us by closing stdin
-    pipe = Pipe()
-    # BLAS reads these once, when numpy is first imported below.
-    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[variable] = str(max(1, options.threads))
+
+
+def setup_of(options: argparse.Namespace) -> Setup:
+    """What the options say."""
+    return Setup(options.model_dir, options.engine, max(1, options.threads), options.device, options.kv_mib,
+                 max(1, options.split))  # fmt: skip
+
+
+def serve(setup: Setup, ends: Ends, make_service: "MakeService | None" = None) -> int:
+    """Load the model, prove it, work until the stream ends; the exit status. make_service(engine, limits, ends): what
+    serves the engine."""
     began = time.monotonic()
     from inference.batch import Batch, Limits, RequestError
     from inference.engine import EngineUnavailable, ExactnessError, open_engine
@@ -75,19 +119,19 @@ def main(arguments: list[str] | None = None, make_service: "Callable[[Any, Any, 
     limits = Limits()
     try:
         engine = open_engine(
-            options.engine, options.model_dir, max(1, options.threads), options.device,
-            lambda shape: limits.pages(shape, options.kv_mib << 20), options.split,
+            setup.engine, setup.model_dir, setup.threads, setup.device,
+            lambda shape: limits.pages(shape, setup.kv_mib << 20), setup.split,
         )  # fmt: skip
     except (ProgramError, OSError, EngineUnavailable, ExactnessError, RequestError, RuntimeError) as error:
-        pipe.send({"ready": False, "error": f"{type(error).__name__}: {error}"})
+        ends.send({"ready": False, "error": f"{type(error).__name__}: {error}"})
         return EXIT_NOT_READY
-    pipe.send({
+    ends.send({
         "ready": True, "model_id": engine.model_id, "engine": engine.name, "known_answer": "ok",
         "load_ms": int((time.monotonic() - began) * 1000),
         "positions_max": engine.executor.pool.pages * PAGE,
     })  # fmt: skip
     try:
-        service = make_service(engine, limits, pipe) if make_service else Service(Batch(engine.executor, limits), pipe)
+        service = make_service(engine, limits, ends) if make_service else Service(Batch(engine.executor, limits), ends)
         service.run()
     except FrameError as error:
         print(f"inference.worker: {error}", file=sys.stderr)
@@ -97,11 +141,14 @@ def main(arguments: list[str] | None = None, make_service: "Callable[[Any, Any, 
     return EXIT_OK
 
 
+MakeService = Callable[[Any, Any, Ends], "Service"]
+
+
 class Service:
     """Requests in, one step of the batch, events out; again."""
 
-    def __init__(self, batch: Any, pipe: Pipe) -> None:
-        self._batch, self._pipe = batch, pipe
+    def __init__(self, batch: Any, ends: Ends) -> None:
+        self._batch, self._ends = batch, ends
         self._tasks: dict[int, _Task] = {}
         self._parties: OrderedDict[bytes, tuple[Any, int]] = OrderedDict()
         """Executions kept for disputes with their bytes, the one used least recently first."""
@@ -110,7 +157,7 @@ class Service:
 
     def run(self) -> None:
         """Until stdin closes. Raises FrameError, BrokenPipeError."""
-        while (frames := self._pipe.receive(wait=self._batch.idle)) is not None:
+        while (frames := self._ends.receive(wait=self._batch.idle)) is not None:
             for frame in frames:
                 self._handle(frame)
             if not self._batch.idle:
@@ -139,11 +186,11 @@ class Service:
             self._batch.add(number, request, NEVER if within_ms is None else now + within_ms / 1000)
             self._tasks[number] = _Task(now, streams, argument)
         except NoMove as error:
-            self._pipe.send({"id": number, "event": "error", "code": "move", "error": str(error)})
+            self._ends.send({"id": number, "event": "error", "code": "move", "error": str(error)})
         except RequestError as error:
-            self._pipe.send({"id": _plain(number), "event": "error", "code": "request", "error": str(error)})
+            self._ends.send({"id": _plain(number), "event": "error", "code": "request", "error": str(error)})
         except Full as error:
-            self._pipe.send({"id": number, "event": "error", "code": "full", "error": str(error)})
+            self._ends.send({"id": number, "event": "error", "code": "full", "error": str(error)})
 
     def _step(self) -> None:
         from inference.batch import Done, Dropped, Started, Token
@@ -159,16 +206,16 @@ class Service:
                     if index == 0:
                         task.first_token = time.monotonic()
                     if task.streams:
-                        self._pipe.send({"id": number, "event": "token", "index": index, "token": token})
+                        self._ends.send({"id": number, "event": "token", "index": index, "token": token})
                 case Done(number, result):
                     del self._tasks[event.key]
                     if task.argument is not None:
                         self._recorded(number, task.argument, result)
                         continue
-                    self._pipe.send({"id": number, "event": "done", **task.times(), **_result(result)})
+                    self._ends.send({"id": number, "event": "done", **task.times(), **_result(result)})
                 case Dropped(number, reason):
                     del self._tasks[event.key]
-                    self._pipe.send({"id": number, "event": "error", "code": "deadline", "error": reason})
+                    self._ends.send({"id": number, "event": "error", "code": "deadline", "error": reason})
 
     def _recorded(self, number: int, argument: "_Argument", result: Any) -> None:
         """An execution that was asked for is there: keep it, and make the move."""
@@ -180,7 +227,7 @@ class Service:
         try:
             self._argue(number, argument)
         except NoMove as error:
-            self._pipe.send({"id": number, "event": "error", "code": "move", "error": str(error)})
+            self._ends.send({"id": number, "event": "error", "code": "move", "error": str(error)})
 
     def party(self, argument: "_Argument", record: Any) -> Any:
         """The side that a recorded execution takes."""
@@ -196,7 +243,7 @@ class Service:
         """Make a move from an execution that is kept. Raises NoMove."""
         self._parties.move_to_end(argument.key)
         party, _ = self._parties[argument.key]
-        self._pipe.send({"id": number, "event": "done", "root": party.root, **argument.move(party)})
+        self._ends.send({"id": number, "event": "done", "root": party.root, **argument.move(party)})
 
     def _tell_load(self) -> None:
         batch, now = self._batch, time.monotonic()
@@ -204,8 +251,8 @@ class Service:
         if load == self._load and (batch.idle or now - self._load_at < ALIVE_SECONDS):
             return
         self._load, self._load_at = load, now
-        self._pipe.send({
-            "event": "load", "running": load[0], "waiting": load[1], "pages": batch.pages,
+        self._ends.send({
+            "event": "load", "workers": 1, "running": load[0], "waiting": load[1], "pages": batch.pages,
             "pages_free": batch.pages_free, "prompt_tokens": batch.prompt_tokens, "reused_tokens": batch.reused_tokens,
         })  # fmt: skip
 

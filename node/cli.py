@@ -138,11 +138,14 @@ def run(
     rpc_port: Annotated[int | None, typer.Option(help="Port of JSON-RPC (0: any free one).")] = None,
     rpc_cors: Annotated[list[str] | None, typer.Option(help="Origin that browser pages may call from.")] = None,
     rpc_vhosts: Annotated[list[str] | None, typer.Option(help="Host name that requests may carry.")] = None,
-    engine: Annotated[str | None, typer.Option(help="auto, torch, numpy or none.")] = None,
+    engine: Annotated[str | None, typer.Option(help="auto, torch, numpy, ray or none.")] = None,
     model_quota_mib: Annotated[int | None, typer.Option(help="MiB that models may take.")] = None,
     engine_threads: Annotated[int | None, typer.Option(help="CPU threads of the model's process.")] = None,
     engine_device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
     engine_kv_mib: Annotated[int | None, typer.Option(help="MiB of keys and values at once.")] = None,
+    engine_split: Annotated[int | None, typer.Option(help="Devices of one host that hold a model together.")] = None,
+    ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster; empty: one here.")] = None,
+    ray_workers: Annotated[int | None, typer.Option(help="Workers of each model on the Ray cluster.")] = None,
     passphrase_file: Annotated[str | None, typer.Option(help="File with the keys' passphrase.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="terminal, logfmt or json.")] = None,
@@ -155,8 +158,9 @@ def run(
         "p2p_host": p2p_host, "p2p_port": p2p_port, "p2p_peers": p2p_peers or None, "rpc_host": rpc_host,
         "rpc_port": rpc_port, "rpc_cors": rpc_cors or None, "rpc_vhosts": rpc_vhosts or None, "engine": engine,
         "model_quota_mib": model_quota_mib, "engine_threads": engine_threads, "engine_device": engine_device,
-        "engine_kv_mib": engine_kv_mib, "passphrase_file": passphrase_file, "log_level": log_level,
-        "log_format": log_format,
+        "engine_kv_mib": engine_kv_mib, "engine_split": engine_split, "ray_address": ray_address,
+        "ray_workers": ray_workers, "passphrase_file": passphrase_file,
+        "log_level": log_level, "log_format": log_format,
     }  # fmt: skip
     folder = _data_folder(data_dir)
     settings = _load_config(folder, flags)

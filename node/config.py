@@ -15,7 +15,7 @@ from typing import Any
 from node.exits import CONFIGURATION, Fatal
 
 ENV_PREFIX = "LABORA_"
-ENGINES = ("auto", "torch", "numpy", "none")
+ENGINES = ("auto", "torch", "numpy", "ray", "none")
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("terminal", "logfmt", "json")
@@ -39,7 +39,7 @@ class NodeConfig:
     rpc_vhosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Host names that requests may carry; `*` for any."""
     engine: str = "auto"
-    """What runs the models: torch, numpy, auto (torch where it is installed), none (validate only)."""
+    """What runs the models: torch, numpy, auto (the faster one), ray (a Ray cluster), none (validate only)."""
     model_quota_mib: int = 102_400
     """MiB that models may take in the data folder; those that ship do not count."""
     engine_threads: int = 1
@@ -48,6 +48,12 @@ class NodeConfig:
     """Where the models run: cpu, cuda or cuda:N (torch only)."""
     engine_kv_mib: int = 512
     """Memory for the keys and values of what a model works on; longer tasks than fit are refused."""
+    engine_split: int = 1
+    """Devices of one host that hold a model together, where it does not fit one (torch only)."""
+    ray_address: str = ""
+    """Of the Ray cluster that engine = ray uses, host:port; empty: one on this machine, started with the model."""
+    ray_workers: int = 1
+    """Workers of each model on it."""
     passphrase_file: str = ""
     """File with the keystores' passphrase, mode 600; empty: LABORA_PASSPHRASE, the keys' folder, or a prompt."""
     log_level: str = "info"
@@ -62,11 +68,14 @@ DESCRIPTIONS = {
     "rpc_port": "port of JSON-RPC (0: any free one)",
     "rpc_cors": "origins that browser pages may call from",
     "rpc_vhosts": "host names that requests may carry",
-    "engine": "what runs the models: auto, torch, numpy or none",
+    "engine": "what runs the models: auto, torch, numpy, ray or none",
     "model_quota_mib": "MiB that models may take in the data folder",
     "engine_threads": "CPU threads of the model's process",
     "engine_device": "where the models run: cpu, cuda or cuda:N (torch only)",
     "engine_kv_mib": "MiB of keys and values of what a model works on at once",
+    "engine_split": "devices of one host that hold a model together (torch only)",
+    "ray_address": "host:port of the Ray cluster of engine = ray (empty: one on this machine)",
+    "ray_workers": "workers of each model on the Ray cluster",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
     "log_level": "debug, info, warning or error",
     "log_format": "terminal, logfmt or json",
@@ -220,6 +229,10 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: {name} must be between 0 and 65535, not {value}")
     if name == "engine_threads" and not 1 <= value <= 1024:
         raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
+    if name == "engine_split" and not 1 <= value <= 64:
+        raise Fatal(CONFIGURATION, f"{source}: engine_split must be between 1 and 64, not {value}")
+    if name == "ray_workers" and not 1 <= value <= 1024:
+        raise Fatal(CONFIGURATION, f"{source}: ray_workers must be between 1 and 1024, not {value}")
     if name == "model_quota_mib" and not 0 <= value <= 1 << 30:
         raise Fatal(CONFIGURATION, f"{source}: model_quota_mib must be between 0 and {1 << 30}, not {value}")
     if name == "engine_kv_mib" and not 1 <= value <= 1 << 20:

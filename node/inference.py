@@ -26,7 +26,7 @@ from node.duties import Result, ResultKey, items_to_send, job_key, jobs, work_me
 from node.journal import Journal
 from node.outbox import Message, Outbox
 from node.store import ModelStore
-from node.worker import TooLate, Worker, WorkerConfig, WorkerFailed, WorkerUnfit
+from node.worker import TooLate, Worker, WorkerFailed, WorkerUnfit, worker_config
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.reasons import reason_of
@@ -132,6 +132,7 @@ class InferenceService:
             "promptTokens": figures.prompt_tokens,
             "generatedTokens": figures.generated_tokens,
             "firstTokenMs": round(fmean(figures.first_token_ms)) if figures.first_token_ms else None,
+            "workers": sum(worker.load.workers for worker in workers if worker.engine),
             "workerRestarts": sum(worker.restarts for worker in workers),
             "missed": dict(figures.missed),
             "refused": dict(figures.refused),
@@ -255,9 +256,7 @@ class InferenceService:
         if claims_of(decode_manifest(read_manifest(folder))) != views.model_claims(self._ledger.reader(), model):
             self._not_serving(model, "its record, program root or stop ids on the chain are not those of its manifest")
             return
-        worker = Worker(WorkerConfig(
-            folder, config.engine, config.engine_threads, config.engine_device, config.engine_kv_mib
-        ))  # fmt: skip
+        worker = Worker(worker_config(folder, config))
         self._workers[model] = worker
         nursery.start_soon(self._keep, model, worker)
 

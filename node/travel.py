@@ -53,9 +53,13 @@ class CheckFailed(Exception):
 
 async def check_model(folder: Path, config: NodeConfig) -> None:
     """Every hash, bound and known answer, by the configured engine in a child process. Raises CheckFailed."""
-    engine = "numpy" if config.engine == "none" else config.engine
-    device = "cpu" if engine == "numpy" else config.engine_device
-    worker = Worker(WorkerConfig(folder, engine, config.engine_threads, device))
+    if config.engine == "ray":  # whose workers prove the model again, each on its host
+        setup = WorkerConfig(folder, "auto", config.engine_threads)
+    else:
+        engine = "numpy" if config.engine == "none" else config.engine
+        device = "cpu" if engine == "numpy" else config.engine_device
+        setup = WorkerConfig(folder, engine, config.engine_threads, device, split=config.engine_split)
+    worker = Worker(setup)
     try:
         await worker.prove()
     except (WorkerFailed, WorkerUnfit) as error:

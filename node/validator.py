@@ -7,7 +7,7 @@ refused by the chain, with its reason; what can be known before is said before, 
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -352,17 +352,17 @@ def measure_folder(
     import trio
 
     from node import logs
-    from node.worker import WorkerConfig, WorkerFailed, WorkerUnfit
+    from node.worker import WorkerFailed, WorkerUnfit, worker_config
 
     if config.engine == "none":
         raise Fatal(CONFIGURATION, f"engine = none: this node runs no models; choose another engine, {hint}")
     tokens = min(MEASURE_TOKENS, context // 2)
     allowed = [token for token in range(min(vocabulary, 256)) if token not in stops]
     prompt = [allowed[i % len(allowed)] for i in range(tokens)]
-    worker_config = WorkerConfig(path, config.engine, config.engine_threads, config.engine_device)
+    one = replace(worker_config(path, config), ray_workers=1)
     logs.set_up("error", config.log_format)
     try:
-        return trio.run(_measure, worker_config, cost, prompt, tokens)
+        return trio.run(_measure, one, cost, prompt, tokens)
     except (WorkerFailed, WorkerUnfit) as error:
         raise Fatal(RUNTIME, f"the model does not run on this machine: {error}") from error
 

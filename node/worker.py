@@ -1,9 +1,10 @@
 """One model's child process: start it, ask it many things at once, start it again when it dies. Knows its protocol and
 no task.
 
-The process is inference.worker; a crash of a model or a driver ends the child, not the node, and loses nothing: what
-was being worked on is asked again, with the same bits in the end. A request that was there at several crashes is asked
-alone, so that one that kills the child is told apart from those that were merely near.
+The process is inference.worker, or inference.ray_cluster, which speaks for workers on several hosts; a crash of a model
+or a driver ends the child, not the node, and loses nothing: what was being worked on is asked again, with the same bits
+in the end. A request that was there at several crashes is asked alone, so that one that kills the child is told apart
+from those that were merely near.
 """
 
 import shutil
@@ -19,6 +20,7 @@ import structlog
 import trio
 
 from inference.frames import FrameError, FrameReader, encode_frame
+from node.config import NodeConfig
 
 START_SECONDS_MAX = 1800.0
 """For loading a model, proving its hashes and passing its known answers."""
@@ -61,13 +63,26 @@ class WorkerConfig:
     """cpu, cuda or cuda:N; an engine that cannot run there says so and ends."""
     kv_mib: int = 512
     """Memory for keys and values."""
+    split: int = 1
+    """Devices of one host that hold the model together."""
+    ray_address: str = ""
+    """Of the cluster that engine `ray` uses; empty: one on this machine, of its own."""
+    ray_workers: int = 1
+    """Workers on it."""
+
+
+def worker_config(folder: Path, config: NodeConfig) -> WorkerConfig:
+    """How this node runs the model of a folder."""
+    return WorkerConfig(folder, config.engine, config.engine_threads, config.engine_device, config.engine_kv_mib,
+                        config.engine_split, config.ray_address, config.ray_workers)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the child last said of itself: tasks that run and wait, tokens of prompts computed and taken from shared
-    beginnings since it started."""
+    """What the child last said of itself: workers that are up, tasks that run and wait, tokens of prompts computed and
+    taken from shared beginnings since it started."""
 
+    workers: int = 1
     running: int = 0
     waiting: int = 0
     prompt_tokens: int = 0
@@ -197,10 +212,15 @@ class Worker:
 
     async def _open(self) -> trio.Process:
         config = self.config
+        on_ray = config.engine == "ray"
         command = [
-            sys.executable, "-m", "inference.worker", "--model-dir", str(config.model_dir), "--engine", config.engine,
+            sys.executable, "-m", "inference.ray_cluster" if on_ray else "inference.worker",
+            "--model-dir", str(config.model_dir), "--engine", "auto" if on_ray else config.engine,
             "--threads", str(config.threads), "--device", config.device, "--kv-mib", str(config.kv_mib),
+            "--split", str(config.split),
         ]  # fmt: skip
+        if on_ray:
+            command += ["--address", config.ray_address, "--workers", str(config.ray_workers)]
         if (nice := shutil.which("nice")) is not None:
             command = [nice, "-n", str(NICENESS), *command]
         opened = partial(trio.lowlevel.open_process, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -239,7 +259,7 @@ class Worker:
     async def _greet(self, incoming: "_Incoming") -> str | None:
         """The child's first word: None when it is ready, else why not. Raises _Ended."""
         hello = None
-        with trio.madeon_after(START_SECONDS_MAX):
+        with trio.move_on_after(START_SECONDS_MAX):
             hello = await incoming.next()
         if hello is None:
             return f"not ready after {START_SECONDS_MAX:g} s"
@@ -255,15 +275,17 @@ class Worker:
     def _blame(self, reason: str) -> None:
         """What was being worked on when the child died is asked again, unless it killed the child all alone."""
         for number in self._sent:
-            asked = self._asked.get(number)
-            if asked is None:
-                continue
-            asked.crashes += 1
-            asked.crashes_alone += len(self._sent) == 1
-            if asked.crashes_alone >= CRASHES_ALONE_MAX:
-                text = f"the model's process died {asked.crashes} times while it worked on this: {reason}"
-                _finish(asked, failure=WorkerFailed(text))
+            if number in self._asked:
+                self._survived(self._asked[number], len(self._sent) == 1, reason)
         self._sent.clear()
+
+    def _survived(self, asked: _Asked, alone: bool, reason: str) -> None:
+        """Count a death of what worked on a request, which is given up after several that it died of alone."""
+        asked.crashes += 1
+        asked.crashes_alone += alone
+        if asked.crashes_alone >= CRASHES_ALONE_MAX:
+            text = f"the model's process died {asked.crashes} times while it worked on this: {reason}"
+            _finish(asked, failure=WorkerFailed(text))
 
     # ------------------------------------------------------------------ to the child
 
@@ -272,7 +294,7 @@ class Worker:
             self._wake = trio.Event()
             frame = self._next_frame()
             if frame is None:
-                with trio.madeon_after(FULL_SECONDS):
+                with trio.move_on_after(FULL_SECONDS):
                     await self._wake.wait()
                 continue
             try:
@@ -321,7 +343,7 @@ class Worker:
         """Hand over what the child says until it is silent for too long. Raises _Ended."""
         while True:
             message = None
-            with trio.madeon_after(SILENT_SECONDS_MAX):
+            with trio.move_on_after(SILENT_SECONDS_MAX):
                 message = await incoming.next()
             if message is not None:
                 self._heard(message)
@@ -348,6 +370,10 @@ class Worker:
         elif event == "error" and message.get("code") == "full":
             asked.not_before = trio.current_time() + FULL_SECONDS
             self._unsent.append(number)
+        elif event == "error" and message.get("code") == "lost":
+            self._survived(asked, message.get("alone") is True, str(message.get("error")))
+            if not asked.done.is_set():
+                self._unsent.append(number)
         elif event == "error":
             kind = TooLate if message.get("code") == "deadline" else WorkerFailed
             _finish(asked, failure=kind(str(message.get("error"))))
