@@ -286,8 +286,8 @@ class Ledger:
         return self._store.location(transaction_hash) is not None
 
     def task_logs(self, task: bytes) -> list[FoundLog]:
-        """Everything that the Market ever logged about a task, in order: its whole story. Of a model's id: the log of
-        its registration."""
+        """Everything that was ever logged about a task, its disputes and slashes among it, in order: its whole story.
+        Of a model's id: the log of its registration."""
         found: list[FoundLog] = []
         for number, indices in self._store.task_logs(task):
             logs = list(self._logs_of(number))

@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from chain.kv import KV, Batch, KVCorrupt
 from primitives import rlp
-from primitives.address import MARKET, MODELS
+from primitives.address import MARKET, MODELS, REFEREE, STAKING
 from primitives.block import Block, MalformedBlock, decode_block
 from primitives.header import Header, Sidecar, decode_header, decode_sidecar
 from primitives.receipt import Log, Receipt, bloom_of
@@ -156,8 +156,8 @@ class Store:
         return None if value is None else Location(int.from_bytes(value[:8], "big"), int.from_bytes(value[8:], "big"))
 
     def task_logs(self, task: bytes) -> list[tuple[int, tuple[int, ...]]]:
-        """(height, indices of logs in that block) of everything that the Market logged about a task, or Models about a
-        model (what was registered) or an operator (what it serves), ascending."""
+        """(height, indices of logs in that block) of everything that was logged about a task, its disputes and
+        slashes, or by Models about a model (what was registered) or an operator (what it serves), ascending."""
         return [
             (int.from_bytes(key[-8:], "big"), tuple(_u32s(value))) for key, value in self._kv.iterate(TASK + task)
         ]
@@ -211,14 +211,19 @@ def block_batch(
     yield HEAD, number + block.hash
 
 
+_TASK_TOPIC = {MARKET: 1, MODELS: 1, REFEREE: 2, STAKING: 2}
+"""Which indexed topic of an account's logs is a task, or a model."""
+
+
 def _tasks_in(receipts: Sequence[Receipt]) -> dict[bytes, list[int]]:
-    """First indexed topic of the logs of Market and Models -> their indices in the block."""
+    """What the logs of the system accounts name (_TASK_TOPIC) -> their indices in the block."""
     found: dict[bytes, list[int]] = {}
     index = 0
     for receipt in receipts:
         for log in receipt.logs:
-            if log.address in (MARKET, MODELS) and len(log.topics) >= 2:
-                found.setdefault(log.topics[1], []).append(index)
+            topic = _TASK_TOPIC.get(log.address, len(log.topics))
+            if topic < len(log.topics):
+                found.setdefault(log.topics[topic], []).append(index)
             index += 1
     return found
 

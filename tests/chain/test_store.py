@@ -4,7 +4,7 @@ import pytest
 
 from chain.kv import KVCorrupt, MemoryKV
 from chain.store import BODY, ENVELOPE, GENESIS, RECEIPTS, SET, Store, block_batch, genesis_batch
-from primitives.address import MARKET
+from primitives.address import MARKET, REFEREE, STAKING
 from primitives.hashing import keccak
 from primitives.receipt import Log, Receipt, bloom_of
 
@@ -29,11 +29,12 @@ def test_a_tasks_logs_are_found_by_their_place_in_the_block_whatever_else_is_log
         receipt(Log(MARKET, (keccak(b"Posted"), TASK_A), b"prompt"), other),
         receipt(Log(MARKET, (keccak(b"Dealt"), TASK_B, TASK_A), b""), Log(MARKET, (keccak(b"Anonymous"),), b"")),
         receipt(Log(MARKET, (keccak(b"Answered"), TASK_A), b"tokens")),
+        receipt(Log(REFEREE, (keccak(b"Shown"), TASK_A, TASK_B), b""), Log(STAKING, (keccak(b"x"), TASK_A), b"")),
     )
     store = Store(MemoryKV())
     store.write(block_batch(block, receipts, {}, (), None))
     assert store.task_logs(TASK_A) == [(1, (0, 4))]
-    assert store.task_logs(TASK_B) == [(1, (2,))]
+    assert store.task_logs(TASK_B) == [(1, (2, 5))], "a dispute's number comes before its task"
     assert store.task_logs(b"\xcc" * 32) == []
 
 
