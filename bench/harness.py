@@ -1,4 +1,7 @@
-"""What the benches share: a devnet of real processes, JSON-RPC, and a report that says on what it was measured."""
+"""What the benches share: a devnet of real processes, JSON-RPC, and a report that says on what it was measured.
+
+Importing it pins the threads of whatever multiplies, so that a bench imports it before numpy and torch.
+"""
 
 import json
 import os
@@ -18,8 +21,22 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LABORA = (sys.executable, "-m", "node")
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 START_SECONDS = 90
+
+
+def _pinned_threads() -> int:
+    """What follows --threads on the command line, else 1: for BLAS, OpenMP and MKL, which read it once, when numpy or
+    torch is imported. Unset they take every core, and two of them that wait for each other change a ratio twofold."""
+    asked = sys.argv[sys.argv.index("--threads") + 1 :] if "--threads" in sys.argv else []
+    threads = int(asked[0]) if asked and asked[0].isdigit() else 1
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    return threads
+
+
+TOO_LATE = bool({"numpy", "torch"} & set(sys.modules))
+THREADS = _pinned_threads()
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 class Devnet:
@@ -77,17 +94,42 @@ def post_task(net: Devnet, prompt: str, tokens: int, wait: str = "settled") -> d
     return json.loads(done.stdout)
 
 
-def header(claim: str) -> None:
-    """Say what is measured, and on what."""
-    cpu = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
+def header(claim: str, *packages: str) -> None:
+    """Say what is measured, and on what; packages: those whose versions matter besides the node's own."""
+    assert not TOO_LATE, "a bench imports harness first, so that threads are pinned"
+    cpu, flags = _cpu()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**30
-    packages = ", ".join(f"{name} {version(name)}" for name in ("py-evm", "trio", "numpy", "coincurve", "plyvel"))
+    named = ("py-evm", "trio", "numpy", "coincurve", "plyvel", *packages)
+    versions = ", ".join(f"{name} {version(name)}" for name in named)
+    dot = ", ".join(sorted(flags & INT8_FLAGS)) or "no: int8 products run as float32"
     print(f"# {claim}")
     print(f"machine: {cpu}, {os.cpu_count()} cores, {memory} GiB; {platform.system()} {platform.release()}")
-    print(f"versions: Python {platform.python_version()}, {packages}", flush=True)
+    print(f"int8 dot products (VNNI): {dot}; threads of BLAS and OpenMP: {THREADS}")
+    print(f"versions: Python {platform.python_version()}, {versions}", flush=True)
+
+
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "asimddp"}
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """The processor's name and what it can do, as far as Linux says."""
+    try:
+        pairs = [line.partition(":") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    except OSError:
+        return platform.processor(), set()
+    said = {name.strip(): value.strip() for name, _, value in pairs}
+    return said.get("model name", platform.processor()), set(said.get("flags", said.get("Features", "")).split())
+
+
+def median_of(values: Sequence[float], unit: str, digits: int = 1) -> str:
+    """Median and spread on one line."""
+    spread = f"({min(values):.{digits}f} to {max(values):.{digits}f})"
+    return f"{statistics.median(values):9.{digits}f} {unit} {spread}"
+
+
+def resident_mib() -> float:
+    """Memory of this process now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def row(name: str, values: Sequence[float], unit: str) -> None:

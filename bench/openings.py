@@ -1,18 +1,20 @@
-"""Openings of a dispute by the referee's rule: the largest that any shape within the program's limits has, and the CPU
-time of the referee's arithmetic and of a whole `judge`, proofs included, on programs that fill tiles of 256.
+"""Claim: openings of a dispute by the referee's rule: the largest that any shape within the program's limits has, and
+the CPU time of the referee's arithmetic and of a whole `judge`, proofs included, on programs that fill tiles of 256.
 
     python bench/openings.py [--json]
 """
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import harness
+
+sys.path.insert(0, str(harness.ROOT))
 
 from inference import program as cip
 from inference.build import random_model
@@ -49,7 +51,7 @@ def main() -> None:
         for rule, size, where in sizes(shape):
             if size > largest.get(rule, (0, ""))[0]:
                 largest[rule] = size, f"{shape.kind}, width {shape.width}: {where}"
-    times: dict[str, list[tuple[float, float]]] = {}
+    times: dict[str, list[tuple[Spent, Spent]]] = {}
     for shape in TIMED:
         for rule, arithmetic, whole in timings(shape):
             times.setdefault(rule, []).append((arithmetic, whole))
@@ -61,12 +63,22 @@ def main() -> None:
     if asked.json:
         print(json.dumps(rows))
         return
-    print(f"{'rule':<11} {'bytes':>6} {'referee us':>10} {'judge us':>9}  largest opening")
+    harness.header(__doc__.split("\n\n")[0].replace("\n", " "))
+    print(f"{'rule':<11} {'bytes':>6} {'referee us, median (min to max)':>33} {'judge us':>24}  largest opening")
     for row in rows:
-        print(f"{row['rule']:<11} {row['largestBytes']:>6} {row['refereeMicroseconds']:>10.1f} "
-              f"{row['judgeMicroseconds']:>9.0f}  {row['where']}")  # fmt: skip
+        print(f"{row['rule']:<11} {row['largestBytes']:>6} {_spread(row['refereeMicroseconds'], 1):>33} "
+              f"{_spread(row['judgeMicroseconds'], 0):>24}  {row['where']}")  # fmt: skip
     worst = max(row["largestBytes"] for row in rows)
-    print(f"allowed {OPENING_BYTES_MAX}, largest {worst}; CPU time, the slowest op of each rule, best of {REPEATS}")
+    print(f"allowed {OPENING_BYTES_MAX}, largest {worst}; CPU time, the slowest op of each rule, {REPEATS} runs")
+
+
+Spent = tuple[float, float, float]
+"""CPU microseconds of a call: median, least and most of some runs."""
+
+
+def _spread(spent: Spent, digits: int) -> str:
+    median, least, most = spent
+    return f"{median:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})"
 
 
 def tasks(shape: cip.Shape, prompt: int, output: int) -> list[Task]:
@@ -104,8 +116,8 @@ def probes(op: Op) -> list[int]:
     return sorted({e for e in (0, 255, 256, n // 2, n // 3, n // 7 * 5, n - 300, n - 1) if 0 <= e < n})
 
 
-def timings(shape: cip.Shape) -> Iterator[tuple[str, float, float]]:
-    """(rule, microseconds of the arithmetic, of a judgement) of every op of a task's last leaves."""
+def timings(shape: cip.Shape) -> Iterator[tuple[str, Spent, Spent]]:
+    """(rule, time of the arithmetic, of a judgement) of every op of a task's last leaves."""
     model = random_model(shape, 3)
     for number, task in enumerate(tasks(shape, 300, 2)):
         prompt = [(7 * i * i + 3) % shape.vocabulary for i in range(task.prompt)]
@@ -131,17 +143,17 @@ def timings(shape: cip.Shape) -> Iterator[tuple[str, float, float]]:
                     values += [worker.read(part) for part in op.look(element, values)]
                 opening = open_element(working, at, element)
                 whole = partial(judge, execution.statement, root, leaf, at, element, opening)
-                yield op.rule, fastest(partial(recompute, op, element, values)), fastest(whole)
+                yield op.rule, spent_on(partial(recompute, op, element, values)), spent_on(whole)
 
 
-def fastest(call: Callable[[], object]) -> float:
-    """CPU microseconds of the fastest of some calls."""
-    best = float("inf")
+def spent_on(call: Callable[[], object]) -> Spent:
+    """Of REPEATS runs."""
+    found = []
     for _ in range(REPEATS):
         began = time.process_time()
         call()
-        best = min(best, time.process_time() - began)
-    return 1e6 * best
+        found.append(1e6 * (time.process_time() - began))
+    return statistics.median(found), min(found), max(found)
 
 
 if __name__ == "__main__":

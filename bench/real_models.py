@@ -7,14 +7,13 @@ Gemma 3 270M (GGUF, Q4_K_M; 235 MB) and all-MiniLM-L6-v2 (safetensors; 83 MB).
 Packages are downloaded into the folder once, at pinned versions and hashes; only the files inside are read, none of
 their code runs. Float is what the GGUF's quantised weights stand for. The text is every fifth document of the shipped
 one, which neither model learnt here. Nothing of this is shipped: Gemma's weights are under Gemma's terms, MiniLM's
-under Apache 2.0. Times are this process's on a CPU; BLAS runs one thread unless OMP_NUM_THREADS says otherwise.
+under Apache 2.0. Times are this process's on a CPU, on one thread.
 """
 
 import argparse
 import hashlib
 import json
 import lzma
-import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +28,7 @@ import platformdirs
 
 sys.path.insert(0, str(harness.ROOT))
 
+from inference.importer import import_model
 from node.model import TEXT, run
 
 POSITIONS = 16384
@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--positions", type=int, default=POSITIONS)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if not options.json:
+        harness.header(__doc__.split("\n\n")[0].replace("\n", " "), "gguf")
     reports = {}
     for key, model in MODELS.items():
         if options.only in (None, key):
@@ -94,9 +96,6 @@ def main() -> None:
 
 def bring_in(model: RealModel, folder: Path, positions: int) -> dict[str, Any]:
     """Fetch, import, measure; what `labora model import --json` says, with the import's speed."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when numpy is imported
-    from inference.importer import import_model
-
     source, out = fetch(model, folder), folder / f"{model.name}-labora"
     shutil.rmtree(out, ignore_errors=True)
     spent: dict[str, float] = {}
