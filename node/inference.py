@@ -45,6 +45,10 @@ LATE_BLOCKS = 2
 log = structlog.get_logger("inference")
 
 
+class NotServed(Exception):
+    """No process of this node runs that model; the text says why."""
+
+
 @dataclass
 class Figures:
     """Counters since the start of the process."""
@@ -108,6 +112,10 @@ class InferenceService:
         self._seen_at: dict[tuple[bytes, int], float] = {}
         self._workers: dict[bytes, Worker] = {}
         self._not_served: dict[bytes, str] = {}
+        self._wanted: set[bytes] = set()
+        """Models that were asked for without a duty."""
+        self._planned = trio.Event()
+        """The next planning is done."""
         self._missing: set[bytes] = set()
         """Models of these that are not here; looked for after every commit."""
         self._open_tasks: set[bytes] = set()
@@ -144,6 +152,21 @@ class InferenceService:
             return ""
         return self._not_served.get(model, "")
 
+    def result(self, task: bytes, trace: bytes) -> Result | None:
+        """What this node's work on a task gave, as executor or as verifier. trace: its key."""
+        return self._results.get((task, trace, False)) or self._results.get((task, trace, True))
+
+    async def ask(self, model: bytes, request: dict[str, Any]) -> dict[str, Any]:
+        """An answer of a model's process to a request that is no duty's, as inference.worker has them. Raises
+        NotServed, WorkerFailed, WorkerUnfit."""
+        if model not in self._workers and model not in self._not_served:
+            self._wanted.add(model)
+            self.wake()
+            await self._planned.wait()
+        if model not in self._workers:
+            raise NotServed(self._not_served.get(model, "its process ended"))
+        return await self._workers[model].ask(request)
+
     async def run(self) -> None:
         """Plan after every commit, from the first StartHeight on."""
         await self._consensus.started.wait()
@@ -179,8 +202,10 @@ class InferenceService:
         for model in [model for model in self._missing if self._models.folder_of(model) is not None]:
             self._missing.discard(model)
             self._not_served.pop(model, None)
-        for model in served - self._workers.keys() - self._not_served.keys():
+        for model in (served | self._wanted) - self._workers.keys() - self._not_served.keys():
             self._start_worker(model, nursery)
+        self._planned.set()
+        self._planned = trio.Event()
         self._run_jobs(nursery)
         self._outbox.flush()
         if head % PRUNE_BLOCKS == 0 and self._results:
@@ -305,7 +330,9 @@ class InferenceService:
         self._run_jobs(nursery)
 
     async def _ask(self, duty: Duty, worker: Worker) -> Result:
-        prompt, output = await trio.to_thread.run_sync(self._texts, duty)
+        prompt, output = await trio.to_thread.run_sync(self.texts, duty.task)
+        assert tokens_root(prompt) == duty.prompt_hash, duty.task
+        assert duty.role == abi.ROLE_EXECUTE or tokens_root(output) == duty.output_hash, duty.task
         now = trio.current_time()
         queued_ms = int((now - self._seen_at.get((duty.task, duty.role), now)) * 1000)
         blocks = duty.last_block - self._ledger.head.number + LATE_BLOCKS
@@ -345,18 +372,17 @@ class InferenceService:
         finally:
             answers.finished(duty.task, duty.trace_key)
 
-    def _texts(self, duty: Duty) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Prompt and, of an answered task, output, as the chain's logs hold them."""
+    def texts(self, task: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Prompt and, of an answered task, the words of the answer to its latest attempt, as the chain's logs have
+        them."""
         prompt: tuple[int, ...] = ()
         output: tuple[int, ...] = ()
-        for found in self._ledger.task_logs(duty.task):
+        for found in self._ledger.task_logs(task):
             event = abi.EVENTS.get(found.log.topics[0])
             if event is abi.TASK_POSTED:
                 prompt = unpack_tokens(event.decode(found.log.topics, found.log.data)["tokens"])
             elif event is abi.TASK_ANSWERED:
                 output = unpack_tokens(event.decode(found.log.topics, found.log.data)["tokens"])
-        assert tokens_root(prompt) == duty.prompt_hash, duty.task
-        assert duty.role == abi.ROLE_EXECUTE or tokens_root(output) == duty.output_hash, duty.task
         return prompt, output
 
     def _next_message(self, underway: Set[Hashable]) -> Message | None:

@@ -17,6 +17,23 @@ from vm.system import abi
 
 FINAL = (Status.SETTLED, Status.REFUNDED, Status.UNVERIFIED, Status.DISPUTED)
 ROLES = {abi.ROLE_EXECUTE: "for executing", abi.ROLE_AUDIT: "for checking", abi.ROLE_REVEAL: "for revealing"}
+SHOWN = {
+    abi.DISPUTE_TRACE: "a page of its trace",
+    abi.DISPUTE_LIST: "the leaf's list of operations",
+    abi.DISPUTE_OP: "a page of the operation",
+    abi.DISPUTE_TILE: "the tile's elements",
+}
+REASONS = {
+    abi.ENDED_REFUTED: "an element does not follow",
+    abi.ENDED_UNDEFENDED: "nobody answered in time",
+    abi.ENDED_WITHHELD: "its root was contradicted and never revealed",
+    abi.ENDED_HELD: "the element follows: the challenge was wrong",
+    abi.ENDED_ABANDONED: "the challenger did not go on in time",
+    abi.ENDED_UNCHALLENGED: "it contradicted and did not challenge",
+    abi.ENDED_MOOT: "the answer was refuted before, or its task is gone",
+    abi.ENDED_LIST_REFUTED: "a stand-in's list does not follow",
+    abi.ENDED_LIST_UNDEFENDED: "a stand-in did not answer in time",
+}
 WANTED = {
     Kind.GENERATE: "at most {most} out",
     Kind.EMBED: "to embed",
@@ -132,7 +149,9 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
             yield f"not verified: {e['reason']}; settles in {e['settlesBlock']}"
         case "TaskDisputed":
             roots = f"{short(e['executor'])} says {e['executorRoot'][2:18]}, {short(e['verifier'])} says "
-            yield f"DISPUTED: {roots}{e['verifierRoot'][2:18]}; the fee is frozen (the referee is not built yet)"
+            yield f"DISPUTED: {roots}{e['verifierRoot'][2:18]}; the fee is frozen until one of them is refuted"
+        case "VerdictVoid":
+            yield f"the verdict of {short(e['verifier'])} is void: {e['reason']}"
         case "Paid":
             yield f"paid {coins(e['amount'])} to {short(e['to'])} {ROLES.get(e['role'], 'back')}"
         case "TaskSettled":
@@ -147,6 +166,46 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
             yield f"refused a message of {short(e['operator'])}: {e['text']} ({e['code']})"
         case "ItemFailed":
             yield f"failed in {e['step']}: {e['text']} ({e['code']})"
+        case _:
+            yield from dispute_sentences(e)
+
+
+def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
+    """What happened in a dispute and came of it, of a log as JSON with its "event"."""
+    number = e.get("dispute")
+    match e["event"]:
+        case "Challenged":
+            where = "at the first leaf that differs" if e["leaf"] == abi.NO_LEAF else f"at leaf {e['leaf']}"
+            bond = f"bond {coins(e['bond'])}"
+            yield f"{short(e['challenger'])} challenges {short(e['accused'])} {where}: dispute {number}, {bond}"
+        case "DisputeBegan":
+            yield f"dispute {number} begins; the accused may answer until block {e['lastBlock']}"
+        case "Shown":
+            what = SHOWN.get(e["state"], "something")
+            yield f"dispute {number}: {short(e['sender'])} shows {what}, {e['data']:,} bytes"
+        case "Chosen":
+            what = f"goes on with number {e['chosen']}" if e["chosen"] != abi.NO_OP else "finds all operations alike"
+            yield f"dispute {number}: the challenger {what}"
+        case "Judged":
+            holds = "follows" if e["holds"] else "does NOT follow"
+            what = f"element {e['element']} of {e['op']} ({e['rule']}) at leaf {e['leaf']}"
+            yield f"dispute {number}: judged by one recomputation: {what} {holds}"
+        case "ListRefuted":
+            why = REASONS.get(e["reason"], f"reason {e['reason']}")
+            yield f"dispute {number}: the list of {short(e['author'])} falls, {why}; bond lost {coins(e['bond'])}"
+        case "DisputeEnded":
+            why = REASONS.get(e["reason"], f"reason {e['reason']}")
+            yield (
+                f"dispute {number} ends: {why}. {short(e['winner'])} wins, {short(e['loser'])} loses "
+                f"{coins(e['lostWei'])}: costs {coins(e['costsWei'])}, asker {coins(e['askerWei'])}, bounty "
+                f"{coins(e['bountyWei'])}, burned {coins(e['burnedWei'])}"
+            )
+        case "TaskRefuted":
+            after = "nobody is left" if int(e["next"], 16) == 0 else f"{short(e['next'])} takes over"
+            yield f"the answer of {short(e['executor'])} is refuted; {after}"
+        case "Slashed":
+            why = REASONS.get(e["reason"], f"reason {e['reason']}")
+            yield f"slashed {short(e['operator'])}: {coins(e['amount'])}, {why}; bond left {coins(e['bond'])}"
 
 
 def short(address: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from primitives.merkle import unpack_tokens
 from primitives.params import CWU
 from primitives.receipt import Log
-from primitives.task import NO_BAD_POSITION, Kind, Status, vector_of
+from primitives.task import NO_BAD_POSITION, Kind, Status, trace_key, vector_of
 from rpc.codec import address, data
 from vm.system import abi
 
@@ -32,11 +32,12 @@ _STATUS_OF = {
     "TaskAgreed": Status.AGREED,
     "TaskUnverified": Status.UNVERIFIED,
     "TaskDisputed": Status.DISPUTED,
+    "TaskRefuted": Status.REFUTED,
     "TaskRefunded": Status.REFUNDED,
 }
 DISPUTED_NOTE = (
-    "Executor and verifier differ. The fee and the executor's credit are frozen; the Referee that decides who is "
-    "right is not active on this chain. The asker may cancel to get the escrow back."
+    "Executor and verifier differ. The fee and the executor's credit are frozen until the Referee has recomputed the "
+    "one step that decides who is right. The asker may cancel to get the escrow back."
 )
 
 
@@ -66,6 +67,7 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
         **dict.fromkeys(_BLOCK_OF.values()),
         "paid": [],
         "missed": [],
+        "slashed": [],
         "events": [],
     }
     for placed in logs:
@@ -80,10 +82,18 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
                 "block": placed.number,
                 "timestamp": placed.timestamp,
                 "transactionHash": data(placed.transaction_hash),
-                **{name: _shown(event, story["kind"], name, value) for name, value in values.items() if name != "task"},
+                **{name: value for name, value in as_json(event, values, story["kind"]).items() if name != "task"},
             }
         )
     return story
+
+
+def as_json(event: abi.Event, values: dict[str, Any], kind: str | None = None) -> dict[str, Any]:
+    """The values of a log as JSON; kind: of the task, whose answer is shown by it. Of what was shown in a dispute only
+    how many bytes there were."""
+    if event is abi.SHOWN:
+        values = {**values, "data": len(values["data"])}
+    return {name: _shown(event, kind, name, value) for name, value in values.items()}
 
 
 def cwu_text(macs: int) -> str:
@@ -127,6 +137,13 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
             story["traceRoot"] = data(values["root"])
         case "TaskDisputed":
             story["note"] = DISPUTED_NOTE
+        case "TaskRefuted":
+            story["attempt"] = values["attempt"] + 1
+            story["output"] = story["executor"] = None
+            story["traceKey"] = data(trace_key(bytes.fromhex(story["seed"][2:]), story["attempt"]))
+        case "Slashed":
+            operator, wei = _shown_value(values["operator"]), str(values["amount"])
+            story["slashed"].append({"operator": operator, "wei": wei, "reason": values["reason"], "block": number})
         case "TaskSettled":
             unverified = values["status"] == Status.UNVERIFIED
             story["status"] = (Status.UNVERIFIED if unverified else Status.SETTLED).name.lower()
