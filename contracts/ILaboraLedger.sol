@@ -62,6 +62,7 @@ interface ILaboraLedger {
     );
     function getCredit(address operator) external view returns (uint256 macs);
     function getReceipt(bytes32 task) external view returns (bytes32 receipt);
+    function receiptsRoot(uint64 epoch) external view returns (bytes32 root, uint32 count);
     function getSet(
         uint64 epoch
     ) external view returns (bytes32 setHash, uint256 totalPower, bytes32 seedMix, Member[] memory members);

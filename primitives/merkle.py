@@ -21,6 +21,11 @@ def digest(leaf: bytes) -> bytes:
     return keccak(b"\x00" + leaf)
 
 
+def node(left: bytes, right: bytes) -> bytes:
+    """Hash over two digests."""
+    return keccak(b"\x01" + left + right)
+
+
 def root_of(digests: Sequence[bytes]) -> bytes:
     """Root over at least one digest."""
     return levels(digests)[-1][0]
@@ -30,7 +35,7 @@ def levels(digests: Sequence[bytes]) -> list[list[bytes]]:
     """Every level of the tree over at least one digest, from the digests themselves up to the root alone."""
     tree = [list(digests)]
     while len(level := tree[-1]) > 1:
-        paired = [keccak(b"\x01" + level[i] + level[i + 1]) for i in range(0, len(level) - 1, 2)]
+        paired = [node(level[i], level[i + 1]) for i in range(0, len(level) - 1, 2)]
         if len(level) % 2:
             paired.append(level[-1])
         tree.append(paired)
@@ -57,7 +62,7 @@ def root_by_path(found: bytes, index: int, count: int, siblings: Sequence[bytes]
             if not remaining:
                 return None
             sibling = remaining.pop()
-            found = keccak(b"\x01" + (sibling + found if index % 2 else found + sibling))
+            found = node(sibling, found) if index % 2 else node(found, sibling)
         index //= 2
         count = (count + 1) // 2
     return None if remaining else found

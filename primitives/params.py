@@ -93,6 +93,9 @@ class ChainParams:
     bond_min: int = 1_000 * COIN
     unbonding_blocks: int = 512
     evidence_age_blocks: int = 256
+    receipts_kept_epochs: int = 64
+    """Whole epochs for which a finished task's end and receipt id stay in state; then the root of its epoch stands for
+    them."""
     canaries_per_validator: int = 4
     canary_tokens: int = 16
     callback_gas_max: int = 200_000
@@ -153,6 +156,7 @@ class ChainParams:
             "block_gas_limit >= 8 dispute messages": self.block_gas_limit >= 8 * DISPUTE_MESSAGE_GAS,
             "p = 1 while the beacon is of the first form": self.sample_num == self.sample_den,
             "epoch_blocks >= 4 * canaries_per_validator": self.epoch_blocks >= 4 * self.canaries_per_validator,
+            "receipts_kept_epochs >= 1": self.receipts_kept_epochs >= 1,
             "1 <= validators_max <= 128": 1 <= self.validators_max <= 128,
             "block_bytes_max <= 900 KiB": 0 < self.block_bytes_max <= 900 * 1024,
             "result_bytes_max <= 32 KiB": 0 < self.result_bytes_max <= RESULT_BYTES_CAP,

@@ -367,6 +367,8 @@ MEMBER = _struct("Member { address operator; uint256 power; uint256 target; uint
 
 GET_CREDIT = _function(LEDGER, "getCredit(address operator) view returns (uint256 macs)")
 GET_RECEIPT = _function(LEDGER, "getReceipt(bytes32 task) view returns (bytes32 receipt)")
+RECEIPTS_ROOT = _function(LEDGER, "receiptsRoot(uint64 epoch) view returns (bytes32 root, uint32 count)")
+"""Over the ids of the epoch's receipts in order (primitives.merkle); zeros before its turn or without any."""
 GET_SET = _function(LEDGER, """getSet(uint64 epoch) view returns (bytes32 setHash, uint256 totalPower, bytes32 seedMix,
     Member[] members)""")
 GET_TOTALS = _function(LEDGER, "getTotals() view returns (Totals totals)")

@@ -39,7 +39,9 @@ MIX = 2 * WRITE
 """Step 0 of the prologue."""
 PRICE = 3 * READ + 2 * WRITE
 """Step 0 too: the base price moves."""
-TURN = 15_000
+RECEIPT_LEVELS = 20
+"""Of the tree over an epoch's receipts: more than a million of them."""
+TURN = 15_000 + RECEIPT_LEVELS * READ
 TURN_OPERATOR = 2_000
 """Epoch turn: a fixed part, and one for each active operator and each member of the set before. The prologue's gas is
 a budget that nobody pays: an operator takes about 4 ms of a block once an epoch, and the amount is what lets a turn of

@@ -12,6 +12,7 @@ from typing import Any
 import eth_abi
 
 from consensus.work.price import load_of, next_price
+from primitives import merkle
 from primitives.address import LEDGER
 from primitives.hashing import keccak
 from primitives.validators import Validator, ValidatorSet
@@ -86,6 +87,14 @@ class SetHead:
     set_hash: bytes = raw(32)
 
 
+@dataclass
+class EpochReceipts:
+    """The receipts of an epoch: how many, and since its turn the root over their ids in order."""
+
+    count: int = uint(32)
+    root: bytes = raw(32)
+
+
 @dataclass(frozen=True)
 class ComputeReceipt:
     """What a settled task leaves: `id` is keccak of the ABI encoding of all fields in order; times are self-reported.
@@ -139,6 +148,10 @@ _CREDITED = AddressList(LEDGER, "credited", staking.OPERATORS_MAX)
 """Operators that were active at the last turn: those whose credit may be above zero."""
 _TOTALS = Table(LEDGER, "totals", Totals)
 _RECEIPTS = Words(LEDGER, "receipt")
+_EPOCHS = Table(LEDGER, "epoch_receipts", EpochReceipts)
+_PEAKS = Words(LEDGER, "receipt_peak")
+"""By level: root over the last 2^level receipts of this epoch that stand complete; bit `level` of the count says
+whether it is in use."""
 _SET_HEADS = Table(LEDGER, "set", SetHead)
 _MEMBERS = Table(LEDGER, "member", Member)
 _AUDIT_DELAYS = Words(LEDGER, "audit_delay")
@@ -194,6 +207,7 @@ def record_receipt(ctx: SystemContext, receipt: ComputeReceipt) -> bytes:
     """Keep a settled task's receipt (its id in state, the whole in a log) and count its work. The id."""
     identity = receipt.id
     _RECEIPTS.set_bytes(ctx, identity, receipt.task)
+    _append_receipt(ctx, identity)
     macs = receipt.prefill_macs + receipt.decode_macs
     totals = get_totals(ctx)
     match receipt.kind_of_payer:
@@ -215,8 +229,45 @@ def record_receipt(ctx: SystemContext, receipt: ComputeReceipt) -> bytes:
 
 
 def receipt_of(ctx: ReadContext, task: bytes) -> bytes:
-    """Id of a task's receipt; zeros while it has none."""
+    """Id of a task's receipt; zeros while it has none, and when it is forgotten."""
     return _RECEIPTS.get_bytes(ctx, 32, task)
+
+
+def epoch_receipts(ctx: ReadContext, epoch: int) -> EpochReceipts:
+    """How many receipts an epoch left, and their root (primitives.merkle, zeros before its turn or without any)."""
+    return _EPOCHS.get(ctx, u64(epoch)) or EpochReceipts()
+
+
+def close_receipts(ctx: SystemContext, epoch: int) -> None:
+    """At the turn: fix the root over an epoch's receipts."""
+    record = epoch_receipts(ctx, epoch)
+    root = b""
+    for level in range(record.count.bit_length()):
+        if record.count >> level & 1:
+            peak = _PEAKS.get_bytes(ctx, 32, u64(level))
+            root = merkle.node(peak, root) if root else peak
+    if root:
+        record.root = root
+        _EPOCHS.put(ctx, record, u64(epoch))
+
+
+def forget_receipt(ctx: SystemContext, task: bytes) -> None:
+    """A task's receipt is known by its epoch's root alone from now on."""
+    _RECEIPTS.set(ctx, 0, task)
+
+
+def _append_receipt(ctx: SystemContext, identity: bytes) -> None:
+    """One more leaf of this epoch: trees of equal size join, so that at most one of each size is left."""
+    epoch = u64(ctx.params.epoch(ctx.height))
+    record = _EPOCHS.get(ctx, epoch) or EpochReceipts()
+    found, level = merkle.digest(identity), 0
+    while record.count >> level & 1:
+        found = merkle.node(_PEAKS.get_bytes(ctx, 32, u64(level)), found)
+        level += 1
+    assert level < gas.RECEIPT_LEVELS
+    _PEAKS.set_bytes(ctx, found, u64(level))
+    record.count += 1
+    _EPOCHS.put(ctx, record, epoch)
 
 
 def count_refund(ctx: SystemContext) -> None:
@@ -388,6 +439,12 @@ def _get_receipt(ctx: SystemContext, call: Call, task: bytes) -> tuple[Any, ...]
     return (receipt_of(ctx, task),)
 
 
+def _receipts_root(ctx: SystemContext, call: Call, epoch: int) -> tuple[Any, ...]:
+    ctx.charge(2 * gas.VIEW_WORD, "receiptsRoot")
+    record = epoch_receipts(ctx, epoch)
+    return record.root, record.count
+
+
 def _get_set(ctx: SystemContext, call: Call, epoch: int) -> tuple[Any, ...]:
     ctx.charge(gas.VIEW_WORD * 4, "getSet")
     head = set_head(ctx, epoch)
@@ -429,6 +486,7 @@ def _rho(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
 HANDLERS = {
     abi.GET_CREDIT: _get_credit,
     abi.GET_RECEIPT: _get_receipt,
+    abi.RECEIPTS_ROOT: _receipts_root,
     abi.GET_SET: _get_set,
     abi.GET_TOTALS: _get_totals,
     abi.BASE_PRICE: _base_price,

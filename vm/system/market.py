@@ -12,6 +12,7 @@ from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.gas import VIEW_WORD
 from vm.system.market_deal import create_canaries, deal_tasks
+from vm.system.market_forget import forget_old
 from vm.system.market_post import cancel, fill_fund, post, quote
 from vm.system.market_settle import settle_mature
 from vm.system.market_state import AUDIT_RESERVE, DUTIES, FUND, POSTED
@@ -25,6 +26,7 @@ STEPS = (
     ("settle", settle_mature),
     ("deal", deal_tasks),
     ("create_canaries", create_canaries),
+    ("forget", forget_old),
 )
 """Steps 1 to 5 of the prologue, in order."""
 

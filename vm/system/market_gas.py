@@ -7,7 +7,7 @@ end is charged apart from the windows and draws that may lead to it.
 from consensus.work.deal import EXECUTOR_SLOTS, RETRY_BLOCKS_MAX
 from consensus.work.fees import WorkGas
 from primitives.params import ChainParams
-from vm.system.gas import LOG, READ, WRITE
+from vm.system.gas import LOG, READ, RECEIPT_LEVELS, WRITE
 from vm.system.market_state import FRESH_MAX
 
 TASK = 22
@@ -56,11 +56,14 @@ TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG
 """A deal that finds nobody, apart from the members it looks at."""
 DEAL = TRY + POPPED + (9 + EXECUTOR_SLOTS * DUTY) * WRITE + EXPOSURE
 CANARY = 10 * READ + (8 + 2 * QUEUED) * WRITE + LOG
-PRUNE = (TASK + EXECUTOR_SLOTS * DUTY) * WRITE + EXPOSURE + 10 * READ
+PRUNE = (TASK + EXECUTOR_SLOTS * DUTY + QUEUED) * WRITE + EXPOSURE + 10 * READ
 PRUNE_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
-"""A task's words, its slots' duties, and what is left of it; each seat and its duty."""
+"""A task's words, its slots' duties, what is left of it and when that is forgotten; each seat and its duty."""
+FORGET = QUEUED * (READ + WRITE) + 3 * WRITE
+"""The last of a task: its end, its receipt's id."""
 REFUND = PRUNE + 4 * (READ + WRITE) + LOG
-SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + 22 * READ + 16 * WRITE + 4 * LOG
+SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + (22 + RECEIPT_LEVELS) * READ + 19 * WRITE + 4 * LOG
+"""With the receipt's place under the root of its epoch: a peak a level at most is read."""
 PAY_SEAT = 4 * READ + 4 * WRITE + 2 * LOG
 
 TASK_WORDS = 48
@@ -111,13 +114,14 @@ def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: i
     """The fixed maximum gas of every item of later prologues that one post can cause, checked by so many.
 
     The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
-    of its windows (posted, three slots, each draw's verdicts, the reveals), and one end: SETTLE is more than REFUND.
+    of its windows (posted, three slots, each draw's verdicts, the reveals), one end (SETTLE is more than REFUND), and
+    that it is forgotten.
     """
     retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max
     ends = (1 + EXECUTOR_SLOTS) * close(0) + (draws + 1) * close(auditors)
     tries = deal(members) + retries * (TRY + MEMBER * members)
-    return tries + draws * draw(members, auditors) + ends + settle(auditors, auditors * draws)
+    return tries + draws * draw(members, auditors) + ends + settle(auditors, auditors * draws) + FORGET
 
 
 assert SETTLE > REFUND

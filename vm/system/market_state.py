@@ -212,6 +212,8 @@ RETRIES = Queue(MARKET, "retries")
 """Step 4: tasks that nobody could hold."""
 CANARIES = Queue(MARKET, "canaries")
 """Step 4: canaries."""
+FORGET = Queue(MARKET, "forget")
+"""End of step 5: finished tasks, due in the first block after the epochs for which the state remembers them."""
 QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES)
 
 
@@ -343,6 +345,8 @@ def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, recei
         SEATS.delete(ctx, task_id, bytes([index]))
     TASKS.delete(ctx, task_id)
     FINISHED.put(ctx, Finished(status, ctx.height, receipt), task_id)
+    kept_through = ctx.params.epoch(ctx.height) + ctx.params.receipts_kept_epochs
+    FORGET.push(ctx, ctx.params.first_height(kept_through + 1), task_id)
 
 
 def hold(ctx: SystemContext, task: Task, macs: int) -> None:

@@ -1,9 +1,8 @@
 """The system prologue: what a block does before its transactions, in one fixed order (docs/formats.md).
 
 (0) the mix and the base price, (1) windows and deadlines that ended, (2) audit draws, (3) settlements, (4) deals, (5)
-canaries, (6) in an epoch's last block the epoch turn.
-Steps 1 to 5 are the Market's; this file owns their order, the gas kept back for the
-turn, and that nothing in them can undo steps 0 and 6.
+canaries, and what is old enough is forgotten, (6) in an epoch's last block the epoch turn. Steps 1 to 5 are the
+Market's; this file owns their order, the gas kept back for the turn, and that nothing in them can undo steps 0 and 6.
 """
 
 from collections.abc import Callable

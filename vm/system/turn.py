@@ -19,6 +19,7 @@ def run(ctx: SystemContext) -> None:
     epoch = ctx.params.epoch(ctx.height)
     assert ctx.params.is_epoch_end(ctx.height)
     stakes = _credit_everyone(ctx, epoch)
+    ledger.close_receipts(ctx, epoch)
     old = ledger.powers(ctx, epoch + 1)
     turned = power_turn(ctx.params, epoch, stakes, old, ledger.rho(ctx), canary_credit(ctx.params, _listed(ctx)))
     ledger.put_rho(ctx, turned.rho)

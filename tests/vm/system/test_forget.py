@@ -1,0 +1,99 @@
+"""Old receipts fold into the root of their epoch, and the state forgets finished tasks, a bounded part a block."""
+
+import random
+
+import pytest
+from market_world import World
+from memory_context import MemoryContext
+from test_ledger import receipt
+
+from primitives import merkle
+from primitives.address import MARKET
+from primitives.hashing import keccak
+from primitives.params import ChainParams
+from vm.system import abi, ledger, market_forget, market_gas, market_state
+from vm.system.gas import READ, WRITE
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 13, 64, 100])
+def test_an_epochs_root_is_the_tree_over_its_receipts_in_order(count) -> None:
+    ctx = MemoryContext(ChainParams(), height=40)
+    ids = [ledger.record_receipt(ctx, receipt(task=keccak(bytes([number])))) for number in range(count)]
+    ledger.close_receipts(ctx, 1)
+    found = ledger.epoch_receipts(ctx, 1)
+    assert found.count == count
+    assert found.root == (merkle.root(ids) if ids else bytes(32))
+    tree = merkle.levels([merkle.digest(identity) for identity in ids]) if ids else []
+    for index, identity in enumerate(ids):
+        path = merkle.path(tree, index)
+        assert merkle.root_by_path(merkle.digest(identity), index, count, path) == found.root
+
+
+def test_the_next_epoch_begins_a_tree_of_its_own() -> None:
+    ctx = MemoryContext(ChainParams(), height=32)
+    first = [ledger.record_receipt(ctx, receipt(task=keccak(bytes([number])))) for number in range(7)]
+    ledger.close_receipts(ctx, 0)
+    ctx.next_block()
+    second = [ledger.record_receipt(ctx, receipt(task=keccak(bytes([number, 1])))) for number in range(3)]
+    ledger.close_receipts(ctx, 1)
+    assert [ledger.epoch_receipts(ctx, epoch).root for epoch in (0, 1)] == [merkle.root(first), merkle.root(second)]
+
+
+def test_tasks_are_forgotten_when_their_epochs_time_is_over_and_their_root_stays() -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    world = World(seed=seed, epoch_blocks=16, canaries_per_validator=0, receipts_kept_epochs=2)
+    rng = random.Random(seed)
+    world.block()
+    before = dict(world.ctx.storage)
+    tasks = []
+    while world.height < 40:
+        if rng.randrange(3) == 0:
+            tasks.append(world.post(temperature_q16=1 << 16))
+        world.block()
+        world.everyone_works()
+    ends = {event["task"]: event["receipt"] for event in world.events(abi.RECEIPT)}
+    assert ends
+    while any(not world.task(task).done_block for task in tasks):
+        world.block()
+        world.everyone_works()
+    epochs = {task: world.params.epoch(world.task(task).done_block) for task in tasks}
+    last_kept = max(world.task(task).done_block for task in tasks)
+    assert all(ledger.receipt_of(world.ctx, task) == ends.get(task) for task in ends)
+    assert last_kept < world.params.first_height(4)
+    world.block_until(world.params.first_height(min(epochs.values()) + 3) - 1)
+    first = [task for task in tasks if epochs[task] == min(epochs.values())]
+    assert all(market_state.FINISHED.get(world.ctx, task) for task in first)
+    world.block()
+    assert not any(market_state.FINISHED.get(world.ctx, task) for task in first)
+    assert not any(any(ledger.receipt_of(world.ctx, task)) for task in first)
+    world.block_until(world.params.first_height(max(epochs.values()) + 3) + 1)
+    ids = [event["receipt"] for event in world.events(abi.RECEIPT)]
+    assert sum(ledger.epoch_receipts(world.ctx, epoch).count for epoch in range(5)) == len(ids)
+    left = [key for key in world.ctx.storage.keys() - before.keys() if key[0] == MARKET]
+    assert left == [(MARKET, market_state.POSTED.slot)], "nothing of tasks that sampled but how many there were"
+
+
+def test_forgetting_is_bounded_and_goes_on_in_the_next_block() -> None:
+    ctx = MemoryContext(ChainParams(receipts_kept_epochs=1, prologue_items_max=5), height=1)
+    tasks = [keccak(bytes([number])) for number in range(12)]
+    for task in tasks:
+        ledger.record_receipt(ctx, receipt(task=task))
+        market_state.FORGET.push(ctx, 65, task)
+    ctx.height = 64
+    assert market_forget.forget_old(ctx)
+    assert all(any(ledger.receipt_of(ctx, task)) for task in tasks)
+    for left in (7, 2, 0):
+        ctx.next_block()
+        assert market_forget.forget_old(ctx)
+        assert sum(any(ledger.receipt_of(ctx, task)) for task in tasks) == left
+
+
+def test_without_gas_it_waits() -> None:
+    ctx = MemoryContext(ChainParams(), height=10)
+    tasks = [keccak(bytes([number])) for number in range(3)]
+    for task in tasks:
+        market_state.FORGET.push(ctx, 5, task)
+    ctx.gas_limit = 2 * market_gas.FORGET + READ + WRITE
+    assert market_forget.forget_old(ctx) is False
+    assert market_state.FORGET.pending(ctx) == 1
