@@ -300,7 +300,8 @@ class Batch:
         while room > 0 and any(queues.values()):
             self._turn = not self._turn if queues[not self._turn] else self._turn
             job = queues[self._turn].pop(0)
-            rows, logits = job.chunk(room, logits_room)
+            others = sum(map(len, queues.values()))
+            rows, logits = job.chunk(min(room, max(PAGE, room // (1 + others))), logits_room)
             if rows:
                 chosen.append((job, rows))
                 room, logits_room = room - rows, logits_room - logits
@@ -308,11 +309,11 @@ class Batch:
 
     def _take(self, job: "_Job", rows: int, fed: Fed) -> Iterator[Event]:
         """What a pass gave one task."""
-        first_new = len(job.tokens)
+        first_new, begin = len(job.tokens), job.fed
         if not job.decodes:
             self.prompt_tokens += rows
         job.take(rows, fed)
-        self._prefixes.keep(job, fed.payloads)
+        self._prefixes.keep(job, begin, fed.payloads)
         for index in range(first_new, len(job.tokens)):
             yield Token(job.key, index, job.tokens[index])
         if job.finished:
@@ -420,11 +421,14 @@ class _Job(ABC):
             self._see(prefix.payloads)
 
     def chunk(self, room: int, logits_room: int) -> tuple[int, int]:
-        """(rows to feed next, those of them whose logits are needed), within the room that is left and within a page,
-        which bounds the scores of a pass to heads * PAGE * context. What is not causal is fed whole."""
+        """(rows to feed next, those of them whose logits are needed), within the room, and up to the end of a page if
+        that is in it. What is not causal is fed whole."""
         if not self._causal:
             return len(self.ids), 0
-        rows = min(len(self.ids) - self.fed, PAGE - self.fed % PAGE, room)
+        rows = min(len(self.ids) - self.fed, room)
+        past_page = (self.fed + rows) % PAGE
+        if past_page < rows < len(self.ids) - self.fed:
+            rows -= past_page
         logits = max(0, self.fed + rows - max(self.logits_begin, self.fed))
         spare = max(0, logits - logits_room)
         return rows - spare, logits - spare
@@ -574,20 +578,26 @@ class _Prefixes:
         self._touch(keys)
         return [self._entries[key] for key in keys]
 
-    def keep(self, job: _Job, payloads: Sequence[np.ndarray]) -> None:
-        """Remember the page of a prompt that is complete with these rows."""
-        page = (job.fed - 1) // PAGE
-        if not self._bytes_max or page >= job.prompt_pages or page != len(job.shared):
+    def keep(self, job: _Job, begin: int, payloads: Sequence[np.ndarray]) -> None:
+        """Remember the pages of a prompt that are complete with the rows from position `begin` on."""
+        while begin < job.fed and self._bytes_max:
+            end = min(begin - begin % PAGE + PAGE, job.fed)
+            self._keep_in_page(job, end, [payload[: end - begin] for payload in payloads])
+            payloads, begin = [payload[end - begin :] for payload in payloads], end
+
+    def _keep_in_page(self, job: _Job, end: int, payloads: Sequence[np.ndarray]) -> None:
+        page = (end - 1) // PAGE
+        if page >= job.prompt_pages or page != len(job.shared):
             return
         job.part.append(payloads)
-        if job.fed % PAGE:
+        if end % PAGE:
             return
         whole = [np.concatenate(parts) for parts in zip(*job.part, strict=True)]
         job.part.clear()
         keys = list(_page_keys(job.ids, page + 1))
         entry = self._entries.get(keys[-1])
         if entry is None:
-            entry = _Prefix(job.sequence.fork(job.fed), whole)
+            entry = _Prefix(job.sequence.fork(end), whole)
             if not self._make_room(entry.bytes):
                 entry.sequence.free()
                 return
