@@ -19,6 +19,7 @@ from consensus.work.incentive import (
 )
 from consensus.work.slashing import WORST_DISPUTE_GAS, bounty_of, first_offence, gain_of
 from genesis.spec import devnet_spec, load_spec
+from inference.opening import read_shape_record
 from primitives.params import COIN, ChainParams
 from primitives.task import Kind, ModelCost, price_of
 
@@ -94,9 +95,10 @@ PUBLIC = ChainParams(
 
 
 def models() -> list[ModelCost]:
-    shipped = [model.cost for model in load_spec(devnet_spec(1, 1_700_000_000_000)).models]
-    large = ModelCost(a=8 * 10**9, b=2**17, c=5 * 10**8, audit_weight_num=1, audit_weight_den=4)
-    return [*shipped, large]
+    """Those of the devnet's genesis, and one of eight thousand million parameters."""
+    listed = load_spec(devnet_spec(1, 1_700_000_000_000)).models
+    costs = [read_shape_record(model.record).cost for model in listed]
+    return [*(ModelCost(cost.a, cost.b, cost.c, 1, 4) for cost in costs), ModelCost(8 * 10**9, 2**17, 5 * 10**8, 1, 4)]
 
 
 @pytest.mark.parametrize("params", [PARAMS, PUBLIC], ids=["devnet", "public"])
@@ -105,9 +107,9 @@ def models() -> list[ModelCost]:
 def test_two_verifiers_make_cheating_a_loss_in_any_task_of_every_model(params: ChainParams, trailing: int, price: int):
     """Net: of the slash, the culprit's friends got the bounty, the asker's G and the gas of the longest dispute."""
     odds = Odds(1, 1, trailing)
-    for cost in models():
+    for each in models():
         for kind, prompt, result in ((Kind.GENERATE, 1, 1), (Kind.GENERATE, 400, 600), (Kind.EMBED, 500, 64)):
-            macs = cost.execution(kind, prompt, result)
+            macs = each.execution(kind, prompt, result)
             for tip in (0, 10 * price):
                 fee = price_of(macs, price) + price_of(macs, tip)
                 gain, saved = gain_of(fee, macs, price), price_of(macs, price)
