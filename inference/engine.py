@@ -13,6 +13,7 @@ Knows no chain, no process and no text.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from inference import model as model_files
@@ -97,6 +98,11 @@ def make_executor(
         if name == "auto" and device == "cpu":
             return _numpy(model, device, pages)
         raise EngineUnavailable(f"engine 'torch' is not installed: {error}") from error
+    if device != "cpu" and find_spec("triton") is not None:  # which torch's builds for CUDA bring along
+        from inference.cuda_engine import CudaExecutor, takes
+
+        if takes(model.manifest.shape):
+            return CudaExecutor(model, device, pages)
     return TorchExecutor(model, threads, device, pages)
 
 
