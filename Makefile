@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all real-models gemma-turn gemma-speed clients lock clean
+.PHONY: setup devnet test test-all real-models gemma-turn gemma-speed import-shapes clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -30,6 +30,10 @@ gemma-turn: $(VENV)/.dev
 # Gemma as a program against transformers and llama.cpp (50 MB more), five runs.
 gemma-speed: $(VENV)/.dev
 	$(BIN)/python bench/gemma_speed.py $(ARGS)
+
+# A fresh checkpoint of every shape, imported, with its quality report.
+import-shapes: $(VENV)/.dev
+	$(BIN)/python bench/import_shapes.py $(ARGS)
 
 # ethers, viem and cast, for the tests that use them (they skip without); needs npm.
 clients: tests/clients/node_modules/.package-lock.json

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,27 +97,37 @@ def main() -> None:
 
 def bring_in(model: RealModel, folder: Path, positions: int) -> dict[str, Any]:
     """Fetch, import, measure; what `labora model import --json` says, with the import's speed."""
-    source, out = fetch(model, folder), folder / f"{model.name}-labora"
-    shutil.rmtree(out, ignore_errors=True)
-    spent: dict[str, float] = {}
-    begun: dict[str, float] = {}
-
-    def progress(step: str, done: int, total: int) -> None:
-        began = begun.setdefault(step, time.process_time())
-        spent[step] = time.process_time() - began
-        if done in (0, total):
-            print(f"{model.name}: {step} {done}/{total} after {spent[step]:.0f} s", file=sys.stderr, flush=True)
-
     documents = lzma.decompress(TEXT.read_bytes()).split(b"\f")[::5]
     text = "\n".join(document.decode() for document in documents)
-    done = import_model(source, out, text, name=model.name, licence=model.licence, max_loss=model.max_loss,
-                        positions=positions, progress=progress)  # fmt: skip
+    return measured(fetch(model, folder), folder / f"{model.name}-labora", text, model.name, model.licence,
+                    model.max_loss, positions)  # fmt: skip
+
+
+def measured(
+    source: Path, out: Path, text: str, name: str, licence: str, max_loss: float | None, positions: int
+) -> dict[str, Any]:
+    """Import a checkpoint into a folder, in place of what is there; its report."""
+    shutil.rmtree(out, ignore_errors=True)
+    spent: dict[str, float] = defaultdict(float)
+    last = time.process_time()
+
+    def progress(step: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.process_time()
+        spent[step] += now - last  # what led to this report belongs to its step
+        last = now
+        if done in (0, total):
+            print(f"{name}: {step} {done}/{total} after {spent[step]:.0f} s", file=sys.stderr, flush=True)
+
+    done = import_model(source, out, text, name=name, licence=licence, max_loss=max_loss, positions=positions,
+                        progress=progress)  # fmt: skip
     files = [source] if source.is_file() else list(source.rglob("*.safetensors"))
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     # A conversion: the tables once, then the weights of every precision that was tried.
-    convert = sum(value for step, value in spent.items() if step.endswith((": tables", ": weights")))
+    convert = sum(value for step, value in spent.items() if step.endswith(("tables", "weights")))
     return {
-        "folder": str(done.folder), "modelId": f"0x{done.model_id.hex()}", "parameters": done.parameters,
+        "folder": str(done.folder), "kind": done.manifest.shape.kind, "modelId": f"0x{done.model_id.hex()}",
+        "parameters": done.parameters,
         "precision": done.tried[-1][0], "tried": {scheme: quality.lost * 100 for scheme, quality in done.tried},
         **done.quality.as_json(), "lines": done.quality.lines(), "sourceMegabytes": megabytes,
         "convertSeconds": convert, "megabytesPerSecond": megabytes * len(done.tried) / convert,
@@ -126,7 +137,7 @@ def bring_in(model: RealModel, folder: Path, positions: int) -> dict[str, Any]:
 
 def show(report: dict[str, Any]) -> None:
     """A report for people."""
-    print(f"\n{report['folder']}  {report['parameters']:,} parameters")
+    print(f"\n{report['folder']}  {report['kind']}, {report['parameters']:,} parameters, model {report['modelId']}")
     print("\n".join(report["lines"]))
     print("precision        " + "; ".join(f"{scheme}: {lost:.3f} %" for scheme, lost in report["tried"].items()))
     print(f"import           {report['sourceMegabytes']:.0f} MB at {report['megabytesPerSecond']:.1f} MB/s "
