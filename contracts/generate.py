@@ -21,7 +21,7 @@ PURPOSE = {
     "Ledger": "Credits, compute receipts, voting powers by epoch, totals.",
     "Referee": "Disputes: not active yet, every call reverts with `not active on this chain`.",
     "Beacon": "Randomness by height (the last 8,192 blocks).",
-    "Courier": "Sender of callbacks: not active yet, every call reverts with `not active on this chain`.",
+    "Courier": "Sender of callbacks: what waits. LaboraConsumer.sol receives them.",
 }
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost, price_of
 
-WORK_GAS_PRICE_FACTOR = 2
-"""The work part pays twice the base fee of the post's block."""
+GAS_PRICE_FACTOR = 2
+"""Work messages and callbacks are paid at twice the base fee of the post's block."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Terms:
     """Verifiers that the escrow pays for."""
     tip: int
     """Wei a CWU, all of it to the executor."""
+    callback_gas: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,13 @@ class Escrow:
     audits: int
     work: int
     tip: int
+    callback: int
+    """Prepaid gas of the callback, which the task hands on at its end, however that is."""
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.execution + self.audits + self.work + self.tip
+        return self.execution + self.audits + self.work + self.tip + self.callback
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class Settlement:
 
 def escrow_of(terms: Terms, gas: WorkGas) -> Escrow:
     """What a post must lock."""
-    per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
+    per_gas = GAS_PRICE_FACTOR * terms.base_fee
     verdict, reveal = gas.saying(gas.verdict, terms.auditors), gas.saying(gas.reveal, terms.auditors)
     work = gas.submission(terms.kind, terms.longest) + terms.auditors * verdict + reveal
     return Escrow(
@@ -96,13 +99,20 @@ def escrow_of(terms: Terms, gas: WorkGas) -> Escrow:
         audits=terms.auditors * price_of(terms.cost.audit(terms.kind, terms.prompt, terms.longest), terms.price),
         work=work * per_gas,
         tip=price_of(terms.cost.execution(terms.kind, terms.prompt, terms.longest), terms.tip),
+        callback=callback_part(terms.callback_gas, terms.base_fee),
     )
+
+
+def callback_part(gas: int, base_fee: int) -> int:
+    """What is prepaid for a callback: its gas at twice the base fee of the post's block."""
+    return gas * GAS_PRICE_FACTOR * base_fee
 
 
 def settle(
     terms: Terms, gas: WorkGas, params: ChainParams, escrow: int, length: int, verifiers: int, revealed: bool
 ) -> Settlement:
-    """The split of `escrow` for an answer of `length` tokens or elements that `verifiers` of them agreed with.
+    """The split of `escrow`, less the callback's part, for an answer of `length` tokens or elements that `verifiers` of
+    them agreed with.
 
     X = ceil(exec(actual)): burned X * 20 // 100, pool X * 5 // 100, the rest and the tip on that work to the executor;
     each verifier that agreed gets its audit's cost and an equal part of the pool; nobody: the pool is burned, as
@@ -115,7 +125,7 @@ def settle(
     pool = fee * params.fee_pool_percent // 100
     share = pool // verifiers if verifiers else 0
     audit = price_of(terms.cost.audit(terms.kind, terms.prompt, length), terms.price) + share if verifiers else 0
-    per_gas = WORK_GAS_PRICE_FACTOR * terms.base_fee
+    per_gas = GAS_PRICE_FACTOR * terms.base_fee
     submission_work = gas.submission(terms.kind, length) * per_gas
     verdict_work = gas.saying(gas.verdict, terms.auditors) * per_gas
     reveal_work = gas.saying(gas.reveal, terms.auditors) * per_gas if revealed else 0

@@ -1,11 +1,13 @@
-// node compile.mjs [--check]: writes Counter.json and ModelDesk.json (abi, bytecode, runtime bytecode) from their
-// sources, or says whether they are as they would be written.
+// node compile.mjs [--check]: writes NAME.json (abi, bytecode, runtime bytecode) of each contract below from its source,
+// or says whether they are as they would be written.
 import fs from "node:fs";
 import solc from "solc";
 
 const CONTRACTS = [
   { name: "Counter", path: "tests/clients/Counter.sol", viaIR: false },
   { name: "ModelDesk", path: "contracts/examples/ModelDesk.sol", viaIR: true },
+  { name: "Storyteller", path: "contracts/examples/Storyteller.sol", viaIR: true },
+  { name: "Hostile", path: "tests/clients/Hostile.sol", viaIR: true },
 ];
 const read = (path) => fs.readFileSync(new URL("../../" + path, import.meta.url), "utf8");
 let stale = false;

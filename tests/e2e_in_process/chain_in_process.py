@@ -1,6 +1,6 @@
 """A chain in one process: real genesis, real EVM blocks, real signatures, real engines. No network, no agreement."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from primitives.merkle import pack_tokens, unpack_tokens
 from primitives.params import COIN, ChainParams
 from primitives.receipt import Log, Receipt
 from primitives.task import (
+    NO_BAD_POSITION,
     Kind,
     ModelCost,
     Reveal,
@@ -100,7 +101,9 @@ class CachedReader(StateReader):
 class Chain:
     """Blocks one by one over an in-memory state, with the invariant of coins checked after each."""
 
-    def __init__(self, engines: Engines, validators: int, **params: int) -> None:
+    def __init__(
+        self, engines: Engines, validators: int, contracts: Sequence[GenesisAccount] = (), **params: int
+    ) -> None:
         self.model = engines.honest.model
         self.operators = [Operator(f"validator {i}") for i in range(validators)]
         self.poster_key = key_of("poster")
@@ -115,7 +118,7 @@ class Chain:
             accounts=tuple(
                 GenesisAccount(address, 1_000 * COIN, 0, b"")
                 for address in (self.poster, *(operator.hot for operator in self.operators))
-            ),
+            ) + tuple(contracts),
             validators=tuple(
                 GenesisValidator(
                     operator.operator, address_of(key_of(operator.name + " consensus")),
@@ -146,7 +149,7 @@ class Chain:
         self.base_fees_burned = 0
         known = {self.poster, *SYSTEM_ACCOUNTS}
         known |= {address for operator in self.operators for address in (operator.hot, operator.payout)}
-        self.known = sorted(known)
+        self.known = sorted(known | {contract.address for contract in contracts})
         self.start = self.sum_of_balances()
 
     @property
@@ -193,9 +196,11 @@ class Chain:
         expected = self.start + totals.minted - totals.burned - self.base_fees_burned
         assert self.sum_of_balances() == expected, f"coins at height {self.height}"
 
-    def transaction(self, key: bytes, nonce: int, gas: int, value: int, data: bytes) -> Transaction:
+    def transaction(
+        self, key: bytes, nonce: int, gas: int, value: int, data: bytes, to: bytes = MARKET
+    ) -> Transaction:
         return sign_transaction(
-            key, chain_id=self.params.chain_id, nonce=nonce, gas=gas, to=MARKET, max_fee_per_gas=4 * self.base_fee,
+            key, chain_id=self.params.chain_id, nonce=nonce, gas=gas, to=to, max_fee_per_gas=4 * self.base_fee,
             max_priority_fee_per_gas=10**6, value=value, data=data,
         )  # fmt: skip
 
@@ -274,3 +279,41 @@ def verdict(operator: Operator, duty: Duty, root: bytes, bad: int) -> Verdict:
 
 def reveal(duty: Duty, root: bytes, bad: int) -> Reveal:
     return Reveal(duty.task, root, bad)
+
+
+@dataclass
+class HonestFleet:
+    """Every validator's node, doing what the state says that it owes (tasks of kind generate)."""
+
+    chain: Chain
+    engine: Engine
+    library: Library
+    known: dict[tuple[bytes, bytes], tuple[bytes, int]] = field(default_factory=dict)
+    """(operator, task) -> the root and bad position that its commitment binds."""
+
+    def transactions(self) -> list[Transaction]:
+        """The batches of the next block."""
+        self.library.update()
+        batches: list[Transaction] = []
+        for operator in self.chain.operators:
+            duties = [duty for duty in self.chain.duties(operator) if duty.first_block <= self.chain.height + 1]
+            items = [item for duty in duties if (item := self._item(operator, duty)) is not None]
+            if items:
+                batches.append(self.chain.work(operator, items[:16]))
+        return batches
+
+    def _item(self, operator: Operator, duty: Duty) -> WorkItem | None:
+        story = self.library.stories[duty.task]
+        sampling = (duty.temperature_q16, duty.top_k, duty.seed, duty.trace_key)
+        if duty.role == abi.ROLE_EXECUTE:
+            if duty.slot:
+                return None
+            made = self.engine.generate(story.prompt, duty.max_tokens, *sampling)
+            self.known[operator.operator, duty.task] = made.root, NO_BAD_POSITION
+            return answer(operator, duty, tuple(made.tokens), made.root)
+        if duty.role == abi.ROLE_AUDIT:
+            found = self.engine.verify(story.prompt, story.output, *sampling)
+            self.known[operator.operator, duty.task] = found.root, found.bad
+            return verdict(operator, duty, found.root, found.bad)
+        known = self.known.get((operator.operator, duty.task))
+        return None if known is None else reveal(duty, *known)

@@ -214,8 +214,8 @@ def _event(account: bytes, text: str) -> Event:
 
 
 STRUCTS: dict[str, Struct] = {}
-FUNCTIONS: dict[bytes, dict[bytes, Function]] = {account: {} for account in (REFEREE, COURIER)}
-"""Account -> selector -> function, in declared order. Referee and Courier are not active: every call reverts."""
+FUNCTIONS: dict[bytes, dict[bytes, Function]] = {}
+"""Account -> selector -> function, in declared order."""
 EVENTS: dict[bytes, Event] = {}
 """Topic 0 -> event, over all accounts."""
 
@@ -454,5 +454,19 @@ DISPUTE_ENDED_LOG = _event(REFEREE, """DisputeEnded(uint64 indexed dispute, byte
 MIX_AT = _function(BEACON, "mixAt(uint64 height) view returns (bytes32 mix)")
 LATEST_MIX = _function(BEACON, "latest() view returns (uint64 height, bytes32 mix)")
 
+# -------------------------------------------------------------------------------- Courier
+
+PENDING = _function(COURIER, "pending() view returns (uint32 reserved, uint32 waiting, uint256 prepaidWei)")
+GET_CALLBACK = _function(COURIER, """getCallback(bytes32 task) view returns (address target, uint8 status, uint32 gas,
+    uint256 prepaidWei, uint64 queuedBlock)""")
+CALLED_BACK = _event(COURIER, """CalledBack(bytes32 indexed task, address indexed target, uint8 status, bool succeeded,
+    uint256 gasUsed, uint256 burnedWei, uint256 refundedWei)""")
+CALLBACK = Function(
+    COURIER, "onLaboraTask",
+    _params("bytes32 task, uint8 status, bytes32 outputHash, bytes32 receipt"), (), "nonpayable",
+)  # fmt: skip
+"""The method of its poster that the Courier calls, once, at a task's end: 7 settled, 8 refunded, 10 unverified, 11
+refuted. (No method of the Courier's own.)"""
+
 NOT_ACTIVE = "not active on this chain"
-"""What every call of Referee and Courier answers until they are built."""
+"""What every call of an account without a live method answers."""

@@ -97,6 +97,12 @@ class SystemContext(Protocol):
     def log(self, account: bytes, topics: Sequence[int], data: bytes) -> None:
         """Append a log entry of an account. Modules call abi.emit."""
 
+    def call_out(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, int]:
+        """Run another account's code with so much gas, no value, from `sender`: (whether it ended well, gas used).
+
+        The gas is charged. What the code did is undone if it failed; nothing that it returns is read. Only the Courier.
+        """
+
     def charge(self, gas: int, what: str) -> None:
         """Spend gas for what comes next. Raises OutOfGas, nothing spent of this charge."""
 

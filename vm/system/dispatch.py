@@ -2,7 +2,8 @@
 
 Owns selector dispatch, the rules on how a system account may be called, the gas of dispatch and the translation of our
 exceptions to the EVM's. Only VMErrors leave it, or our own bugs. No method runs code of another account (payments are
-balance moves), so nothing can call back into one that is writing.
+balance moves). The prologue does, for callbacks; while it runs, methods that write are refused, so that nothing can call
+back into one that is writing.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from eth.exceptions import Revert, WriteProtection
 
 from primitives.address import SYSTEM_ACCOUNTS, SYSTEM_ADDRESS
 from primitives.params import ChainParams
-from vm.system import abi, beacon, gas, ledger, market, mishaps, models, prologue, staking
+from vm.system import abi, beacon, courier, gas, ledger, market, mishaps, models, prologue, staking
 from vm.system.context import Call, OutOfGas, Refused
 from vm.system.evm import EvmContext
 
@@ -25,7 +26,7 @@ Handler = Callable[..., tuple[Any, ...] | None]
 Addresses arrive and leave as 20 bytes; eth-abi's text form is translated here.
 """
 
-ROOMS: tuple[ModuleType, ...] = (staking, mishaps, models, market, ledger, beacon)
+ROOMS: tuple[ModuleType, ...] = (staking, mishaps, models, market, ledger, beacon, courier)
 """Modules with HANDLERS: a mapping from abi.Function to Handler."""
 
 RESULT_BYTES_MAX = 256 * 1024
@@ -86,6 +87,8 @@ def _call(
         raise Refused("unknown_method", f"{abi.NAMES[account]} has no method 0x{data[:4].hex()}")
     if function is abi.PROLOGUE and (message.sender != SYSTEM_ADDRESS or message.depth != 0):
         raise Refused("not_system", "only a block's first transaction runs the prologue")
+    if function.mutability != "view" and message.depth and computation.transaction_context.origin == SYSTEM_ADDRESS:
+        raise Refused("in_callback", f"{abi.NAMES[account]}.{function.name}: a callback may not write here")
     if message.value and function.mutability != "payable":
         raise Refused("not_payable", f"{abi.NAMES[account]}.{function.name} takes no value")
     if message.is_static and function.mutability != "view":

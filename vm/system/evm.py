@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from eth.abc import ComputationAPI
+from eth.vm.message import Message
 
 from primitives.params import ChainParams
 from vm.system.context import OutOfGas, Refused
+from vm.validity import DELEGATION_PREFIX, is_delegation
 
 
 class EvmContext:
@@ -69,6 +72,28 @@ class EvmContext:
     def log(self, account: bytes, topics: Sequence[int], data: bytes) -> None:
         self._refuse_in_view()
         self._computation.add_log_entry(account, tuple(topics), data)
+
+    def call_out(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, int]:
+        self._refuse_in_view()
+        self.charge(gas, "call")
+        code = self._state.get_code(target)
+        delegated = is_delegation(code)
+        if delegated:
+            code = self._state.get_code(code[len(DELEGATION_PREFIX) :])
+        if not code:
+            self._computation.return_gas(gas)
+            return False, 0
+        parent: Any = self._computation
+        message = Message(
+            gas=gas, to=target, sender=sender, value=0, data=data, code=code, depth=parent.msg.depth + 1,
+            is_delegation=delegated,
+        )  # fmt: skip
+        child = parent.generate_child_computation(message)
+        parent.add_child_computation(child)
+        parent.return_data = b""
+        left = int(child.get_gas_remaining())
+        parent.return_gas(left)
+        return not child.is_error, gas - left
 
     def charge(self, gas: int, what: str) -> None:
         left = self.gas_left

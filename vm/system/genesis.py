@@ -103,6 +103,9 @@ class _GenesisContext:
     def charge(self, gas: int, what: str) -> None:
         """Block 0 costs nobody anything."""
 
+    def call_out(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, int]:
+        raise AssertionError("nobody's code runs in block 0")
+
     def balance(self, account: bytes) -> int:
         raise AssertionError("block 0's balances are the spec's")
 

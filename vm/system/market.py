@@ -7,7 +7,7 @@ market_settle, storage in market_state.
 
 from typing import Any
 
-from vm.system import abi
+from vm.system import abi, courier
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.gas import VIEW_WORD
@@ -24,6 +24,7 @@ STEPS = (
     ("close_windows", close_windows),
     ("draw_audits", draw_audits),
     ("settle", settle_mature),
+    ("call_back", courier.deliver),
     ("deal", deal_tasks),
     ("create_canaries", create_canaries),
     ("forget", forget_old),

@@ -66,6 +66,10 @@ SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + (22 + RECEIPT_LEVELS) * READ + 1
 """With the receipt's place under the root of its epoch: a peak a level at most is read."""
 PAY_SEAT = 4 * READ + 4 * WRITE + 2 * LOG
 
+QUEUE_CALLBACK = 5 * READ + 10 * WRITE + PUSHED
+CALLBACK = 12 * READ + 14 * WRITE + POPPED + QUEUED * WRITE + LOG
+"""A callback into its queue, and made: apart from the gas that it asks for itself."""
+
 TASK_WORDS = 48
 """Words that a view of one task reads: its own and its seats'."""
 
@@ -110,7 +114,7 @@ def refund(seats: int) -> int:
     return REFUND + PRUNE_SEAT * seats
 
 
-def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: int) -> int:
+def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: int, callback: bool) -> int:
     """The fixed maximum gas of every item of later prologues that one post can cause, checked by so many.
 
     The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
@@ -120,8 +124,9 @@ def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: i
     retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max
     ends = (1 + EXECUTOR_SLOTS) * close(0) + (draws + 1) * close(auditors)
+    end = settle(auditors, auditors * draws) + (QUEUE_CALLBACK + CALLBACK if callback else 0)
     tries = deal(members) + retries * (TRY + MEMBER * members)
-    return tries + draws * draw(members, auditors) + ends + settle(auditors, auditors * draws) + FORGET
+    return tries + draws * draw(members, auditors) + ends + end + FORGET
 
 
 assert SETTLE > REFUND

@@ -50,14 +50,15 @@ def run_queue(
             break
         if ctx.gas_left < gas.LOOK:
             return done, False
-        names = ("status", "awaits", "due", "paid_auditors", "seats")
-        status, awaits, due, auditors, seats = TASKS.read(ctx, names, entry.item)
+        names = ("status", "awaits", "due", "paid_auditors", "seats", "callback_gas")
+        status, awaits, due, auditors, seats, callback = TASKS.read(ctx, names, entry.item)
         if not wanted(status, awaits, due, queue, entry.height):
             ctx.charge(gas.LOOK, step)
             queue.pop(ctx)
             continue
         gas_item = gas_of(auditors, max(auditors, seats))
-        if ctx.gas_left < gas_item + gas.refund(max(auditors, seats)):
+        end = gas.refund(max(auditors, seats)) + (gas.QUEUE_CALLBACK if callback else 0)
+        if ctx.gas_left < gas_item + end:
             return done, False
         task = TASKS.get(ctx, entry.item)
         assert task is not None

@@ -12,7 +12,7 @@ from consensus.work.slashing import exposure_max, gain_of
 from primitives.address import MARKET
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.task import Kind, Status, price_of, result_length, task_id
-from vm.system import abi, ledger, market_parties, models
+from vm.system import abi, courier, ledger, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import Call, ReadContext, Refused, SystemContext
 from vm.system.gas import VIEW_WORD
@@ -55,7 +55,7 @@ def post(
     """Market.post: lock the escrow, give back what is beyond it, queue the task for the next block's deal."""
     members = market_parties.set_size(ctx)
     ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.MEMBER * members, "post")
-    _check_active(value_at_risk, tip_per_cwu, callback_gas)
+    _check_extras(ctx, value_at_risk, tip_per_cwu, callback_gas)
     record = models.require(ctx, model)
     asked = _kind_of(record, kind)
     prompt = _prompt_of(ctx, record, asked, tokens, max_tokens)
@@ -70,7 +70,7 @@ def post(
         status=Status.POSTED, kind=kind, assurance=assurance, deadline=deadline, max_tokens=max_tokens,
         prompt=len(prompt), temperature_q16=temperature_q16, top_k=top_k, poster=call.sender, model=model,
         prompt_hash=tokens_root(prompt), price=ledger.base_price(ctx), base_fee=ctx.base_fee,
-        tip=tip_per_cwu, value_at_risk=value_at_risk,
+        tip=tip_per_cwu, value_at_risk=value_at_risk, callback_gas=callback_gas,
     )  # fmt: skip
     cost = task.cost(record)
     task.gain = _gain(cost, task.price, tip_per_cwu)
@@ -78,13 +78,15 @@ def post(
     least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)
     if not least <= deadline <= most:
         raise Refused("deadline", f"a deadline of {deadline} blocks; this task's must be {least} to {most}")
-    caused = gas.caused_by_post(ctx.params, members, deadline, task.paid_auditors)
+    caused = gas.caused_by_post(ctx.params, members, deadline, task.paid_auditors, callback_gas > 0)
     ctx.charge(caused, "what a post causes")
     needed = fees.escrow_of(task.terms(record), gas.WORK_PAID).total
     if needed > AMOUNT_MAX:
         raise Refused("fee_too_high", f"the task would cost {needed} wei, more than there can be")
     if call.value < needed:
         raise Refused("fee_too_low", f"fee too low: this task needs {needed} wei in escrow, {call.value} were sent")
+    if callback_gas:
+        courier.reserve(ctx)
     lock(ctx, task, needed)
     ctx.transfer(MARKET, call.sender, call.value - needed)
     identity = enter(ctx, task, tokens)
@@ -145,7 +147,7 @@ def quote(
     """Market.quote: the escrow that a post in this block or the next would need, the bounds of its deadline, and how
     many would check it."""
     ctx.charge(VIEW_WORD * 14, "quote")
-    _check_active(value_at_risk, tip_per_cwu, callback_gas)
+    _check_extras(ctx, value_at_risk, tip_per_cwu, callback_gas)
     record = models.require(ctx, model)
     asked = _kind_of(record, kind)
     _check_lengths(ctx, record, asked, prompt, max_tokens)
@@ -154,18 +156,19 @@ def quote(
     price = ledger.price_ahead(ctx)
     ctx.charge(gas.MEMBER * market_parties.set_size(ctx), "quote")
     seats = _auditors(ctx, model, _gain(cost, price, tip_per_cwu), price_of(cost, price), assurance, value_at_risk)
-    terms = fees.Terms(record.cost, asked, prompt, longest, price, ctx.base_fee, seats, tip_per_cwu)
+    terms = fees.Terms(record.cost, asked, prompt, longest, price, ctx.base_fee, seats, tip_per_cwu, callback_gas)
     least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)
     return fees.escrow_of(terms, gas.WORK_PAID).total, min(least, 2**32 - 1), min(most, 2**32 - 1), seats
 
 
-def _check_active(value_at_risk: int, tip_per_cwu: int, callback_gas: int) -> None:
-    if callback_gas:
-        raise Refused("not_active", f"callbackGas {callback_gas}: {abi.NOT_ACTIVE}; it must be 0")
+def _check_extras(ctx: ReadContext, value_at_risk: int, tip_per_cwu: int, callback_gas: int) -> None:
     if value_at_risk > RISK_MAX:
         raise Refused("value_at_risk", f"{value_at_risk} wei at risk, more than there can be")
     if tip_per_cwu > TIP_MAX:
         raise Refused("fee_too_high", f"a tip of {tip_per_cwu} wei a CWU, more than there can be")
+    most = ctx.params.callback_gas_max
+    if callback_gas > most:
+        raise Refused("callback_gas", f"callbackGas {callback_gas}: a callback may have {most} gas")
 
 
 def _kind_of(record: models.Model, kind: int) -> Kind:

@@ -14,6 +14,7 @@ from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.ledger import Burn, ComputeReceipt
 from vm.system.market_items import run_queue
+from vm.system.market_refund import call_back
 from vm.system.market_state import (
     CREDITED,
     FUND,
@@ -46,12 +47,13 @@ def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     verifiers = [seat for seat in seats_of(ctx, task_id, task) if verified and seat.state == SEAT_OPENED]
     terms = task.terms(model)
     split = fees.settle(
-        terms, gas.WORK_PAID, ctx.params, task.escrow if not task.canary else _canary_escrow(terms), task.output,
+        terms, gas.WORK_PAID, ctx.params, _canary_escrow(terms) if task.canary else _escrow(task), task.output,
         len(verifiers), task.revealer != NOBODY,
     )  # fmt: skip
     macs = model.cost.execution(terms.kind, task.prompt, task.output)
     receipt = _receipt(task_id, task, terms, verifiers, split.fee)
     identity = ledger.record_receipt(ctx, receipt)
+    call_back(ctx, task_id, task, end, identity)
     executor_wei = _pay(ctx, task_id, task, split, verifiers)
     if verified:
         _count(ctx, task, model, verifiers)
@@ -60,6 +62,11 @@ def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
         split.burned, 0 if task.canary else split.refund,
     )  # fmt: skip
     finish(ctx, task_id, task, end, identity)
+
+
+def _escrow(task: Task) -> int:
+    """What the task has for its work: the callback's part is the Courier's."""
+    return task.escrow - fees.callback_part(task.callback_gas, task.base_fee)
 
 
 def _canary_escrow(terms: fees.Terms) -> int:

@@ -138,7 +138,7 @@ class Task:
         """What it was posted under."""
         return Terms(
             model.cost, Kind(self.kind), self.prompt, self.longest(model), self.price, self.base_fee,
-            self.paid_auditors, self.tip,
+            self.paid_auditors, self.tip, self.callback_gas,
         )  # fmt: skip
 
     def longest(self, model: Model) -> int:
@@ -328,9 +328,11 @@ def lock(ctx: SystemContext, task: Task, wei: int) -> None:
     ESCROWED.add(ctx, wei)
 
 
-def unlock(ctx: SystemContext, task: Task) -> int:
-    """The task's escrow, which the caller now pays out of this account."""
-    wei, task.escrow = task.escrow, 0
+def unlock(ctx: SystemContext, task: Task, wei: int | None = None) -> int:
+    """So much of the task's escrow, or all that is left of it, which the caller now pays out of this account."""
+    wei = task.escrow if wei is None else wei
+    assert wei <= task.escrow
+    task.escrow -= wei
     ESCROWED.add(ctx, -wei)
     return wei
 

@@ -7,7 +7,7 @@ from memory_context import MemoryContext
 from consensus.work.fees import Terms, escrow_of
 from inference.opening import shape_record
 from inference.program import Shape, cost
-from primitives.address import LEDGER, MARKET, STAKING
+from primitives.address import COURIER, LEDGER, MARKET, STAKING
 from primitives.genesis import GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
@@ -25,7 +25,7 @@ from primitives.task import (
     result_length,
     verdict_commitment,
 )
-from vm.system import abi, ledger, market, market_gas, market_state, models, prologue
+from vm.system import abi, courier, ledger, market, market_gas, market_state, models, prologue
 from vm.system.context import Refused
 from vm.system.genesis import genesis_balances, genesis_storage
 from vm.system.market_views import Duty, TaskView, open_tasks, task_view
@@ -140,11 +140,12 @@ class World:
         held = market_state.ESCROWED, market_state.FUND, market_state.AUDIT_RESERVE
         assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
         assert self.ctx.balance(LEDGER) == 0
+        assert self.ctx.balance(COURIER) == courier.prepaid(self.ctx)
         assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
 
     def escrow(
         self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,
-        auditors: int = 0,
+        callback_gas: int = 0, auditors: int = 0,
     ) -> int:  # fmt: skip
         """auditors: how many check it; 0: as many as a task without value at risk has in a small set."""
         auditors = auditors or max(self.params.auditors, assurance)
@@ -153,7 +154,7 @@ class World:
         asked = Kind(kind) if kind in list(Kind) else Kind.GENERATE
         longest = result_length(asked, prompt, max_tokens, width)
         price = ledger.base_price(self.ctx)
-        terms = Terms(cost, asked, prompt, longest, price, self.ctx.base_fee, auditors, tip)
+        terms = Terms(cost, asked, prompt, longest, price, self.ctx.base_fee, auditors, tip, callback_gas)
         return escrow_of(terms, market_gas.WORK_PAID).total
 
     def post(self, sender: bytes = POSTER, value: int | None = None, **changes) -> bytes:
@@ -164,7 +165,7 @@ class World:
         }  # fmt: skip
         tokens = asked["tokens"]
         raw = tokens if isinstance(tokens, bytes) else pack_tokens(tokens)
-        names = "max_tokens", "assurance", "kind", "model", "tip"
+        names = "max_tokens", "assurance", "kind", "model", "tip", "callback_gas"
         needed = self.escrow(len(raw) // 4, *(asked[name] for name in names))
         return self.ctx.call(
             market.HANDLERS, abi.POST, asked["kind"], asked["model"], raw, *list(asked.values())[3:],

@@ -27,7 +27,7 @@ def world() -> World:
         ({"kind": 3}, "kind", "kind 3 is none; 0 is generate, 1 embed, 2 score"),
         ({"value_at_risk": 2 * COIN, "value": 1}, "value_at_risk", "wei may be at risk"),
         ({"tip": 2**96, "value": 1}, "fee_too_high", "a tip of 79228162514264337593543950336 wei a CWU"),
-        ({"callback_gas": 100_000}, "not_active", "callbackGas 100000: not active"),
+        ({"callback_gas": 200_001}, "callback_gas", "callbackGas 200001: a callback may have 200000 gas"),
         ({"assurance": 4}, "assurance", "3 others could check an answer of this model; post with assurance 3"),
         ({"assurance": 9}, "assurance", "at most 8 verifiers check a task"),
         ({"model": UNLISTED}, "unknown_model", UNLISTED.hex()),
@@ -87,7 +87,7 @@ def test_a_post_is_refused_while_the_market_is_more_than_four_blocks_behind(worl
 def test_post_charges_what_it_can_cause(world):
     before = world.ctx.gas_used
     world.post(deadline=30)
-    caused = market_gas.caused_by_post(world.params, 4, 30, 2)
+    caused = market_gas.caused_by_post(world.params, 4, 30, 2, False)
     assert world.ctx.gas_used - before > caused
     assert caused > market_gas.deal(4) + market_gas.draw(4, 2) + market_gas.settle(2, 2) + market_gas.close(2)
 
