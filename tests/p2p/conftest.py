@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from p2p import framing, messages
 from p2p.handshake import Handshake, encode_hello, node_id
@@ -20,6 +21,28 @@ from p2p.peer import Signal
 CHAIN_ID = 31337
 GENESIS = hashlib.sha256(b"genesis").digest()
 HELLO = encode_hello(CHAIN_ID, GENESIS)
+
+
+LIMIT_S = 30
+
+
+def run(main: Callable[[], Awaitable[None]], clock: MockClock | None = None) -> None:
+    """Run an async test; with a mock clock no time passes except by its jumps."""
+
+    async def limited() -> None:
+        if clock is None:
+            with trio.fail_after(LIMIT_S):
+                await main()
+        else:
+            await main()
+
+    trio.run(limited, clock=clock)
+
+
+async def connected(net: Network, count: int) -> None:
+    """Returns once it has so many peers."""
+    while len(net.peers()) != count:
+        await net.wait_peers_changed()
 
 
 def key(seed: int) -> bytes:

@@ -13,21 +13,7 @@ from p2p import framing, messages, pool
 from p2p.handshake import Handshake, encode_hello
 from p2p.messages import Consensus, Goodbye, Ping, Pong, StatusUpdate
 from p2p.network import AddressError, HandshakeError, Network, PeerAddress
-
-LIMIT_S = 20
-
-
-def run(main: object, clock: MockClock | None = None) -> None:
-    """Run an async test; with a mock clock no time passes except by its jumps."""
-
-    async def limited() -> None:
-        if clock is None:
-            with trio.fail_after(LIMIT_S):
-                await main()  # type: ignore[operator]
-        else:
-            await main()  # type: ignore[operator]
-
-    trio.run(limited, clock=clock)
+from tests.p2p.conftest import connected, run
 
 
 async def rest(stream: trio.SocketStream) -> bytes:
@@ -39,11 +25,6 @@ async def rest(stream: trio.SocketStream) -> bytes:
     except trio.BrokenResourceError:
         pass  # reset counts as closed
     return bytes(data)
-
-
-async def connected(net: Network, count: int) -> None:
-    while len(net.peers()) != count:
-        await net.wait_peers_changed()
 
 
 def free_port() -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
@@ -27,28 +26,11 @@ from p2p.messages import (
 )
 from p2p.network import Network
 from p2p.peer import ANSWERS_BURST, BODIES_ASKED_MAX, QUEUE_BYTES_MAX, TX_ANNOUNCED_BURST
-
-LIMIT_S = 30
-
-
-def run(main: Callable[[], object], clock: MockClock | None = None) -> None:
-    async def limited() -> None:
-        if clock is None:
-            with trio.fail_after(LIMIT_S):
-                await main()  # type: ignore[misc]
-        else:
-            await main()  # type: ignore[misc]
-
-    trio.run(limited, clock=clock)
+from tests.p2p.conftest import LIMIT_S, connected, run
 
 
 def sha(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
-
-
-async def connected(net: Network, count: int) -> None:
-    while len(net.peers()) != count:
-        await net.wait_peers_changed()
 
 
 # -- votes

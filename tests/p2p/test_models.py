@@ -26,21 +26,10 @@ from p2p.messages import (
     Pong,
 )
 from p2p.network import ModelPiece, Network, NobodyHolds
+from tests.p2p.conftest import connected, run
 
-LIMIT_S = 30
 MODEL = hashlib.sha256(b"model").digest()
 PIECE = 256 * 1024
-
-
-def run(main: Callable[[], object], clock: MockClock | None = None) -> None:
-    async def limited() -> None:
-        if clock is None:
-            with trio.fail_after(LIMIT_S):
-                await main()  # type: ignore[misc]
-        else:
-            await main()  # type: ignore[misc]
-
-    trio.run(limited, clock=clock)
 
 
 def chunk(number: int) -> bytes:
@@ -84,11 +73,6 @@ async def serve_by_hand(stranger: object, answer: Callable[[ModelRequest], Model
                 await stranger.send(reply)  # type: ignore[attr-defined]
     except (EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
         pass
-
-
-async def connected(net: Network, count: int) -> None:
-    while len(net.peers()) != count:
-        await net.wait_peers_changed()
 
 
 async def scored(net: Network, peer_id: str) -> None:

@@ -13,19 +13,7 @@ from trio.testing import MockClock
 from p2p import framing, messages, peer, sync
 from p2p.messages import Goodbye, Ping, Pong, RangeReply, RangeRequest, StatusUpdate
 from p2p.network import Network, SyncBlock
-
-LIMIT_S = 30
-
-
-def run(main: Callable[[], object], clock: MockClock | None = None) -> None:
-    async def limited() -> None:
-        if clock is None:
-            with trio.fail_after(LIMIT_S):
-                await main()  # type: ignore[misc]
-        else:
-            await main()  # type: ignore[misc]
-
-    trio.run(limited, clock=clock)
+from tests.p2p.conftest import run
 
 
 def good(block: SyncBlock) -> bool:
