@@ -4,8 +4,12 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from inference.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +30,28 @@ def vectors() -> Path:
     if path is None:
         pytest.skip("public test vectors are not here (set LABORA_VECTORS to their folder)")
     return path
+
+
+@pytest.fixture(scope="session")
+def wide() -> "Model":
+    """A program of 2.9 MB: some tensors have several chunks, the last of each not full."""
+    from inference import program as cip
+    from inference.build import random_model
+
+    shape = cip.Shape(
+        vocabulary=2100, context=16, width=320, layers=1, heads=2, kv_heads=1, head_width=8, rotary=8, hidden=1500,
+        norm_epsilon_q32=42950, layers_per_group=1,
+    )  # fmt: skip
+    return random_model(shape, 3)
+
+
+@pytest.fixture
+def source(wide: "Model", tmp_path: Path) -> Path:
+    """Its folder."""
+    from inference.model import save
+
+    save(tmp_path / "source", wide.manifest, wide.tensors)
+    return tmp_path / "source"
 
 
 @pytest.fixture

@@ -7,25 +7,8 @@ import pytest
 
 from inference import chunks as module
 from inference import program as cip
-from inference.build import random_model
 from inference.chunks import DIGESTS_NAME, ChunkReader, ChunkWriter
-from inference.model import TENSORS_NAME, Model, load, save
-
-
-@pytest.fixture(scope="module")
-def wide() -> Model:
-    """Some tensors of several chunks, the last of each not full."""
-    shape = cip.Shape(
-        vocabulary=2100, context=16, width=320, layers=1, heads=2, kv_heads=1, head_width=8, rotary=8, hidden=1500,
-        norm_epsilon_q32=42950, layers_per_group=1,
-    )  # fmt: skip
-    return random_model(shape, 3)
-
-
-@pytest.fixture
-def source(wide: Model, tmp_path: Path) -> Path:
-    save(tmp_path / "source", wide.manifest, wide.tensors)
-    return tmp_path / "source"
+from inference.model import TENSORS_NAME, Model, load
 
 
 def target_of(tmp_path: Path, wide: Model) -> Path:

@@ -6,28 +6,11 @@ import pytest
 
 from genesis.models import folder as shipped
 from inference import program as cip
-from inference.build import random_model
 from inference.chunks import read_manifest
 from inference.model import TENSORS_NAME, Model, load, save
 from inference.program import ProgramError
 from node.store import FAILED_NAME, ModelStore, StoreRefused, copy_from
 from primitives.hashing import keccak
-
-
-@pytest.fixture(scope="module")
-def some() -> Model:
-    """Of 1.5 MB."""
-    shape = cip.Shape(
-        vocabulary=2000, context=32, width=320, layers=1, heads=2, kv_heads=1, head_width=16, rotary=16, hidden=64,
-        norm_epsilon_q32=42950, layers_per_group=1,
-    )  # fmt: skip
-    return random_model(shape, 11)
-
-
-@pytest.fixture
-def source(some: Model, tmp_path: Path) -> Path:
-    save(tmp_path / "source", some.manifest, some.tensors)
-    return tmp_path / "source"
 
 
 def quiet(_done: int, _total: int) -> None:
@@ -40,28 +23,28 @@ def publish(store: ModelStore, model: bytes, source: Path) -> Path:
         return incoming.publish()
 
 
-def test_a_model_counts_only_once_it_is_published(some: Model, source: Path, tmp_path: Path) -> None:
+def test_a_model_counts_only_once_it_is_published(wide: Model, source: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models", 100)
     steps: list[tuple[int, int]] = []
-    with store.open(some.model_id) as incoming:
+    with store.open(wide.model_id) as incoming:
         copy_from(incoming, source, lambda done, total: steps.append((done, total)))
-        assert store.folder_of(some.model_id) is None and store.unfinished() == [some.model_id]
+        assert store.folder_of(wide.model_id) is None and store.unfinished() == [wide.model_id]
         with pytest.raises(StoreRefused, match="worked on by another"):
-            store.open(some.model_id)
+            store.open(wide.model_id)
         with pytest.raises(StoreRefused, match="worked on by another"):
-            store.remove(some.model_id)
+            store.remove(wide.model_id)
         incoming.publish()
     assert [done for done, _ in steps] == sorted({done for done, _ in steps}) and steps[-1][0] == steps[-1][1]
-    found = store.folder_of(some.model_id)
-    assert found is not None and load(found).model_id == some.model_id
+    found = store.folder_of(wide.model_id)
+    assert found is not None and load(found).model_id == wide.model_id
     assert store.unfinished() == []
     with pytest.raises(StoreRefused, match="here already"):
-        store.open(some.model_id)
+        store.open(wide.model_id)
     (_, held) = store.held()
-    assert (held.model, held.state, held.name) == (some.model_id, "ready", some.manifest.name)
-    assert store.remove(some.model_id) > held.total_bytes and store.folder_of(some.model_id) is None
+    assert (held.model, held.state, held.name) == (wide.model_id, "ready", wide.manifest.name)
+    assert store.remove(wide.model_id) > held.total_bytes and store.folder_of(wide.model_id) is None
     with pytest.raises(StoreRefused, match="is not here"):
-        store.remove(some.model_id)
+        store.remove(wide.model_id)
 
 
 def test_models_that_ship_are_here_and_stay(tmp_path: Path) -> None:
@@ -73,7 +56,7 @@ def test_models_that_ship_are_here_and_stay(tmp_path: Path) -> None:
         store.remove(model)
 
 
-def test_it_goes_on_where_it_was(some: Model, source: Path, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was(wide: Model, source: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models", 100)
     cut = 3
 
@@ -86,11 +69,11 @@ def test_it_goes_on_where_it_was(some: Model, source: Path, tmp_path: Path) -> N
         if not cut:
             raise Killed
 
-    with pytest.raises(Killed), store.open(some.model_id) as incoming:
+    with pytest.raises(Killed), store.open(wide.model_id) as incoming:
         copy_from(incoming, source, die)
     (_, held) = store.held()
     assert held.state == "partial" and 0 < held.done_bytes < held.total_bytes
-    with store.open(some.model_id) as incoming:
+    with store.open(wide.model_id) as incoming:
         assert incoming.writer.done_chunks == 3
         copied: list[int] = []
         copy_from(incoming, source, lambda done, total: copied.append(done))
@@ -98,66 +81,66 @@ def test_it_goes_on_where_it_was(some: Model, source: Path, tmp_path: Path) -> N
         incoming.publish()
 
 
-def test_the_quota_is_kept_and_says_what_is_missing(some: Model, source: Path, tmp_path: Path) -> None:
+def test_the_quota_is_kept_and_says_what_is_missing(wide: Model, source: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models", 1)
-    with pytest.raises(StoreRefused, match=r"needs 1,[0-9,]+ bytes, 1,048,576 are left of the quota"):
-        publish(store, some.model_id, source)
-    assert not (store.part_folder(some.model_id) / TENSORS_NAME).exists(), "refused before anything is laid out"
-    two = ModelStore(tmp_path / "models", 2)
-    publish(two, some.model_id, source)
-    renamed = cip.decode_manifest(some.manifest.encode().replace(b"random-11", b"random-12"))
-    other = Model(renamed, renamed.model_id(), some.tensors)
+    with pytest.raises(StoreRefused, match=r"needs 2,[0-9,]+ bytes, 1,048,576 are left of the quota"):
+        publish(store, wide.model_id, source)
+    assert not (store.part_folder(wide.model_id) / TENSORS_NAME).exists(), "refused before anything is laid out"
+    three = ModelStore(tmp_path / "models", 3)
+    publish(three, wide.model_id, source)
+    renamed = cip.decode_manifest(wide.manifest.encode().replace(b"random-3", b"random-4"))
+    other = Model(renamed, renamed.model_id(), wide.tensors)
     save(tmp_path / "other", other.manifest, other.tensors)
     with pytest.raises(StoreRefused, match="`labora model remove` frees some"):
-        publish(two, other.model_id, tmp_path / "other")
-    two.remove(some.model_id)
-    publish(two, other.model_id, tmp_path / "other")
+        publish(three, other.model_id, tmp_path / "other")
+    three.remove(wide.model_id)
+    publish(three, other.model_id, tmp_path / "other")
 
 
-def test_what_failed_its_check_is_kept_apart_and_hashed_again(some: Model, source: Path, tmp_path: Path) -> None:
+def test_what_failed_its_check_is_kept_apart_and_hashed_again(wide: Model, source: Path, tmp_path: Path) -> None:
     store = ModelStore(tmp_path / "models", 100)
-    with store.open(some.model_id) as incoming:
+    with store.open(wide.model_id) as incoming:
         copy_from(incoming, source, quiet)
         incoming.fail("known answer 0 differs")
     (_, held) = store.held()
     assert (held.state, held.reason) == ("failed", "known answer 0 differs")
-    assert store.unfinished() == [] and store.folder_of(some.model_id) is None
-    tensors = store.part_folder(some.model_id) / TENSORS_NAME
+    assert store.unfinished() == [] and store.folder_of(wide.model_id) is None
+    tensors = store.part_folder(wide.model_id) / TENSORS_NAME
     data = bytearray(tensors.read_bytes())
     data[-1] ^= 1
     tensors.write_bytes(data)
-    with store.open(some.model_id) as incoming:
+    with store.open(wide.model_id) as incoming:
         assert len(list(incoming.writer.missing())) == 1, "the disk had changed a bit"
         assert not (incoming.folder / FAILED_NAME).exists()
         copy_from(incoming, source, quiet)
         incoming.publish()
-    assert load(store.folder_of(some.model_id)).model_id == some.model_id  # type: ignore[arg-type]
+    assert load(store.folder_of(wide.model_id)).model_id == wide.model_id  # type: ignore[arg-type]
 
 
 def test_another_models_manifest_is_refused_and_a_torn_one_is_begun_anew(
-    some: Model, source: Path, tmp_path: Path
+    wide: Model, source: Path, tmp_path: Path
 ) -> None:
     store = ModelStore(tmp_path / "models", 100)
     with pytest.raises(ProgramError, match="the manifest is that of model"), store.open(bytes(32)) as incoming:
         copy_from(incoming, source, quiet)
-    part = store.part_folder(some.model_id)
+    part = store.part_folder(wide.model_id)
     part.mkdir(parents=True)
     (part / "manifest.json").write_bytes(b'{"torn')
-    with store.open(some.model_id) as incoming:
+    with store.open(wide.model_id) as incoming:
         assert incoming.manifest is None
         copy_from(incoming, source, quiet)
         incoming.publish()
 
 
-def test_a_source_that_is_damaged_gives_nothing_wrong(some: Model, source: Path, tmp_path: Path) -> None:
+def test_a_source_that_is_damaged_gives_nothing_wrong(wide: Model, source: Path, tmp_path: Path) -> None:
     path = source / TENSORS_NAME
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     store = ModelStore(tmp_path / "models", 100)
-    with pytest.raises(ProgramError, match="hashes to"), store.open(some.model_id) as incoming:
+    with pytest.raises(ProgramError, match="hashes to"), store.open(wide.model_id) as incoming:
         copy_from(incoming, source, quiet)
-    assert store.folder_of(some.model_id) is None
+    assert store.folder_of(wide.model_id) is None
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
