@@ -8,6 +8,7 @@ The class is plain Python; inference.ray_cluster makes an actor of it. Knows no 
 import os
 import queue
 import shutil
+import tempfile
 import threading
 import traceback
 from dataclasses import replace
@@ -82,8 +83,8 @@ class RayWorker:
         """A piece of one of the model's files, in order."""
         assert name in FILES, name
         if self._part is None:
-            self._part = self._cached.with_name(f"{self._model_id}.part-{os.getpid()}")
-            self._part.mkdir(parents=True)
+            self._cached.parent.mkdir(parents=True, exist_ok=True)
+            self._part = Path(tempfile.mkdtemp(".part", f"{self._model_id}-", self._cached.parent))
         with (self._part / name).open("ab") as file:
             assert file.tell() == offset, (name, file.tell(), offset)
             file.write(data)

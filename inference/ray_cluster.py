@@ -5,7 +5,8 @@
 To the node it is a worker like any other: the frames of inference.worker over stdin and stdout. It hands each request
 to the actor that has least to do, and passes on what they say. Ray decides where an actor runs and says when one is
 dead; its requests then come back to the node as errors of the code `lost`, with `alone`: whether the actor had nothing
-else, and another actor takes its place. The node asks them again. Ends, and Ray's actors with it, when stdin closes.
+else, and another actor takes its place. The node asks them again. Not ready because the cluster is not there yet comes
+with `again`: true: the node tries later. Ends, and Ray's actors with it, when stdin closes.
 Owns the actors and who works on what; knows no chain.
 """
 
@@ -13,6 +14,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -32,6 +34,9 @@ from inference.worker import EXIT_BAD_FRAME, EXIT_NOT_READY, EXIT_OK, Setup, add
 PIECE_BYTES = 8 << 20
 OBJECT_STORE_BYTES = 128 << 20
 """Of a cluster that is started here: frames and pieces of a model go through it, never tensors."""
+CONNECT_SECONDS = 10.0
+PLACE_SECONDS = 60.0
+"""How often it is said that an actor has no place yet."""
 SILENT_SECONDS_MAX = 240.0
 """An actor that works and says nothing for so long is killed: sooner than the node would kill all of them."""
 BACKOFF_SECONDS = (0.5, 2.0, 5.0, 10.0, 30.0)
@@ -58,7 +63,8 @@ def main(arguments: list[str] | None = None) -> int:
         model_id = decode_manifest(manifest).model_id().hex()
         start = join(options.address, setup, workers, model_id)
     except (ProgramError, OSError, EngineUnavailable) as error:
-        pipe.send({"ready": False, "error": f"{type(error).__name__}: {error}"})
+        again = isinstance(error, ConnectionError)  # the cluster may be started later
+        pipe.send({"ready": False, "error": f"{type(error).__name__}: {error}", "again": again})
         return EXIT_NOT_READY
     cluster = Cluster(pipe, lambda: Actor(start(), manifest, setup.model_dir), workers)
     try:
@@ -71,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def join(address: str, setup: Setup, workers: int, model_id: str) -> Callable[[], Any]:
-    """Connect to a cluster, or start one; what starts an actor in it. Raises EngineUnavailable."""
+    """Connect to a cluster, or start one; what starts an actor in it. Raises EngineUnavailable, ConnectionError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -80,15 +86,17 @@ def join(address: str, setup: Setup, workers: int, model_id: str) -> Callable[[]
     cpus = setup.threads * setup.split
     try:
         if address:
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # Ray itself tries for minutes
             ray.init(address=address, logging_level=logging.WARNING)
         else:
             ray.init(
                 address="local", num_cpus=cpus * workers, object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False, logging_level=logging.WARNING, _node_ip_address="127.0.0.1",
             )  # fmt: skip
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         where = f"the Ray cluster at {address}" if address else "a Ray cluster on this machine"
-        raise EngineUnavailable(f"{where} cannot be reached: {error}") from error
+        raise ConnectionError(f"{where} cannot be reached: {error}") from error
     actor_class = ray.remote(
         num_cpus=cpus, num_gpus=setup.split if setup.device.startswith("cuda") else 0, max_restarts=0,
         max_task_retries=0, scheduling_strategy="SPREAD", concurrency_groups={"hear": 1},
@@ -116,7 +124,12 @@ class Actor:
 
     def begin(self) -> None:
         """Wait for its place, and see to it that it has the model. Raises Lost."""
-        if not self._get(self._handle.holds.remote(self._manifest)):
+        import ray
+
+        answer = self._handle.holds.remote(self._manifest)
+        while not ray.wait([answer], timeout=PLACE_SECONDS)[0]:
+            print("inference.ray_cluster: a worker waits for room in the cluster", file=sys.stderr)
+        if not self._get(answer):
             for name in FILES:
                 with (self._model_dir / name).open("rb") as file:
                     for offset in range(0, os.fstat(file.fileno()).st_size, PIECE_BYTES):

@@ -17,6 +17,7 @@ from node.exits import CONFIGURATION, Fatal
 ENV_PREFIX = "LABORA_"
 ENGINES = ("auto", "torch", "numpy", "ray", "none")
 DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,3})?")
+ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("terminal", "logfmt", "json")
 FILE_BYTES_MAX = 256 * 1024
@@ -231,6 +232,8 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
     if name == "engine_split" and not 1 <= value <= 64:
         raise Fatal(CONFIGURATION, f"{source}: engine_split must be between 1 and 64, not {value}")
+    if name == "ray_address" and value and not ADDRESS.fullmatch(value):
+        raise Fatal(CONFIGURATION, f"{source}: ray_address must be host:port, not {value!r}")
     if name == "ray_workers" and not 1 <= value <= 1024:
         raise Fatal(CONFIGURATION, f"{source}: ray_workers must be between 1 and 1024, not {value}")
     if name == "model_quota_mib" and not 0 <= value <= 1 << 30:

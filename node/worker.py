@@ -264,8 +264,10 @@ class Worker:
         if hello is None:
             return f"not ready after {START_SECONDS_MAX:g} s"
         if hello.get("ready") is not True:
-            self.unfit = str(hello.get("error", "no reason given"))
-            return self.unfit
+            reason = str(hello.get("error", "no reason given"))
+            if hello.get("again") is not True:
+                self.unfit = reason
+            return reason
         self.engine = str(hello.get("engine"))
         self.load = Load()
         log.info("model ready", engine=self.label, load_ms=hello.get("load_ms"), model=hello.get("model_id"),

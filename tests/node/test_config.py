@@ -52,6 +52,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
         ("engine_threads = 0", "between 1 and 1024"),
         ('engine_device = "gpu"', "must be cpu, cuda or cuda:N"),
         ("engine_split = 0", "between 1 and 64"),
+        ('ray_address = "ray://10.0.0.5:10001"', "must be host:port"),
         ("ray_workers = 0", "between 1 and 1024"),
         ('engine_device = "cuda:"', "must be cpu, cuda or cuda:N"),
         ("[", "is not TOML"),

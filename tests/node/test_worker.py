@@ -94,6 +94,55 @@ def test_kill_9_in_the_middle_of_a_batch_loses_no_task(impatient: None) -> None:
     trio.run(scenario)
 
 
+def test_a_request_that_kills_one_worker_after_another_behind_the_child_is_told_too(
+    impatient: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A child that speaks for several workers says `lost` of what a dead one worked on. Prompt [66] kills every worker,
+    together with whatever is beside it: the others are answered all the same, by the same child."""
+    script = tmp_path / "speaker.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(worker_module.__file__).parents[1])!r})\n"
+        "from inference.worker import Service, main\n"
+        "step = Service._step\n"
+        "def dies(self):\n"
+        "    jobs = {key: job.ids[0] for key, job in [*self._batch._running.items(), *self._batch._waiting.items()]}\n"
+        "    if 66 not in jobs.values():\n"
+        "        return step(self)\n"
+        "    for key in jobs:\n"
+        "        self._batch.cancel(key)\n"
+        "        del self._tasks[key]\n"
+        "        told = {'id': key, 'event': 'error', 'code': 'lost', 'error': 'it died', 'alone': len(jobs) == 1}\n"
+        "        self._ends.send(told)\n"
+        "Service._step = dies\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+
+    async def opened(self: Worker) -> trio.Process:
+        command = [sys.executable, str(script), "--model-dir", str(self.config.model_dir), "--engine", "numpy"]
+        return await trio.lowlevel.open_process(command, stdin=-1, stdout=-1)
+
+    monkeypatch.setattr(Worker, "_open", opened)
+
+    async def scenario() -> None:
+        done: list[str] = []
+
+        async def ask(worker: Worker, prompt: str) -> None:
+            await worker.ask(make(prompt, 30))
+            done.append(prompt)
+
+        async with running(config(shipped())) as worker:
+            async with trio.open_nursery() as nursery:
+                for prompt in ("The sea", "The whale", "It was"):
+                    nursery.start_soon(ask, worker, prompt)
+                with pytest.raises(WorkerFailed, match=r"died \d times while it worked on this: it died"):
+                    await worker.ask(make("B"))
+            assert sorted(done) == ["It was", "The sea", "The whale"]
+            assert worker.restarts == 0 and worker.in_flight == 0
+
+    trio.run(scenario)
+
+
 def test_a_request_that_kills_the_child_is_told_from_those_beside_it(
     impatient: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
