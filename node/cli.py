@@ -28,6 +28,8 @@ app.add_typer(account, name="account")
 app.add_typer(task, name="task")
 app.add_typer(model, name="model")
 app.add_typer(validator, name="validator")
+receipts = typer.Typer(help="Compute receipts: list, verify, export.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(receipts, name="receipts")
 
 DEFAULT_RPC = "http://127.0.0.1:8545"
 
@@ -559,6 +561,88 @@ def validator_status(
         return
     for line in lines(client, rows):
         print(line)
+
+
+FromBlock = Annotated[int, typer.Option("--from", min=0, help="First block.")]
+ToBlock = Annotated[int | None, typer.Option("--to", min=0, help="Last block (default: the head).")]
+
+
+@receipts.command("list")
+def receipts_list(
+    first: FromBlock = 0, last: ToBlock = None, rpc: Rpc = DEFAULT_RPC, json: AsJson = False
+) -> None:
+    """List the receipts of a range of blocks; with --json one object a line."""
+    import json as codec
+
+    from node.client import Client
+    from node.receipts import accounts, as_json, height_of, line
+
+    client = Client(rpc)
+    for account in accounts(client, first, height_of(client) if last is None else last):
+        print(codec.dumps(as_json(account)) if json else line(account))
+
+
+@receipts.command("show")
+def receipts_show(
+    task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")], rpc: Rpc = DEFAULT_RPC
+) -> None:
+    """Print a task's receipt, as docs/receipts.md describes it."""
+    import json as codec
+
+    from node.client import Client
+    from node.receipts import account_of, as_json
+
+    print(codec.dumps(as_json(account_of(Client(rpc), _task_id(task_id))), indent=1))
+
+
+@receipts.command("export")
+def receipts_export(
+    to_file: Annotated[Path, typer.Option("--csv", help="File to write, in the columns of FinOps FOCUS 1.2.")],
+    first: FromBlock = 0,
+    last: ToBlock = None,
+    rpc: Rpc = DEFAULT_RPC,
+) -> None:
+    """Write the receipts of a range of blocks as a bill."""
+    from node import focus
+    from node.client import Client
+    from node.meter import meter
+    from node.receipts import accounts, height_of, time_of
+
+    client = Client(rpc)
+    end = height_of(client) if last is None else last
+    chain = f"eip155:{client.number('eth_chainId')}"
+    with meter("blocks") as told, to_file.open("w", newline="", encoding="utf-8") as file:
+        found = ((account, time_of(client, account.block)) for account in accounts(client, first, end, told))
+        rows = focus.write(found, chain, file)
+    print(f"{rows} receipts of blocks {first} to {end} in {to_file} (FOCUS {focus.FOCUS_VERSION})")
+
+
+@receipts.command("verify")
+def receipts_verify(
+    first: FromBlock = 0, last: ToBlock = None, rpc: Rpc = DEFAULT_RPC, json: AsJson = False
+) -> None:
+    """Recompute every receipt of a range of blocks from the chain's data alone; fails at the first difference."""
+    import json as codec
+
+    from node.client import Client
+    from node.meter import meter
+    from node.recount import Difference, verify
+    from rpc.task_story import cwu_text
+
+    try:
+        with meter("blocks") as told:
+            found = verify(Client(rpc), first, last, told)
+    except Difference as difference:
+        if json:
+            print(codec.dumps({"ok": False, **difference.as_json()}))
+        raise
+    if json:
+        print(codec.dumps(found.as_json()))
+        return
+    print(
+        f"blocks {found.first} to {found.last}: {found.receipts} receipts over {cwu_text(found.macs)} CWU and the "
+        f"roots of {found.epochs} epochs follow from the chain's data"
+    )
 
 
 @app.command()

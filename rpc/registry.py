@@ -1,6 +1,6 @@
 """Every method of the interface, by name."""
 
-from rpc import eth_chain, eth_filters, eth_state, labora, models, node_info
+from rpc import eth_chain, eth_filters, eth_state, labora, models, node_info, proofs
 from rpc.dispatch import Registry
 
 
@@ -32,6 +32,7 @@ def registry() -> Registry:
         "txpool_status": node_info.txpool_status,
         "rpc_modules": node_info.rpc_modules,
         "labora_health": labora.health,
+        "labora_parameters": proofs.parameters,
         "labora_softAnswers": labora.soft_answers,
     }.items():
         made.add(name, call)
@@ -54,6 +55,7 @@ def registry() -> Registry:
         "eth_getStorageAt": eth_state.get_storage_at,
         "txpool_content": node_info.txpool_content,
         "labora_localModels": models.local_models,
+        "labora_certificate": proofs.certificate,
         "labora_modelManifest": models.model_manifest,
         "labora_modelTokenizer": models.model_tokenizer,
     }.items():

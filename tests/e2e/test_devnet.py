@@ -198,8 +198,25 @@ def test_a_follower_made_by_init_syncs_and_serves_the_same_chain(tmp_path: Path)
         assert block["stateRoot"] == devnet.block(0, target)["stateRoot"]
         status = devnet.labora("validator", "status")
         assert status.returncode == 0 and devnet.info["validators"][0]["address"] in status.stdout
+        check_receipts(devnet, tmp_path)
     finally:
         devnet.stop()
+
+
+def check_receipts(devnet: Devnet, folder: Path) -> None:
+    """The whole history of receipts, recomputed by the command over JSON-RPC; one of them shown; the bill."""
+    verified = devnet.labora("receipts", "verify", "--json")
+    assert verified.returncode == 0, verified.stderr
+    found = json.loads(verified.stdout)
+    assert found["ok"] and found["receipts"] > 0
+    listed = devnet.labora("receipts", "list", "--json", "--to", str(found["to"]))
+    receipts = [json.loads(line) for line in listed.stdout.splitlines()]
+    assert len(receipts) == found["receipts"]
+    shown = devnet.labora("receipts", "show", receipts[0]["task"])
+    assert json.loads(shown.stdout) == receipts[0]
+    bill = folder / "bill.csv"
+    assert devnet.labora("receipts", "export", "--csv", str(bill), "--to", str(found["to"])).returncode == 0
+    assert len(bill.read_text().splitlines()) == 1 + len(receipts)
 
 
 @pytest.mark.slow

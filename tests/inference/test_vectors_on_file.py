@@ -23,7 +23,7 @@ ENGINES = ["numpy", pytest.param("torch", marks=pytest.mark.skipif(find_spec("to
 
 def test_the_files_are_what_the_oracle_gives() -> None:
     """After a change of the program: python -m tests.inference.make_vectors; once it shipped, another format name."""
-    found = {path.name: path.read_text() for path in FOLDER.iterdir()}
+    found = {path.name: path.read_text() for path in FOLDER.iterdir() if path.name != "receipts.json"}
     assert found == make_vectors.files()
     assert sum(map(len, found.values())) < 200_000
 

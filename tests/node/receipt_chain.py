@@ -1,0 +1,144 @@
+"""Four validators' chain in memory, behind the real JSON-RPC methods: tasks are dealt, answered, checked and settled by
+the real rules. No model runs: the rules see hashes alone, so any root will do that everybody agrees on."""
+
+from typing import Any
+
+import orjson
+import trio
+
+from chain.builder import BuildRequest
+from chain.kv import MemoryKV
+from chain.ledger import Ledger
+from chain.mempool import Mempool
+from consensus.bft.certificate import commit_certificate
+from genesis.keys import ACCOUNT_KEYS, devnet_validator
+from genesis.spec import devnet_spec, load_spec
+from node.client import RpcFailure, to_hex
+from primitives import bls
+from primitives.address import MARKET
+from primitives.block import EMPTY_LAST_COMMIT
+from primitives.hashing import keccak
+from primitives.keys import sign
+from primitives.merkle import pack_tokens
+from primitives.task import (
+    NO_BAD_POSITION,
+    Reveal,
+    Submission,
+    Verdict,
+    WorkItem,
+    encode_batch,
+    execution_commitment,
+    verdict_commitment,
+)
+from primitives.transaction import sign_transaction
+from primitives.vote import Vote, VoteType, encode_last_commit, sign_bytes
+from rpc.context import Context
+from rpc.dispatch import Dispatcher
+from rpc.filters import Filters
+from rpc.registry import registry
+from vm.system import abi, views
+
+GENESIS_TIME_MS = 1_700_000_000_000
+VALIDATORS = 4
+
+
+class ReceiptChain:
+    """Also a client: `call` as node.client.Client."""
+
+    url = "in memory"
+
+    def __init__(self, **params: int) -> None:
+        self.keys = [devnet_validator(index) for index in range(VALIDATORS)]
+        self.ledger = Ledger.open(MemoryKV(), load_spec(devnet_spec(VALIDATORS, GENESIS_TIME_MS, params=params)))
+        self.mempool = Mempool(self.ledger)
+        self.ledger.on_commit.append(self.mempool.committed)
+        self._dispatcher = Dispatcher(registry())
+        self._context = Context(self, Filters(), registry().namespaces)  # type: ignore[arg-type]
+        self.model = views.models(self.ledger.reader(), self.ledger.params, 1)[0].model_id
+        self.lazy: set[bytes] = set()
+        """Operators that do nothing."""
+
+    @property
+    def height(self) -> int:
+        return self.ledger.head.number
+
+    def call(self, method: str, *params: Any) -> Any:
+        """As over HTTP: JSON there and back. Raises RpcFailure."""
+        body = orjson.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params})
+        answer = orjson.loads(trio.run(self._dispatcher.answer, body, self._context))
+        if (failure := answer.get("error")) is not None:
+            raise RpcFailure(method, failure["code"], failure["message"], failure.get("data"))
+        return answer["result"]
+
+    def number(self, method: str, *params: Any) -> int:
+        return int(self.call(method, *params), 16)
+
+    def block(self, count: int = 1) -> None:
+        """Blocks, signed by everybody, with everything that waits."""
+        for _ in range(count):
+            head, keys = self.ledger.head, self.keys[self.height % VALIDATORS]
+            certificate = self.ledger.certificate(head.number)
+            message = bls.beacon_message(self.ledger.genesis_hash, views.mix(self.ledger.reader()), head.number + 1)
+            request = BuildRequest(
+                round=0, time_ms=head.sidecar.time_ms + 1_000, proposer=keys.operator_address,
+                beacon_proof=bls.sign(keys.beacon, message),
+                last_commit=EMPTY_LAST_COMMIT if certificate is None else encode_last_commit(certificate),
+                should_stop=lambda: False,
+            )  # fmt: skip
+            block = self.ledger.build(request, self.mempool)
+            vote = Vote(VoteType.PRECOMMIT, block.number, 0, block.hash)
+            members = self.ledger.validator_set(block.number)
+            signed = sign_bytes(self.ledger.sign_context, vote)
+            by_operator = {each.operator_address: each for each in self.keys}
+            signatures = {
+                index: sign(signed, by_operator[member.operator].consensus)
+                for index, member in enumerate(members.validators)
+            }
+            self.ledger.commit(block, commit_certificate(members, block.number, 0, block.hash, signatures))
+
+    def post(self, prompt: tuple[int, ...] = tuple(range(40, 48)), most: int = 8, **asked: int) -> None:
+        """Ask for tokens; account 0 pays."""
+        quote = abi.QUOTE.encode_call(0, self.model, len(prompt), most, 0, 0, 0, 0)
+        shown = self.call("eth_call", {"to": to_hex(MARKET), "data": to_hex(quote)}, "latest")
+        escrow, least, *_ = abi.QUOTE.decode_result(bytes.fromhex(shown[2:]))
+        values = pack_tokens(prompt), most, asked.get("temperature_q16", 1 << 16), 0, asked.get("assurance", 0)
+        data = abi.POST.encode_call(0, self.model, *values, 0, 0, max(least, 30), 0)
+        self._send(ACCOUNT_KEYS[0], data, 2 * escrow, 2_000_000)
+
+    def work(self) -> None:
+        """Everybody does what it owes in the next block."""
+        params, height = self.ledger.params, self.height + 1
+        for keys in self.keys:
+            operator = keys.operator_address
+            items: list[WorkItem] = []
+            for duty in views.open_tasks(self.ledger.reader(), operator, params, height):
+                if operator in self.lazy or not duty.first_block <= height <= duty.last_block:
+                    continue
+                root = keccak(b"trace" + duty.task)
+                if duty.role == abi.ROLE_EXECUTE:
+                    tokens = tuple(range(50, 50 + duty.max_tokens))
+                    commitment = execution_commitment(duty.task, operator, root)
+                    items.append(Submission(duty.task, tokens, commitment, 1, 20, 300, b"memory"))
+                elif duty.role == abi.ROLE_AUDIT:
+                    items.append(Verdict(duty.task, verdict_commitment(duty.task, operator, NO_BAD_POSITION, root)))
+                else:
+                    items.append(Reveal(duty.task, root, NO_BAD_POSITION))
+            if items:
+                self._send(keys.hot, abi.WORK.encode_call(encode_batch(items)), 0, 1_500_000)
+
+    def run(self, blocks: int) -> None:
+        """So many blocks in which everybody works."""
+        for _ in range(blocks):
+            self.work()
+            self.block()
+
+    def _send(self, key: bytes, data: bytes, value: int, gas: int) -> None:
+        from primitives.keys import address_of
+
+        nonce = self.mempool.next_nonce(address_of(key))
+        fee = 2 * self.ledger.next_base_fee() + 10**9
+        transaction = sign_transaction(
+            key, chain_id=self.ledger.params.chain_id, nonce=nonce, gas=gas, to=MARKET, max_fee_per_gas=fee,
+            max_priority_fee_per_gas=10**9, value=value, data=data,
+        )  # fmt: skip
+        self.mempool.add(transaction.raw, GENESIS_TIME_MS)
