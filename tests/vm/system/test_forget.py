@@ -47,7 +47,7 @@ def test_tasks_are_forgotten_when_their_epochs_time_is_over_and_their_root_stays
     world.block()
     before = dict(world.ctx.storage)
     tasks = []
-    while world.height < 40:
+    while world.height < 36:  # what comes last is done before the first is forgotten
         if rng.randrange(3) == 0:
             tasks.append(world.post(temperature_q16=1 << 16))
         world.block()
