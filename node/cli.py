@@ -4,7 +4,11 @@ Exit codes are those of node.exits; an error is one line that says what to do ne
 """
 
 import errno
+import functools
+import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -81,6 +85,60 @@ Account = Annotated[str | None, typer.Option("--account", help="Number of a devn
 ModelDir = Annotated[Path, typer.Argument(metavar="DIR", help="The model's folder.")]
 Threads = Annotated[int, typer.Option(min=1, max=1024, help="CPU threads.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends a transaction, through which node, from which folder, and how what came of it is printed."""
+
+    rpc: Rpc = DEFAULT_RPC
+    key: Key = None
+    account: Account = None
+    data_dir: DataDir = None
+    json: AsJson = False
+
+    @property
+    def folder(self) -> Any:
+        return _data_folder(self.data_dir)
+
+    @property
+    def config(self) -> Any:
+        return _load_config(self.folder, {})
+
+    @property
+    def operator(self) -> Any:
+        from node.accounts import choose_key
+        from node.client import Client
+        from node.validator import Operator
+
+        client = Client(self.rpc)
+        return Operator(client, choose_key(self.key, self.account, client.number("eth_chainId"), self.folder.keystore))
+
+    def report(self, report: Any) -> None:
+        """Print a node.validator.Report."""
+        if self.json:
+            import json as codec
+
+            print(codec.dumps(report.values))
+            return
+        for line in report.lines:
+            print(line)
+
+
+def sending(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter is a Sender: its options come after the command's own."""
+    options = list(inspect.signature(Sender).parameters.values())
+    own = list(inspect.signature(command).parameters.values())[1:]
+
+    @functools.wraps(command)
+    def asked(**given: Any) -> None:
+        sender = Sender(**{option.name: given.pop(option.name) for option in options})
+        command(sender, **given)
+
+    parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own, *options)]
+    asked.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    asked.__annotations__ = {each.name: each.annotation for each in parameters}
+    return asked
 
 
 def main() -> NoReturn:
@@ -298,25 +356,20 @@ def model_list(rpc: Rpc = DEFAULT_RPC, json: AsJson = False) -> None:
 
 
 @model.command("register")
+@sending
 def model_register(
+    sender: Sender,
     folder: ModelDir,
     name: Annotated[str | None, typer.Option(help="Its name on the chain (default: the manifest's).")] = None,
     uri: Annotated[str, typer.Option(help="Where people read about it.")] = "",
     macs_per_block: Annotated[
         int | None, typer.Option(min=1, max=2**64 - 1, help="What deadlines count on (default: measured here).")
     ] = None,
-    rpc: Rpc = DEFAULT_RPC,
-    key: Key = None,
-    account: Account = None,
-    data_dir: DataDir = None,
-    json: AsJson = False,
 ) -> None:
     """Register a model that passes its check, so that tasks may name it."""
     from node.catalogue import register
 
-    data = _data_folder(data_dir)
-    operator = _operator(rpc, key, account, data)
-    _report(register(operator, data, folder, _load_config(data, {}), name, uri, macs_per_block), json)
+    sender.report(register(sender.operator, sender.folder, folder, sender.config, name, uri, macs_per_block))
 
 
 @model.command("fetch")
@@ -447,46 +500,36 @@ def model_bench(
 
 
 @validator.command("register")
+@sending
 def validator_register(
+    sender: Sender,
     bond: Annotated[str | None, typer.Option(help="Coins at stake (default: the chain's least).")] = None,
     payout: Annotated[str | None, typer.Option(help="Where fees go (default: the operator's account).")] = None,
-    rpc: Rpc = DEFAULT_RPC,
-    key: Key = None,
-    account: Account = None,
-    data_dir: DataDir = None,
-    json: AsJson = False,
 ) -> None:
     """Register this folder's keys under the operator's account, with a bond."""
     from node.validator import register
 
-    folder = _data_folder(data_dir)
-    _report(register(_operator(rpc, key, account, folder), folder, _load_config(folder, {}), bond, payout), json)
+    sender.report(register(sender.operator, sender.folder, sender.config, bond, payout))
 
 
 @validator.command("bond")
+@sending
 def validator_bond(
+    sender: Sender,
     amount: Annotated[str, typer.Argument(help="Coins.")],
-    rpc: Rpc = DEFAULT_RPC,
-    key: Key = None,
-    account: Account = None,
-    data_dir: DataDir = None,
-    json: AsJson = False,
 ) -> None:
     """Add to the bond."""
     from node.validator import bond
 
-    _report(bond(_operator(rpc, key, account, _data_folder(data_dir)), amount), json)
+    sender.report(bond(sender.operator, amount))
 
 
 @validator.command("unbond")
+@sending
 def validator_unbond(
+    sender: Sender,
     amount: Annotated[str | None, typer.Argument(help="Coins.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="The whole bond.")] = False,
-    rpc: Rpc = DEFAULT_RPC,
-    key: Key = None,
-    account: Account = None,
-    data_dir: DataDir = None,
-    json: AsJson = False,
 ) -> None:
     """Begin to take back a part of the bond, or all of it."""
     from node.exits import USAGE
@@ -494,52 +537,43 @@ def validator_unbond(
 
     if (amount is None) != everything:
         raise Fatal(USAGE, "say how many coins, or --all")
-    _report(unbond(_operator(rpc, key, account, _data_folder(data_dir)), amount), json)
+    sender.report(unbond(sender.operator, amount))
 
 
 @validator.command("withdraw")
-def validator_withdraw(
-    rpc: Rpc = DEFAULT_RPC, key: Key = None, account: Account = None, data_dir: DataDir = None, json: AsJson = False
-) -> None:
+@sending
+def validator_withdraw(sender: Sender) -> None:
     """Fetch what has finished unbonding."""
     from node.validator import withdraw
 
-    _report(withdraw(_operator(rpc, key, account, _data_folder(data_dir))), json)
+    sender.report(withdraw(sender.operator))
 
 
 @validator.command("serve")
+@sending
 def validator_serve(
+    sender: Sender,
     model: Annotated[str | None, typer.Option(help="Name or id (default: the chain's first).")] = None,
     macs_per_block: Annotated[
         int | None, typer.Option(min=1, max=2**64 - 1, help="The rate (default: measured on this machine).")
     ] = None,
-    rpc: Rpc = DEFAULT_RPC,
-    key: Key = None,
-    account: Account = None,
-    data_dir: DataDir = None,
-    json: AsJson = False,
 ) -> None:
     """Declare that this validator runs a model, and how fast."""
     from node.validator import serve
 
-    folder = _data_folder(data_dir)
-    operator = _operator(rpc, key, account, folder)
-    _report(serve(operator, folder, _load_config(folder, {}), model, macs_per_block), json)
+    sender.report(serve(sender.operator, sender.folder, sender.config, model, macs_per_block))
 
 
 @validator.command("stop-serving")
+@sending
 def validator_stop_serving(
+    sender: Sender,
     model: Annotated[str | None, typer.Option(help="Name or id (default: the only one that is served).")] = None,
-    rpc: Rpc = DEFAULT_RPC,
-    key: Key = None,
-    account: Account = None,
-    data_dir: DataDir = None,
-    json: AsJson = False,
 ) -> None:
     """Take no more tasks of a model."""
     from node.validator import stop_serving
 
-    _report(stop_serving(_operator(rpc, key, account, _data_folder(data_dir)), model), json)
+    sender.report(stop_serving(sender.operator, model))
 
 
 @validator.command("status")
@@ -685,25 +719,6 @@ def _load_config(folder: Any, flags: dict[str, Any]) -> Any:
     from node.config import load
 
     return load(folder.config, os.environ, flags)
-
-
-def _operator(rpc: str, key: str | None, account: str | None, folder: Any) -> Any:
-    from node.accounts import choose_key
-    from node.client import Client
-    from node.validator import Operator
-
-    client = Client(rpc)
-    return Operator(client, choose_key(key, account, client.number("eth_chainId"), folder.keystore))
-
-
-def _report(report: Any, as_json: bool) -> None:
-    if as_json:
-        import json as codec
-
-        print(codec.dumps(report.values))
-        return
-    for line in report.lines:
-        print(line)
 
 
 def _task_id(text: str) -> bytes:
