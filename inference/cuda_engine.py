@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from triton.runtime.errors import OutOfResources
 
 from inference import program as cip
 from inference import torch_engine
@@ -33,8 +34,7 @@ WIDTH_MAX, HEAD_WIDTH_MAX, SHARED_MAX = 1 << 14, 256, 64  # a row, a head, and t
 TILE = 1024  # elements of a row that one program takes where a row needs several
 ITEM_ROWS = 32  # rows of a product of queries and keys where positions attend together: more do not fit registers
 ITEM_ROWS_LEAST = 16  # the least that tensor cores multiply
-PROGRAMS = 256  # attention's keys are shared out until there are about so many programs
-SPLITS_MAX = 16
+SPLITS = ((16, 16), (64, 4))  # (programs, shares): up to so many programs, each one's keys are shared out like that
 EVERYTHING = 1 << 30  # window of a layer that sees all keys
 NORMED_BITS = cip.NORM_BITS + cip.GAIN_BITS
 PRODUCT_ROWS = 32  # CUDA's int8 product takes more than 16 rows; inputs by 16 and outputs by 8, zeros where they lack
@@ -260,8 +260,12 @@ class CudaExecutor:
     def _fastest(self, rows: "_Rows", weight: torch.Tensor) -> "Product":
         """Of the exact products, by a trial on these operands."""
         seconds = {}
-        for product in self.products if len(self.products) > 1 else ():
-            product.multiply(rows.q, weight, rows.rows)  # compiles it
+        for product in self.products:
+            try:
+                product.multiply(rows.q, weight, rows.rows)  # compiles it
+            except RuntimeError as error:  # exact, but this shape is not for it
+                log.info("product %s of %d rows by %s: %s", product.name, rows.rows, tuple(weight.shape), error)
+                continue
             trials = []
             for _ in range(3):
                 self._wait()
@@ -270,7 +274,7 @@ class CudaExecutor:
                 self._wait()
                 trials.append(time.perf_counter() - began)
             seconds[product] = min(trials)
-        return min(seconds, key=lambda product: seconds[product]) if seconds else self.products[0]
+        return min(seconds, key=lambda product: seconds[product])
 
     def _weights_of(self, linear: cip.Linear) -> "_Weights":
         terms = [self._put(f"{linear.name}.weight{suffix}", torch.int8) for suffix in ("", "2")[: linear.terms]]
@@ -286,8 +290,7 @@ class CudaExecutor:
     def _place(self, segments: Items[Segment], starts: list[int]) -> "_Pass":
         """Rows of segments of any length, one after the other."""
         tokens, positions, pages, items, picks = [], [], [], [], []
-        most = max(len(segment.tokens) for segment in segments)
-        item_rows = min(_power_of_two(most), max(1, ITEM_ROWS // (self.shape.heads // self.shape.kv_heads)))
+        item_rows = max(1, ITEM_ROWS // (self.shape.heads // self.shape.kv_heads))
         width = max(len(segment.sequence.pages) for segment in segments)
         tables = np.zeros((len(segments), width), np.int32)
         for number, (segment, start) in enumerate(zip(segments, starts, strict=True)):
@@ -342,9 +345,9 @@ class CudaExecutor:
         return [copy.numpy() for copy in copies]
 
     def _splits(self, at: "_Pass") -> int:
-        """Shares of the keys: as many as keep the device busy, and no more than there are pages."""
+        """Shares of the keys that keep the device busy. Few numbers: kernels are compiled for each."""
         programs = at.items.shape[0] * self.shape.kv_heads
-        return max(1, min(SPLITS_MAX, _power_of_two(PROGRAMS // programs), _power_of_two(at.tables.shape[1])))
+        return next((shares for most, shares in SPLITS if programs <= most), 1)
 
     def _rows(self, rows: int, columns: int) -> "_Rows":
         """Room for quantised rows, at least as many as a product takes; those that nobody writes change no other."""
@@ -377,19 +380,20 @@ class _Step:
     def __init__(self, executor: CudaExecutor, rows: int, table_width: int, spare: int) -> None:
         self._executor, self._rows, self._spare = executor, rows, spare
         device = executor._device
-        self._inputs = torch.zeros(rows * (3 + table_width), dtype=torch.int32, device=device)
+        self._head = 3 * max(rows, 4)  # what comes after it is aligned, as kernels are compiled for it
+        self._inputs = torch.zeros(self._head + rows * table_width, dtype=torch.int32, device=device)
         self._staged = torch.zeros(self._inputs.shape, dtype=torch.int32, pin_memory=device.type == "cuda")
-        tokens, positions, pages = self._inputs[: 3 * rows].view(3, rows)
+        tokens, positions, pages = self._inputs[: self._head].view(3, -1)[:, :rows]
         each = torch.arange(rows, dtype=torch.int32, device=device)
         items = torch.stack([each, torch.ones_like(each), each], 1).contiguous()
-        self._pass = _Pass(tokens, positions, pages, self._inputs[3 * rows :].view(rows, table_width), items, each, 1)
+        self._pass = _Pass(tokens, positions, pages, self._inputs[self._head :].view(rows, table_width), items, each, 1)
         self._graph: Any = None
         self._given: _Given | None = None
 
     def run(self, segments: Items[Segment], starts: list[int]) -> "_Given":
         """Feed one token to each segment's sequence. What it gives is overwritten by the next run."""
         rows, staged = self._rows, self._staged.numpy()
-        head, tables = staged[: 3 * rows].reshape(3, rows), staged[3 * rows :].reshape(rows, -1)
+        head, tables = staged[: self._head].reshape(3, -1), staged[self._head :].reshape(rows, -1)
         head[:2], head[2], tables[:] = 0, self._spare, self._spare
         for row, (segment, start) in enumerate(zip(segments, starts, strict=True)):
             own = segment.sequence.pages
@@ -505,13 +509,18 @@ def _int8(q: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
     return torch._int_mm(q, weight.t())
 
 
-def _triton(m: int, n: int, k: int, warps: int) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:
+def _triton(
+    m: int, n: int, k: int, warps: int, parts: int = 1
+) -> Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]:  # fmt: skip
     def multiply(q: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
         outputs, inputs = weight.shape
-        out = torch.empty((rows, outputs), dtype=torch.int32, device=q.device)
-        kernels.product_kernel[(-(-outputs // n), -(-rows // m))](
-            q, weight, out, rows, outputs, inputs, M=m, N=n, K=k, num_warps=warps
-        )
+        out = (torch.empty if parts == 1 else torch.zeros)((rows, outputs), dtype=torch.int32, device=q.device)
+        try:
+            kernels.product_kernel[(-(-outputs // n), -(-rows // m), parts)](
+                q, weight, out, rows, outputs, inputs, M=m, N=n, K=k, PARTS=parts, num_warps=warps
+            )
+        except OutOfResources as error:
+            raise RuntimeError(f"tiles of {m} x {n} do not fit this device: {error}") from error
         return out
 
     return multiply
@@ -524,9 +533,11 @@ def _float64(q: torch.Tensor, weight: torch.Tensor, rows: int) -> torch.Tensor:
 PRODUCTS = (
     Product("int8", _int8),
     Product("triton 16x32", _triton(16, 32, 256, 4)),
-    Product("triton 16x64", _triton(16, 64, 256, 8)),
-    Product("triton 64x64", _triton(64, 64, 128, 8)),
-    Product("triton 128x128", _triton(128, 128, 64, 8)),
+    Product("triton 16x64", _triton(16, 64, 256, 4)),
+    Product("triton 16x64 in 4 parts", _triton(16, 64, 256, 4, parts=4)),
+    Product("triton 64x64", _triton(64, 64, 128, 4)),
+    Product("triton 128x128", _triton(128, 128, 128, 8)),
+    Product("triton 128x256", _triton(128, 256, 128, 8)),
     Product("float64", _float64),
 )
 

@@ -334,12 +334,12 @@ def _weights(score, highest, value_scales, highest_bits, exp2):
 def _over_shares(part, place, there, stride, SPLITS: tl.constexpr):
     """Largest of what the shares found for each row."""
     most = tl.load(part + place, mask=there, other=0)
-    for split in tl.static_range(1, SPLITS):
+    for split in range(1, SPLITS):
         most = tl.maximum(most, tl.load(part + split * stride + place, mask=there, other=0))
     return most
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width", "stride"])
 def highest_kernel(
     items, positions, q, q_scale, store, store_scale, tables, table_width, highest, highest_bits, stride, heads,
     kv_heads, width, mantissa, base, window,
@@ -362,7 +362,7 @@ def highest_kernel(
     tl.store(highest_bits + split * stride + place, most, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width", "stride"])
 def mass_kernel(
     items, positions, q, q_scale, store, store_scale, tables, table_width, exp2, highest, highest_bits, mass, heaviest,
     stride, heads, kv_heads, width, mantissa, base, window,
@@ -386,7 +386,7 @@ def mass_kernel(
     tl.store(heaviest + split * stride + place, most, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_width", "stride"])
 def mix_kernel(
     items, positions, q, q_scale, store, store_scale, tables, table_width, exp2, highest, highest_bits, heaviest, total,
     stride, heads, kv_heads, width, mantissa, base, window,
@@ -418,7 +418,7 @@ def mix_kernel(
     tl.store(total + where, mixed, mask=there[:, None] & (cols[None, :] < width))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride"])
 def close_kernel(
     total, mass, heaviest, highest_bits, stride, wide, largest, heads, width, N: tl.constexpr, STAGES: tl.constexpr,
     SPLITS: tl.constexpr,
@@ -431,7 +431,7 @@ def close_kernel(
     place = row * heads + cols // width
     summed = tl.load(total + place * width + cols % width, mask=inside, other=0)
     powers = tl.load(mass + place, mask=inside, other=1 << 30)
-    for split in tl.static_range(1, SPLITS):
+    for split in range(1, SPLITS):
         at = split * stride + place
         summed += tl.load(total + at * width + cols % width, mask=inside, other=0)
         powers += tl.load(mass + at, mask=inside, other=0)
@@ -449,19 +449,24 @@ def close_kernel(
 # ------------------------------------------------------------------ products
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def product_kernel(
-    q, weight, out, rows, outputs, inputs, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr
+    q, weight, out, rows, outputs, inputs, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, PARTS: tl.constexpr
 ):  # fmt: skip
-    """out [rows, outputs] int32 = q [rows, inputs] times weight [outputs, inputs] transposed, both int8. Grid (tiles of
-    N outputs, tiles of M rows)."""
-    n = tl.program_id(0) * N + tl.arange(0, N)
+    """out [rows, outputs] int32 = q [rows, inputs] times weight [outputs, inputs] transposed, both int8. With PARTS of
+    the inputs to different programs, out begins as zeros and each adds its own: integers, in any order. Grid (tiles of
+    N outputs, tiles of M rows, PARTS)."""
+    n = (tl.program_id(0) * N + tl.arange(0, N)).to(tl.int64)
     m = (tl.program_id(1) * M + tl.arange(0, M)).to(tl.int64)
     acc = tl.zeros((M, N), tl.int32)
-    for begin in range(0, inputs, K):
+    for begin in range(tl.program_id(2) * K, inputs, PARTS * K):
         k = begin + tl.arange(0, K)
         left = tl.load(q + m[:, None] * inputs + k[None, :], mask=(m[:, None] < rows) & (k[None, :] < inputs), other=0)
-        right = tl.load(weight + n.to(tl.int64)[:, None] * inputs + k[None, :],
-                        mask=(n[:, None] < outputs) & (k[None, :] < inputs), other=0)  # fmt: skip
-        acc = tl.dot(left, tl.trans(right), acc)
-    tl.store(out + m[:, None] * outputs + n[None, :], acc, mask=(m[:, None] < rows) & (n[None, :] < outputs))
+        right = tl.load(weight + n[None, :] * inputs + k[:, None],
+                        mask=(n[None, :] < outputs) & (k[:, None] < inputs), other=0)  # fmt: skip
+        acc = tl.dot(left, right, acc)
+    where, inside = out + m[:, None] * outputs + n[None, :], (m[:, None] < rows) & (n[None, :] < outputs)
+    if PARTS == 1:
+        tl.store(where, acc, mask=inside)
+    else:
+        tl.atomic_add(where, acc, mask=inside, sem="relaxed")

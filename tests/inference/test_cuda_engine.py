@@ -30,3 +30,8 @@ def test_the_interpreted_kernels_give_the_references_bits() -> None:
     said = run({"TRITON_INTERPRET": "1"}, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=5",
                "tests/inference/triton_interpreted.py")  # fmt: skip
     assert not re.search(r"\d+ skipped", said)
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path: Path) -> None:
+    run({"TRITON_CACHE_DIR": str(tmp_path)}, "-m", "tests.inference.triton_compiled")

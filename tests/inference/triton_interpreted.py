@@ -25,9 +25,11 @@ FLOAT64 = cuda_engine.PRODUCTS[-1]
 
 
 @pytest.fixture(autouse=True)
-def quick_product(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Products are exact or not used, whichever they are: here one that needs no interpreting."""
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are exact or not used, whichever they are: here one that needs no interpreting. No keys are shared
+    out."""
     monkeypatch.setattr(cuda_engine, "PRODUCTS", (FLOAT64,))
+    monkeypatch.setattr(cuda_engine, "SPLITS", ())
 
 
 def shape_of(kind: str, **changes: int) -> cip.Shape:
@@ -82,9 +84,10 @@ def test_programs_of_random_shapes(shape: cip.Shape, seed: int, spread: int, bou
     assert_same(random_model(shape, seed, bound=bound, spread=spread), [[2, 7], [1]])
 
 
-def test_more_pages_than_one_shared_out_among_programs() -> None:
+def test_more_pages_than_one_shared_out_among_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past two pages keys are shared out, in a pass and in a step; a window begins in the middle of a page. What is
     before lies in the pool already, as the reference says."""
+    monkeypatch.setattr(cuda_engine, "SPLITS", ((16, 4),))
     shape = shape_of("gemma3", context=140, window=70, width=8, hidden=8, head_width=4, rotary=4)
     model = random_model(shape, 3)
     tokens, known = [(7 * i * i + 3) % 11 for i in range(2 * PAGE + 2)], 2 * PAGE - 1
