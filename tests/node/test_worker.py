@@ -94,6 +94,39 @@ def test_kill_9_in_the_middle_of_a_batch_loses_no_task(impatient: None) -> None:
     trio.run(scenario)
 
 
+def beside_a_poison(monkeypatch: pytest.MonkeyPatch, script: Path, why: str) -> int:
+    """Three requests are answered beside one that the script's child does not survive, and the worker goes on; how
+    often a child was started again."""
+
+    async def opened(self: Worker) -> trio.Process:
+        command = [sys.executable, str(script), "--model-dir", str(self.config.model_dir), "--engine", "numpy"]
+        return await trio.lowlevel.open_process(command, stdin=-1, stdout=-1)
+
+    monkeypatch.setattr(Worker, "_open", opened)
+    restarts = 0
+
+    async def scenario() -> None:
+        nonlocal restarts
+        done: list[str] = []
+
+        async def ask(worker: Worker, prompt: str) -> None:
+            await worker.ask(make(prompt, 30))
+            done.append(prompt)
+
+        async with running(config(shipped())) as worker:
+            async with trio.open_nursery() as nursery:
+                for prompt in ("The sea", "The whale", "It was"):
+                    nursery.start_soon(ask, worker, prompt)
+                with pytest.raises(WorkerFailed, match=rf"died \d times while it worked on this.*{why}"):
+                    await worker.ask(make("B"))
+            assert sorted(done) == ["It was", "The sea", "The whale"] and worker.in_flight == 0
+            assert (await worker.ask(make("The sea")))["tokens"]
+            restarts = worker.restarts
+
+    trio.run(scenario)
+    return restarts
+
+
 def test_a_request_that_kills_one_worker_after_another_behind_the_child_is_told_too(
     impatient: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -118,29 +151,7 @@ def test_a_request_that_kills_one_worker_after_another_behind_the_child_is_told_
         "sys.exit(main(sys.argv[1:]))\n"
     )
 
-    async def opened(self: Worker) -> trio.Process:
-        command = [sys.executable, str(script), "--model-dir", str(self.config.model_dir), "--engine", "numpy"]
-        return await trio.lowlevel.open_process(command, stdin=-1, stdout=-1)
-
-    monkeypatch.setattr(Worker, "_open", opened)
-
-    async def scenario() -> None:
-        done: list[str] = []
-
-        async def ask(worker: Worker, prompt: str) -> None:
-            await worker.ask(make(prompt, 30))
-            done.append(prompt)
-
-        async with running(config(shipped())) as worker:
-            async with trio.open_nursery() as nursery:
-                for prompt in ("The sea", "The whale", "It was"):
-                    nursery.start_soon(ask, worker, prompt)
-                with pytest.raises(WorkerFailed, match=r"died \d times while it worked on this: it died"):
-                    await worker.ask(make("B"))
-            assert sorted(done) == ["It was", "The sea", "The whale"]
-            assert worker.restarts == 0 and worker.in_flight == 0
-
-    trio.run(scenario)
+    assert beside_a_poison(monkeypatch, script, "it died") == 0
 
 
 def test_a_request_that_kills_the_child_is_told_from_those_beside_it(
@@ -162,29 +173,7 @@ def test_a_request_that_kills_the_child_is_told_from_those_beside_it(
         "sys.exit(main(sys.argv[1:]))\n"
     )
 
-    async def opened(self: Worker) -> trio.Process:
-        command = [sys.executable, str(script), "--model-dir", str(self.config.model_dir), "--engine", "numpy"]
-        return await trio.lowlevel.open_process(command, stdin=-1, stdout=-1)
-
-    monkeypatch.setattr(Worker, "_open", opened)
-
-    async def scenario() -> None:
-        done: list[str] = []
-
-        async def ask(worker: Worker, prompt: str) -> None:
-            await worker.ask(make(prompt, 30))
-            done.append(prompt)
-
-        async with running(config(shipped())) as worker:
-            async with trio.open_nursery() as nursery:
-                for prompt in ("The sea", "The whale", "It was"):
-                    nursery.start_soon(ask, worker, prompt)
-                with pytest.raises(WorkerFailed, match=r"died \d times while it worked on this"):
-                    await worker.ask(make("B"))
-            assert sorted(done) == ["It was", "The sea", "The whale"]
-            assert (await worker.ask(make("The sea")))["tokens"]
-
-    trio.run(scenario)
+    assert beside_a_poison(monkeypatch, script, "") > 0
 
 
 def test_what_is_cancelled_leaves_the_batch_and_what_is_late_says_so() -> None:
