@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from inference import triton_kernels as kernels
 from inference.engine import EngineUnavailable
 from inference.kv import PAGE, Fed, Pool, Segment, Sequence, default_pages, extend_all, pages_of
 from inference.model import Model
+
+if TYPE_CHECKING:
+    from inference.split import Split
 
 STEP_ROWS_MAX = 64  # rows of the largest recorded step; more sequences than that take several
 WIDTH_MAX, HEAD_WIDTH_MAX, SHARED_MAX = 1 << 14, 256, 64  # a row, a head, and the heads that share a key fit registers
@@ -53,13 +56,15 @@ class CudaExecutor:
 
     name = "torch"
 
-    def __init__(self, model: Model, device: str = "cuda", pages: int | None = None) -> None:
+    def __init__(
+        self, model: Model, device: str = "cuda", pages: int | None = None, split: "Split | None" = None
+    ) -> None:
         if device != "cpu" and not torch.cuda.is_available():
             raise EngineUnavailable(f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA device")
         self.model, self.shape = model, model.manifest.shape
         s = self.shape
         assert takes(s), f"the kernels are not made for {s}"
-        self._device = torch.device(device)
+        self._device, self._split = torch.device(device), split
         self.products = [product for product in PRODUCTS if torch_engine.is_exact(product.backend, device)]
         if not self.products:
             raise EngineUnavailable(f"no product of {', '.join(p.name for p in PRODUCTS)} is exact on {device!r}")
@@ -74,7 +79,8 @@ class CudaExecutor:
                         if s.rotary and f"table.{prefix}cos" in model.tensors}  # fmt: skip
         self._score_scale = cip.score_scale(s.head_width, s.score_divisor)
         self._store = _Store(s, default_pages(s) if pages is None else pages, self._device)
-        self.pool = Pool(self._store.pages, self._store.copy_page)
+        self.copy_page = self._store.copy_page
+        self.pool = Pool(self._store.pages, self.copy_page)
         self._steps: dict[int, _Step] = {}
         self.graphs_refused = ""
         """Why steps are launched kernel by kernel, where recording one failed."""
@@ -83,10 +89,13 @@ class CudaExecutor:
         """An empty sequence with pages for `capacity` positions. Raises PoolExhausted."""
         return Sequence(self.pool, capacity)
 
-    @torch.inference_mode()
     def feed(self, segments: Items[Segment]) -> list[Fed]:
         """Append tokens to sequences. Raises PoolExhausted before anything is changed."""
-        starts = extend_all(self.pool, segments)
+        return self.run_pass(segments, extend_all(self.pool, segments))
+
+    @torch.inference_mode()
+    def run_pass(self, segments: Items[Segment], starts: Items[int]) -> list[Fed]:
+        """One pass over sequences that have room for their tokens from positions `starts` on."""
         order = [i for i, segment in enumerate(segments) if len(segment.tokens) == 1]
         found: dict[int, Fed] = {}
         with self._current():
@@ -253,6 +262,8 @@ class CudaExecutor:
         if key not in self._chosen:
             self._chosen[key] = self._fastest(rows, weights.weight)
         acc = self._chosen[key].multiply(rows.q, weights.weight, rows.rows)
+        if self._split is not None:
+            acc = self._split.gather(acc[: rows.rows])
         bias = weights.scale if weights.bias is None else weights.bias
         return (acc, acc.shape[1], weights.scale, bias, rows.scale, weights.linear.outputs,
                 bits + weights.linear.exponent - 1)  # fmt: skip
@@ -281,6 +292,7 @@ class CudaExecutor:
         weight = torch.cat(terms) if len(terms) > 1 else terms[0]
         outputs, inputs = weight.shape
         weight = torch.nn.functional.pad(weight, (0, -inputs % 16, 0, -outputs % 8)).contiguous()
+        weight = weight if self._split is None else self._split.share(weight)
         bias = f"{linear.name}.bias"
         return _Weights(linear, weight, self._put(f"{linear.name}.scale", torch.int32),
                         self._put(bias, torch.int32) if bias in self.model.tensors else None)  # fmt: skip
@@ -427,7 +439,8 @@ class _Step:
 
 
 class _Weights(NamedTuple):
-    """int8 [outputs of all terms, inputs], zeros up to what a product takes; int32 scales and biases by output."""
+    """int8 [outputs of all terms, inputs], zeros up to what a product takes, of a split model this process's share;
+    int32 scales and biases by output."""
 
     linear: cip.Linear
     weight: torch.Tensor

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inference import model as model_files
 from inference.batch import (
@@ -36,6 +37,9 @@ from inference.model import Model
 from inference.philox import SEED_BYTES
 from inference.program import EMBED, GENERATE, SCORE, KnownAnswer, Shape
 from inference.reference import NumpyExecutor
+
+if TYPE_CHECKING:
+    from inference.split import Split
 
 ENGINES = ("numpy", "torch", "auto")
 THREADS_OF_TORCH, WIDTH_OF_TORCH = 4, 1024
@@ -85,9 +89,11 @@ def open_engine(
 
 
 def make_executor(
-    name: str, model: Model, threads: int = 1, device: str = "cpu", pages: int | None = None
-) -> Executor:
-    """The named implementation over a loaded model, with a pool of `pages` (without it: kv.default_pages)."""
+    name: str, model: Model, threads: int = 1, device: str = "cpu", pages: int | None = None,
+    split: "Split | None" = None,
+) -> Executor:  # fmt: skip
+    """The named implementation over a loaded model, with a pool of `pages` (without it: kv.default_pages). `split`: of
+    torch, this process's place among those that hold the model together."""
     if name not in ENGINES:
         raise EngineUnavailable(f"no engine {name!r}, there are {', '.join(ENGINES)}")
     if name == "numpy" or (name == "auto" and not prefers_torch(model.manifest.shape, threads, device)):
@@ -102,8 +108,8 @@ def make_executor(
         from inference.cuda_engine import CudaExecutor, takes
 
         if takes(model.manifest.shape):
-            return CudaExecutor(model, device, pages)
-    return TorchExecutor(model, threads, device, pages)
+            return CudaExecutor(model, device, pages, split)
+    return TorchExecutor(model, threads, device, pages, split)
 
 
 def _split_executor(

@@ -2,9 +2,9 @@
 
     python -m inference.split --model-dir DIR --rank 1 --count 2 --meeting FILE --threads 1 --device cuda:1
 
-Each process holds a share of every product's outputs and of the embedding's rows; what it computes is gathered by
-torch.distributed (nccl on CUDA, gloo on the CPU), everything else is done by all alike. Nothing but integers goes
-over, so the bits are those of one process. The first process leads: it has the pool of pages and the tasks, and tells
+Each process holds a share of every product's outputs; what it computes is gathered by torch.distributed (nccl on CUDA,
+gloo on the CPU), everything else is done by all alike. Nothing but integers goes over, and nobody adds up what others
+have, so the bits are those of one process. The first process leads: it has the pool of pages and the tasks, and tells
 the others over their pipes what each pass feeds. They end with it, and it ends with them, so that whoever started it
 sees one process that lives or dies. Knows no task and no chain.
 """
@@ -22,18 +22,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
+from inference import kv
 from inference import model as model_files
 from inference import program as cip
-from inference.engine import EngineUnavailable
+from inference.engine import EngineUnavailable, make_executor
 from inference.frames import FrameError, FrameReader, encode_frame
-from inference.kv import Fed, Segment
+from inference.kv import Fed, Pool, Segment, extend_all
 from inference.model import Model
 from inference.pipe import READ_BYTES, Pipe
-from inference.torch_engine import FLOAT32, Backend, TorchExecutor
+from inference.torch_engine import FLOAT32, Backend
 
 COLLECTIVE_SECONDS_MAX = 120
 """A process that waits so long for another takes it for dead."""
@@ -50,102 +50,104 @@ class Split:
             torch.cuda.set_device(device)
         for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             os.environ.setdefault(variable, "lo0" if sys.platform == "darwin" else "lo")
-        self.rank, self.count = rank, count
+        self.rank, self.count, self.device = rank, count, device
         dist.init_process_group(
             "gloo" if device == "cpu" else "nccl", store=dist.FileStore(str(meeting), count), rank=rank,
             world_size=count, timeout=timedelta(seconds=COLLECTIVE_SECONDS_MAX),
         )  # fmt: skip
 
+    def share(self, weight: torch.Tensor) -> torch.Tensor:
+        """This process's rows of a weight [outputs, inputs], zeros where there are too few for all."""
+        extent = -(-len(weight) // (self.count * OUTPUTS_MULTIPLE)) * OUTPUTS_MULTIPLE
+        own = torch.zeros((extent, weight.shape[1]), dtype=weight.dtype, device=weight.device)
+        part = weight[self.rank * extent : (self.rank + 1) * extent]
+        own[: len(part)] = part
+        return own
+
+    def gather(self, own: torch.Tensor) -> torch.Tensor:
+        """All outputs [rows, outputs of all shares] of a product of which each process has those of its share."""
+        rows, outputs = own.shape
+        everyone = torch.empty((self.count * rows, outputs), dtype=own.dtype, device=own.device)
+        dist.all_gather_single(everyone, own.contiguous())
+        return everyone.view(self.count, rows, outputs).transpose(0, 1).reshape(rows, -1)
+
     def over(self, inner: Backend) -> Backend:
-        """A backend whose weights are shared out: each process multiplies with its own by `inner`."""
+        """A backend of TorchExecutor whose weights are shared out: each process multiplies with its own by `inner`."""
 
         def pack(weight: torch.Tensor, bound: int) -> _Share:
-            outputs, inputs = weight.shape
-            share = -(-outputs // (self.count * OUTPUTS_MULTIPLE)) * OUTPUTS_MULTIPLE
-            own = torch.zeros((share, inputs), dtype=weight.dtype, device=weight.device)
-            part = weight[self.rank * share : (self.rank + 1) * share]
-            own[: len(part)] = part
+            own = self.share(weight)
             backend = inner if inner.takes(own) else FLOAT32
-            fits = inputs * cip.ACTIVATION_MAX * bound < 1 << 31
-            return _Share(backend.pack(own, bound), share, outputs, torch.int32 if fits else torch.int64)
+            fits = weight.shape[1] * cip.ACTIVATION_MAX * bound < 1 << 31
+            return _Share(backend.pack(own, bound), len(weight), torch.int32 if fits else torch.int64)
 
         def multiply(q: torch.Tensor, packed: _Share) -> torch.Tensor:
-            own = packed.weights.multiply(q).t().to(packed.wire).contiguous()
-            everyone = torch.empty((self.count * packed.share, len(q)), dtype=packed.wire, device=q.device)
-            dist.all_gather_single(everyone, own)
-            return everyone[: packed.outputs].t().contiguous()
+            own = packed.weights.multiply(q).to(packed.wire)
+            return self.gather(own)[:, : packed.outputs].contiguous()
 
         return Backend(f"{inner.name} over {self.count}", pack, multiply)
 
-    def table(self, weight: np.ndarray, device: torch.device) -> "Table":
-        """Rows to look up, shared out."""
-        share = -(-len(weight) // self.count)
-        own = np.zeros((share, weight.shape[1]), weight.dtype)
-        part = weight[self.rank * share : (self.rank + 1) * share]
-        own[: len(part)] = part
-        return Table(torch.from_numpy(own).to(device), self.rank * share)
-
 
 class _Share(NamedTuple):
-    """A process's outputs of a product, `share` of them with fillers, and the integers that hold any result."""
+    """A process's share of a product, how many outputs there are in all, and the integers that hold any result."""
 
     weights: Any
-    share: int
     outputs: int
     wire: torch.dtype
-
-
-class Table:
-    """A process's rows of a table that all look up together."""
-
-    def __init__(self, rows: torch.Tensor, first: int) -> None:
-        self._rows, self._first = rows, first
-
-    def __getitem__(self, ids: torch.Tensor) -> torch.Tensor:
-        rows = self.own(ids)
-        dist.all_reduce(rows)  # one process has the row, the others zeros
-        return rows
-
-    def own(self, ids: torch.Tensor) -> torch.Tensor:
-        """The rows that are here, zeros for the others."""
-        at = ids - self._first
-        here = (at >= 0) & (at < len(self._rows))
-        return self._rows[at.clamp(0, len(self._rows) - 1)] * here.unsqueeze(1)
 
 
 # ---------------------------------------------------------------------- the process that leads
 
 
-class LeadingExecutor(TorchExecutor):
-    """The executor of the first process. What touches weights or pages is told to the others before it is done."""
+class LeadingExecutor:
+    """The executor of the first process: its pool of pages, and one executor of each process, which do the same. What
+    touches weights or pages is told to the others before it is done."""
 
     def __init__(self, model: Model, others: "Others", threads: int, device: str, pages: int) -> None:
         """Raises EngineUnavailable."""
         self._others = others
-        super().__init__(model, threads, device_of(device, 0), pages, others.meet(pages, device_of(device, 0)))
+        self._split = others.meet(pages, device_of(device, 0))
+        self.inner = _executor(model, threads, device_of(device, 0), pages, self._split)
         others.hear("ready")
+        self.name, self.model = self.inner.name, model
+        self.pool = Pool(pages, self._copy_page)
 
-    def run_pass(self, segments: Sequence[Segment], starts: Sequence[int]) -> list[Fed]:
-        """As TorchExecutor's, by all."""
+    def new_sequence(self, capacity: int = 0) -> kv.Sequence:
+        """An empty sequence with pages for `capacity` positions. Raises PoolExhausted."""
+        return kv.Sequence(self.pool, capacity)
+
+    def feed(self, segments: Sequence[Segment]) -> list[Fed]:
+        """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
+        starts = extend_all(self.pool, segments)
         self._others.tell("pass", segments=[
             [segment.sequence.pages, segment.sequence.length, list(segment.tokens), segment.logits_from, start]
             for segment, start in zip(segments, starts, strict=True)
         ])  # fmt: skip
-        return super().run_pass(segments, starts)
-
-    def copy_page(self, source: int, target: int, positions: int) -> None:
-        """As TorchExecutor's, by all."""
-        self._others.tell("copy", source=source, target=target, positions=positions)
-        super().copy_page(source, target, positions)
+        return self.inner.run_pass(segments, starts)
 
     def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
-        """As TorchExecutor's, by all."""
+        """(computed, expected) of one product with every operand at its bound, of all processes the first that is
+        wrong."""
         self._others.tell("extremes", name=name, weight_sign=weight_sign, input_sign=input_sign)
-        return super().product_extremes(name, weight_sign, input_sign)
+        return _extremes(self.inner, self._split, name, weight_sign, input_sign)
 
     def close(self) -> None:
         """End the others; the executor is of no use afterwards. Without it they end with this process."""
         self._others.close()
+
+    def _copy_page(self, source: int, target: int, positions: int) -> None:
+        self._others.tell("copy", source=source, target=target, positions=positions)
+        self.inner.copy_page(source, target, positions)
+
+
+def _executor(model: Model, threads: int, device: str, pages: int, split: Split) -> Any:
+    """One process's executor. Raises EngineUnavailable."""
+    return make_executor("torch", model, threads, device, pages, split)
+
+
+def _extremes(executor: Any, split: Split, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
+    found, expected = executor.product_extremes(name, weight_sign, input_sign)
+    everyone = split.gather(torch.tensor([[found]], device=split.device))[0].tolist()
+    return next((each for each in everyone if each != expected), expected), expected
 
 
 class Others:
@@ -271,13 +273,13 @@ def main(arguments: list[str] | None = None) -> int:
         pipe.send("loaded")
         pages = frames.get()["pages"]
         split = Split(options.rank, options.count, options.meeting, options.device)
-        executor = TorchExecutor(model, options.threads, options.device, pages, split)
+        executor = _executor(model, options.threads, options.device, pages, split)
         pipe.send("ready")
     except (cip.ProgramError, OSError, EngineUnavailable, RuntimeError) as error:
         pipe.send(f"{type(error).__name__}: {error}")
         return EXIT_NOT_READY
     while True:
-        follow(executor, frames.get())
+        follow(executor, split, frames.get())
 
 
 def _listen(pipe: Pipe, frames: "queue.SimpleQueue[dict[str, Any]]") -> None:
@@ -292,7 +294,7 @@ def _listen(pipe: Pipe, frames: "queue.SimpleQueue[dict[str, Any]]") -> None:
     os._exit(EXIT_OK)
 
 
-def follow(executor: TorchExecutor, frame: dict[str, Any]) -> None:
+def follow(executor: Any, split: Split, frame: dict[str, Any]) -> None:
     """Do what the first process does."""
     op = frame.pop("op")
     if op == "pass":
@@ -303,7 +305,7 @@ def follow(executor: TorchExecutor, frame: dict[str, Any]) -> None:
         executor.copy_page(**frame)
     else:
         assert op == "extremes", op
-        executor.product_extremes(**frame)
+        _extremes(executor, split, **frame)
 
 
 if __name__ == "__main__":

@@ -52,8 +52,7 @@ class TorchExecutor:
         s = self.shape
         embedding_scale = model.tensors["embedding.scale"] * 2.0 ** (16 - model.manifest.embedding_exponent)
         self._embedding_scale = torch.from_numpy(embedding_scale).to(self._device)
-        self._embedding = (self._narrow("embedding.weight") if split is None
-                           else split.table(model.tensors["embedding.weight"], self._device))  # fmt: skip
+        self._embedding = self._narrow("embedding.weight")
         self._gate = self._double(s.features.gate_table)
         self._powers = self._power_table()
         # Cosines and sines of the layers that see everything, and of those that see a window; an encoder has neither.
@@ -79,6 +78,7 @@ class TorchExecutor:
         self._rotation(self._head_block)
         self._score_mantissa, self._score_exponent = cip.score_scale(s.head_width, s.score_divisor)
         self._store = _Store(s, default_pages(s) if pages is None else pages, self._device)
+        self.copy_page = self._store.copy_page
         self.pool = Pool(self._store.pages, self.copy_page)
 
     def new_sequence(self, capacity: int = 0) -> Sequence:
@@ -89,12 +89,8 @@ class TorchExecutor:
         """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
         return self.run_pass(segments, extend_all(self.pool, segments))
 
-    def copy_page(self, source: int, target: int, positions: int) -> None:
-        """Copy a page's first positions."""
-        self._store.copy_page(source, target, positions)
-
     @torch.inference_mode()
-    def run_pass(self, segments: Items[Segment], starts: list[int]) -> list[Fed]:
+    def run_pass(self, segments: Items[Segment], starts: Items[int]) -> list[Fed]:
         """One pass over sequences that have room for their tokens from positions `starts` on."""
         s = self.shape
         batch = self._place(segments, starts)

@@ -1,5 +1,6 @@
 """One model over two processes (gloo on the CPU): the bits of one, whatever the program, and an end together."""
 
+import hashlib
 import os
 import random
 import select
@@ -8,10 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from inference import program as cip
@@ -84,15 +85,25 @@ def all_outcomes(rank: int, meeting: Path) -> list[list[tuple[bytes, ...]]]:
         torch.distributed.destroy_process_group()
 
 
-PEER = "import sys; from pathlib import Path; from tests.inference.test_split import all_outcomes;" \
-       "all_outcomes(1, Path(sys.argv[1]))"  # fmt: skip
+PEER = """
+import sys
+from pathlib import Path
+from tests.inference import test_split
+getattr(test_split, sys.argv[1])(int(sys.argv[2]), Path(sys.argv[3]))
+"""
+
+
+def start(what: str, rank: int, meeting: Path, **options: Any) -> subprocess.Popen[str]:
+    """One of the functions above in a process of its own."""
+    command = [sys.executable, "-c", PEER, what, str(rank), str(meeting)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **{"env": ENVIRONMENT, **options})
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     print(f"programs from seed {DICE_SEED}")
     meeting = tmp_path / "meeting"
-    peer = subprocess.Popen([sys.executable, "-c", PEER, str(meeting)], cwd=ROOT, env=ENVIRONMENT)
+    peer = start("all_outcomes", 1, meeting)
     try:
         found = all_outcomes(0, meeting)
         assert peer.wait(PATIENCE_S) == 0
@@ -101,6 +112,48 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
         peer.wait()
     for model, here in zip(programs(), found, strict=True):
         assert here == outcomes(NumpyExecutor(model)), model.manifest.shape
+
+
+def interpreted(rank: int, meeting: Path) -> None:
+    """A program by the kernels of CUDA devices; prints what it gives."""
+    from inference import cuda_engine
+
+    cuda_engine.PRODUCTS = (cuda_engine.PRODUCTS[-1],)  # one that needs no interpreting
+    split = Split(rank, 2, meeting, "cpu")
+    print("outcome", digest(cuda_engine.CudaExecutor(tiny(), "cpu", split=split)), flush=True)
+    torch.distributed.destroy_process_group()
+
+
+def tiny() -> Model:
+    """A token takes seconds where kernels are interpreted."""
+    shape = cip.Shape(11, 20, 24, 1, 2, 1, 12, 12, 40, 42950, 1, "gemma3", 3, 2, 9)
+    return random_model(shape, 6, terms=2, spread=8)
+
+
+def digest(executor: Any) -> str:
+    """Of all logits and payloads of a pass of several rows and one of a single row."""
+    sequence, said = executor.new_sequence(), hashlib.sha256()
+    for chunk in ([3, 1, 4], [1]):
+        [(logits, payloads)] = executor.feed([Segment(sequence, chunk, 0)])
+        for part in (logits, *payloads):
+            said.update(part.tobytes())
+    return said.hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+def test_the_kernels_of_cuda_devices_over_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
+    """By Triton's interpreter, in two processes of their own."""
+    environment = {**ENVIRONMENT, "TRITON_INTERPRET": "1"}
+    both = [start("interpreted", rank, tmp_path / "meeting", env=environment, stdout=subprocess.PIPE)
+            for rank in range(2)]  # fmt: skip
+    try:
+        said = [peer.communicate(timeout=PATIENCE_S)[0] for peer in both]
+    finally:
+        for peer in both:
+            peer.kill()
+            peer.wait()
+    assert said == [f"outcome {digest(NumpyExecutor(tiny()))}\n"] * 2
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +173,7 @@ def test_the_first_process_tells_the_other_all_it_needs(served: tuple[Model, Pat
     """Products at their bounds, passes in company, a page copied: over the pipe, not from a list that both know."""
     engine = open_engine("auto", served[1], split=2)
     try:
-        assert engine.executor.backend.name.endswith("over 2")
+        assert engine.executor.inner.backend.name.endswith("over 2")
         assert outcomes(engine.executor) == outcomes(NumpyExecutor(served[0]))
     finally:
         engine.executor.close()
@@ -180,16 +233,17 @@ def test_devices_count_up(device: str, devices: list[str]) -> None:
     assert [device_of(device, rank) for rank in range(2)] == devices
 
 
-def test_a_share_of_a_table_may_be_empty() -> None:
-    """Five processes, three rows: the shares are one row each, and the last two look up nothing but zeros."""
-    weight = np.arange(1, 7, dtype=np.int8).reshape(3, 2)
-    total = torch.zeros((3, 2), dtype=torch.int8)
+def test_shares_are_all_of_a_weight_and_some_may_be_empty() -> None:
+    """Nineteen outputs over five processes: eights, the last two shares nothing but zeros."""
+    weight = torch.arange(1, 39).view(19, 2)
+    shares = []
     for rank in range(5):
         split = Split.__new__(Split)
         split.rank, split.count = rank, 5
-        table = split.table(weight, torch.device("cpu"))
-        total += table.own(torch.tensor([2, 0, 1]))
-    assert total.tolist() == [[5, 6], [1, 2], [3, 4]]
+        shares.append(split.share(weight))
+    assert [len(share) for share in shares] == [8] * 5
+    whole = torch.cat(shares)
+    assert torch.equal(whole[:19], weight) and not whole[19:].any()
 
 
 def children_of(pid: int) -> list[int]:
