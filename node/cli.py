@@ -679,6 +679,30 @@ def receipts_verify(
     )
 
 
+@receipts.command("prove")
+def receipts_prove(
+    task_id: Annotated[str, typer.Argument(metavar="TASK", help="The task's id.")],
+    out: Annotated[Path, typer.Option(help="File to write.")],
+    trusted_set: Annotated[
+        str | None, typer.Option(help="Hash of a validator set that the reader trusts (default: from genesis on).")
+    ] = None,
+    rpc: Rpc = DEFAULT_RPC,
+) -> None:
+    """Write a proof of a task's receipt that docs/verify_receipt.py checks without a node."""
+    import json as codec
+
+    from node.client import Client
+    from node.meter import meter
+    from node.prove import prove
+    from node.receipts import account_of
+
+    client, trusted = Client(rpc), None if trusted_set is None else _hash(trusted_set, "hash of a validator set")
+    with meter("epochs") as told:
+        proof = prove(client, account_of(client, _task_id(task_id)), trusted, told)
+    out.write_text(codec.dumps(proof) + "\n", encoding="utf-8")
+    print(f"proof of {task_id} in {out}: {out.stat().st_size:,} bytes, genesis {proof['genesis']}")
+
+
 @app.command()
 def config(data_dir: DataDir = None) -> None:
     """Print the configuration in force and where things are."""
@@ -722,14 +746,16 @@ def _load_config(folder: Any, flags: dict[str, Any]) -> Any:
 
 
 def _task_id(text: str) -> bytes:
-    from node.exits import USAGE
+    return _hash(text, "task id")
 
+
+def _hash(text: str, what: str) -> bytes:
     try:
         identifier = bytes.fromhex(text.removeprefix("0x"))
     except ValueError:
         identifier = b""
     if len(identifier) != 32:
-        raise Fatal(USAGE, f"{text!r} is no task id (32 bytes in hex)")
+        raise Fatal(USAGE, f"{text!r} is no {what} (32 bytes in hex)")
     return identifier
 
 
