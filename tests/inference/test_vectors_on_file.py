@@ -79,7 +79,7 @@ def test_operations_of_the_reference_that_stand_alone() -> None:
         y, bits = normalise(wide(case["row"]))
         assert (y[0].tolist(), int(bits[0])) == (case["result"]["y"], case["result"]["b"])
     for case in cases["quantise"]:
-        q, top, bits = quantise(wide(case["row"]))
+        q, top, bits = quantise(wide(case["row"]).astype(np.float64))
         assert {"q": q[0].astype(int).tolist(), "top": int(top[0, 0]), "b": int(bits[0, 0])} == case["result"]
     for case in cases["rotate"]:
         turned = np.array(case["row"], np.float64).reshape(-1, case["block"]) @ hadamard(case["block"])
