@@ -24,11 +24,13 @@ TOGETHER_KEYS = 1 << 14  # keys of one layer, fillers among them, over sequences
 EXACT_FLOAT64 = float(1 << 53)
 EXACT_SUM = -(-cip.EXACT_FLOAT32 // cip.ACTIVATION_MAX)  # magnitudes of weights below it: sums below 2^24
 POWERS = 31 << cip.EXP2_INDEX_BITS  # 2^-x in steps of 2^-12 down to 2^-31, where it is 0
+GATE_EXACT = 2.0**26  # a gate, times what it lets through or times a share in Q16, is below 2^53
+WIDE_NORM_MAX, LAYER_NORM_MAX = float(1 << 36), float(1 << 37)
 _MASKED = -(1 << 62)  # below every score, and far enough from the int64 edge to subtract
 
 
 class Wide(NamedTuple):
-    """Rows of integers [rows, n], and a bound of their magnitude."""
+    """Rows of integers in float64 [rows, n], and a bound of their magnitude."""
 
     values: np.ndarray
     bound: float
@@ -49,12 +51,12 @@ class NumpyExecutor:
         self._embedding = tensors["embedding.weight"]
         exponent = model.manifest.embedding_exponent
         self._embedding_scale = np.ldexp(tensors["embedding.scale"].astype(np.float64), cip.RESIDUAL_BITS - exponent)
+        self._embedding_bound = 127 * float(self._embedding_scale.max()) if s.causal else LAYER_NORM_MAX
         self._powers = power_table(tensors["table.exp2"])
         self._gate = np.ldexp(tensors[s.features.gate_table].astype(np.float64), -cip.SIGMOID_VALUE_BITS)
-        # int16, widened where they are used.
-        self._turns, self._local_turns = (
-            (tensors.get(f"table.{where}cos"), tensors.get(f"table.{where}sin")) for where in ("", "local_")
-        )
+        # int16: cosines and sines of the layers that see all (False) and of those that see a window (True).
+        turns = {False: ("table.cos", "table.sin"), True: ("table.local_cos", "table.local_sin")}
+        self._turns = {local: (tensors[cos], tensors[sin]) for local, (cos, sin) in turns.items() if cos in tensors}
         block = cip.rotation_block(s.head_width)
         self._head_rotation = np.kron(np.eye(s.head_width // block), hadamard(block))
         self._score_scale = cip.score_scale(s.head_width, s.score_divisor)
@@ -70,15 +72,15 @@ class NumpyExecutor:
         """Append tokens to sequences, all in one pass. Raises PoolExhausted before anything is changed."""
         s, starts = self.shape, extend_all(self.pool, segments)
         assert s.causal or not any(starts), "a sequence without order is fed whole"
-        batch = _Batch.of(segments, starts, s)
+        batch = _Batch.of(segments, starts, s, self._turns)
         ids = np.concatenate([np.asarray(segment.tokens, np.int64) for segment in segments])
-        x = self._embed(ids, batch.positions)
+        x, bound = self._embed(ids, batch.positions), self._embedding_bound
         payloads = []
         for first in range(0, s.layers, s.layers_per_group):
             tiles = [] if s.causal else [_octets(x, "<i8")]
             for layer in range(first, min(first + s.layers_per_group, s.layers)):
-                self._attention(x, layer, batch, tiles)
-                self._mlp(x, layer)
+                bound = self._attention(Wide(x, bound), layer, batch, tiles)
+                bound = self._mlp(Wide(x, bound), layer)
             payloads.append(np.concatenate([_octets(x, "<i8"), *tiles] if s.causal else tiles, axis=1))
         if not s.causal:
             payloads.append(_octets(x, "<i8"))
@@ -112,19 +114,23 @@ class NumpyExecutor:
         logits = np.empty((len(x), self.shape.vocabulary), np.int64)
         blocks = _blocks(len(x))
         inputs = (self._norm(x[block], "norm.gain") for block in blocks)
-        for block, out in zip(blocks, self._product("head", inputs, cip.NORM_BITS + cip.GAIN_BITS), strict=True):
+        outputs = self._product("head", inputs, blocks, cip.NORM_BITS + cip.GAIN_BITS)
+        for block, out in zip(blocks, outputs, strict=True):
             logits[block] = out.values
         return logits
 
-    def _product(self, name: str, inputs: Iterable[np.ndarray], fraction_bits: int) -> Iterator[Wide]:
+    def _product(
+        self, name: str, inputs: Iterable[np.ndarray], blocks: Items[slice], fraction_bits: int
+    ) -> Iterator[Wide]:
         """One product over all blocks of rows together; what is before and after it goes block by block."""
+        if not blocks:
+            return
         product = self._products[name]
-        quantised = [product.quantise(rows) for rows in inputs]
-        if quantised:
-            whole, end = product.multiply(joined([q for q, _, _ in quantised])), 0
-            for q, top, bits in quantised:
-                end += len(q)
-                yield product.rescale(whole[end - len(q) : end], top, bits, fraction_bits)
+        q = np.empty((blocks[-1].stop, product.inputs), np.float32)
+        scales = [product.quantise(rows, q[block]) for block, rows in zip(blocks, inputs, strict=True)]
+        whole = product.multiply(q)
+        for block, (top, bits) in zip(blocks, scales, strict=True):
+            yield product.rescale(whole[block], top, bits, fraction_bits)
 
     def _norm(self, x: np.ndarray, gain: str) -> np.ndarray:
         """RMS norm of Q16 rows, then the gain: Q26."""
@@ -150,29 +156,37 @@ class NumpyExecutor:
         """Fraction bits of what a sub-layer's first product reads."""
         return cip.NORM_BITS + cip.GAIN_BITS if self.shape.causal else cip.RESIDUAL_BITS
 
-    def _add(self, x: np.ndarray, update: Wide, layer: int, part: str) -> np.ndarray:
-        """The residual with what a sub-layer ('attention' or 'mlp') gave."""
+    def _add(self, x: Wide, rows: slice, update: Wide, layer: int, part: str) -> float:
+        """Add what a sub-layer ('attention' or 'mlp') gave to rows of the residual; their bound."""
+        values, bound = update
         if self.shape.features.post_norms:
-            values = self._wide_norm(update.values, f"layers.{layer}.post_{part}_norm.gain")
-        else:
-            values = update.values
-        total = saturate(x + values, cip.RESIDUAL_MAX)
-        return total if self.shape.causal else self._layer_norm(total, f"layers.{layer}.{part}_norm")
+            values, bound = self._wide_norm(values, f"layers.{layer}.post_{part}_norm.gain"), WIDE_NORM_MAX
+        total = x.values[rows]
+        total += values
+        bound += x.bound
+        if bound > cip.RESIDUAL_MAX:
+            bound = float(cip.RESIDUAL_MAX)
+            saturate(total, cip.RESIDUAL_MAX)
+        if not self.shape.causal:
+            total[:] = self._layer_norm(total, f"layers.{layer}.{part}_norm")
+            bound = LAYER_NORM_MAX
+        return bound
 
     def _gains_of_heads(self, layer: int) -> np.ndarray:
         """Gains of the query heads, then of the key heads: [heads + key heads, head width]."""
         q, k = (self._vectors[f"layers.{layer}.{part}_norm.gain"] for part in "qk")
         return np.stack([q] * self.shape.heads + [k] * self.shape.kv_heads)
 
-    def _attention(self, x: np.ndarray, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> None:
-        """A layer's attention, added to the residual in place."""
-        s, rows = self.shape, len(x)
+    def _attention(self, x: Wide, layer: int, batch: "_Batch", tiles: list[np.ndarray]) -> float:
+        """A layer's attention, added to the residual in place; the residual's bound."""
+        s, rows = self.shape, len(x.values)
         q = np.empty((rows, s.heads + 2 * s.kv_heads, s.head_width), np.float32)
         top, bits = (np.empty((*q.shape[:2], 1), np.int64) for _ in range(2))
         blocks, norm = _blocks(rows), f"layers.{layer}.attention_norm"
-        inputs = (self._sublayer_input(x[block], norm) for block in blocks)
-        for block, flat in zip(blocks, self._product(f"layers.{layer}.qkv", inputs, self._input_bits), strict=True):
-            q[block], top[block], bits[block] = self._heads(flat, layer, batch.positions[block])
+        inputs = (self._sublayer_input(x.values[block], norm) for block in blocks)
+        outputs = self._product(f"layers.{layer}.qkv", inputs, blocks, self._input_bits)
+        for block, flat in zip(blocks, outputs, strict=True):
+            q[block], top[block], bits[block] = self._heads(flat, layer, batch, block)
         kv = np.s_[:, s.heads :]
         tiles += [_octets(q[kv], "<i1"), _octets(top[kv] + (bits[kv] << 16), "<i4")]
         self._store.write(layer, batch, q[kv], top[kv], bits[kv])
@@ -181,33 +195,44 @@ class NumpyExecutor:
             own = [part[reading.rows, : s.heads] for part in (q, top, bits)]
             wide[reading.rows] = self._mix(*own, self._store.read(layer, reading), reading)
         inputs = (wide[block] for block in blocks)
-        for block, out in zip(blocks, self._product(f"layers.{layer}.out", inputs, cip.ATTENTION_BITS), strict=True):
-            x[block] = self._add(x[block], out, layer, "attention")
+        outputs = self._product(f"layers.{layer}.out", inputs, blocks, cip.ATTENTION_BITS)
+        return max(self._add(x, block, out, layer, "attention") for block, out in zip(blocks, outputs, strict=True))
 
-    def _heads(self, flat: Wide, layer: int, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _heads(
+        self, flat: Wide, layer: int, batch: "_Batch", block: slice
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Query, key and value heads of rows, quantised: [rows, heads, width], and their scales."""
         s, bound = self.shape, flat.bound
         heads = flat.values.reshape(len(flat.values), -1, s.head_width)
         turned = heads[:, : s.heads + s.kv_heads]
         if s.qk_norm:
             unit = over_rms(turned.reshape(-1, s.head_width), s.norm_epsilon_q32).reshape(turned.shape)
-            turned[:], bound = shifted(unit * self._head_gains[layer], -cip.HEAD_NORM_SHIFT), float(1 << 36)
+            turned, bound = shifted(unit * self._head_gains[layer], -cip.HEAD_NORM_SHIFT), WIDE_NORM_MAX
         if s.rotary:
-            self._rope(turned, bound, positions, self._local_turns if s.local(layer) else self._turns)
-        turned[:] = turned @ self._head_rotation
+            turned = self._rope(turned, bound, batch.turns[s.local(layer)], block)
+        turned = turned.reshape(-1, s.head_width) @ self._head_rotation
+        heads[:, : s.heads + s.kv_heads] = turned.reshape(len(heads), -1, s.head_width)
         return quantise(heads)
 
-    def _rope(
-        self, heads: np.ndarray, bound: float, positions: np.ndarray, turns: tuple[np.ndarray, np.ndarray]
-    ) -> None:
-        """Turn pairs (i, i + rotary / 2) of each head by the position's angle, in place; the rest of it passes."""
-        half, kind = self.shape.rotary // 2, np.float64
-        a, b = heads[..., :half], heads[..., half : 2 * half]
+    def _rope(self, heads: np.ndarray, bound: float, turns: "_Turns", block: slice) -> np.ndarray:
+        """Pairs (i, i + rotary / 2) of each head turned by the position's angle; the rest of it passes."""
+        half = self.shape.rotary // 2
         if bound * (2 << cip.ROPE_BITS) >= EXACT_FLOAT64:
-            a, b, kind = a.astype(np.int64), b.astype(np.int64), np.int64
-        cos, sin = (table[positions][:, None].astype(kind) for table in turns)
-        one, other = shifted(a * cos - b * sin, -cip.ROPE_BITS), shifted(b * cos + a * sin, -cip.ROPE_BITS)
-        heads[..., :half], heads[..., half : 2 * half] = one, other
+            return self._exact_rope(heads.astype(np.int64), turns.cos[block].astype(np.int64), turns.sin[block])
+        other = turns.other[block]
+        out = heads * turns.same[block]
+        swapped = np.empty_like(other)
+        np.multiply(heads[..., half : 2 * half], other[..., :half], out=swapped[..., :half])
+        np.multiply(heads[..., :half], other[..., half:], out=swapped[..., half:])
+        out[..., : 2 * half] += swapped
+        return np.floor(out, out=out)
+
+    def _exact_rope(self, heads: np.ndarray, cos: np.ndarray, sin: np.ndarray) -> np.ndarray:
+        """_rope in int64."""
+        half = self.shape.rotary // 2
+        a, b = heads[..., :half], heads[..., half : 2 * half]
+        one, other = (a * cos - b * sin) >> cip.ROPE_BITS, (b * cos + a * sin) >> cip.ROPE_BITS
+        return np.concatenate([one, other, heads[..., 2 * half :]], axis=2).astype(np.float64)
 
     def _mix(
         self, q: np.ndarray, q_top: np.ndarray, q_bits: np.ndarray, kv: "View", reading: "_Reading"
@@ -258,24 +283,26 @@ class NumpyExecutor:
             return dot
         return (dot * (kv.k_top * scale)) >> np.clip(shift - kv.k_bits, 0, 63)
 
-    def _mlp(self, x: np.ndarray, layer: int) -> None:
-        """A layer's MLP, added to the residual in place."""
+    def _mlp(self, x: Wide, layer: int) -> float:
+        """A layer's MLP, added to the residual in place; the residual's bound."""
         s, norm = self.shape, f"layers.{layer}.mlp_norm"
-        blocks, first = _blocks(len(x)), f"layers.{layer}.{'gate_up' if s.causal else 'up'}"
-        inputs = (self._sublayer_input(x[block], norm) for block in blocks)
-        mixed = (self._activate(out) for out in self._product(first, inputs, self._input_bits))
-        for block, out in zip(blocks, self._product(f"layers.{layer}.down", mixed, cip.RESIDUAL_BITS), strict=True):
-            x[block] = self._add(x[block], out, layer, "mlp")
+        blocks, first = _blocks(len(x.values)), f"layers.{layer}.{'gate_up' if s.causal else 'up'}"
+        inputs = (self._sublayer_input(x.values[block], norm) for block in blocks)
+        mixed = (self._activate(out) for out in self._product(first, inputs, blocks, self._input_bits))
+        outputs = self._product(f"layers.{layer}.down", mixed, blocks, cip.RESIDUAL_BITS)
+        return max(self._add(x, block, out, layer, "mlp") for block, out in zip(blocks, outputs, strict=True))
 
     def _activate(self, wide: Wide) -> np.ndarray:
         """Each gate times the share of it that passes, Q16, times what it lets through."""
-        hidden = self.shape.hidden
-        if wide.bound**2 >= EXACT_FLOAT64 or wide.bound * (1 << cip.SIGMOID_VALUE_BITS) >= EXACT_FLOAT64:
+        hidden, bound = self.shape.hidden, wide.bound
+        if bound >= GATE_EXACT:
+            bound = max(float(wide.values.max()), -float(wide.values.min()))
+        if bound >= GATE_EXACT:
             return self._exact_activate(wide.values.astype(np.int64))
         value = wide.values[:, :hidden]
         place = value * 2.0**-self.shape.features.gate_step_bits
         place += 1 << (cip.SIGMOID_INDEX_BITS - 1)
-        # The conversion truncates, which floors what is not negative; all else is clipped to 0. Below 2^31 by the bound.
+        # The conversion truncates, which floors what is not negative; all else is clipped to 0. The bound fits int32.
         out = self._gate.take(place.astype(np.int32), mode="clip", out=place)
         out *= value
         np.floor(out, out=out)
@@ -316,16 +343,23 @@ class _Reading(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Where the rows of a pass lie: each segment's rows; each row's position and page; who reads what, by whether the
-    layer sees a window alone."""
+    """Where the rows of a pass lie: each segment's rows; each row's position and page; who reads what, and how far each
+    row's heads turn, by whether the layer sees a window alone."""
 
     rows: list[slice]
     positions: np.ndarray
     pages: np.ndarray
     readings: dict[bool, list[_Reading]]
+    turns: dict[bool, "_Turns"]
 
     @classmethod
-    def of(cls, segments: Items[Segment], starts: list[int], shape: cip.Shape) -> "_Batch":
+    def of(
+        cls,
+        segments: Items[Segment],
+        starts: list[int],
+        shape: cip.Shape,
+        tables: Mapping[bool, tuple[np.ndarray, np.ndarray]],
+    ) -> "_Batch":
         rows, positions, pages, begin = [], [], [], 0
         for segment, start in zip(segments, starts, strict=True):
             rows.append(slice(begin, begin + len(segment.tokens)))
@@ -334,7 +368,30 @@ class _Batch(NamedTuple):
             pages.append(np.array(segment.sequence.pages)[positions[-1] // PAGE])
         readings = {local: list(_readings(segments, starts, rows, shape, local))
                     for local in {shape.local(layer) for layer in range(shape.layers)}}  # fmt: skip
-        return cls(rows, np.concatenate(positions), np.concatenate(pages), readings)
+        places = np.concatenate(positions)
+        turns = {local: _Turns.of(places, pair, shape) for local, pair in tables.items() if local in readings}
+        return cls(rows, places, np.concatenate(pages), readings, turns)
+
+
+class _Turns(NamedTuple):
+    """How far each row's heads turn: cosines and sines in Q14, int16 [rows, 1, rotary / 2]; and the factors of query
+    and key heads, of each value [rows, heads, width] and of that in the other half [rows, heads, rotary], so that no
+    layer widens or repeats them again."""
+
+    cos: np.ndarray
+    sin: np.ndarray
+    same: np.ndarray
+    other: np.ndarray
+
+    @classmethod
+    def of(cls, positions: np.ndarray, tables: tuple[np.ndarray, np.ndarray], shape: cip.Shape) -> "_Turns":
+        cos, sin = (table[positions][:, None] for table in tables)
+        half, heads = shape.rotary // 2, shape.heads + shape.kv_heads
+        same, other = (np.ones((len(positions), heads, width)) for width in (shape.head_width, shape.rotary))
+        same[..., :half] = same[..., half : 2 * half] = cos * 2.0**-cip.ROPE_BITS
+        other[..., half:] = sin * 2.0**-cip.ROPE_BITS
+        np.negative(other[..., half:], out=other[..., :half])
+        return cls(cos, sin, same, other)
 
 
 class _Seen(NamedTuple):
@@ -448,15 +505,23 @@ class _Product:
         self._second = product_tiles(tensors[f"{linear.name}.weight2"]) if linear.terms == 2 else None
         self._bias = tensors.get(f"{linear.name}.bias")
         self._scale = tensors[f"{linear.name}.scale"].astype(np.float64)
-        self._scale_max = float(self._scale.max())
+        self._largest = self._largest_output(tensors, linear)
         self._rotation = None if linear.block == 1 else hadamard(linear.block)
 
-    def quantise(self, wide: np.ndarray) -> tuple[np.ndarray, Any, Any]:
-        """int8 of rotated rows in float32, their scales' mantissas and bit lengths [rows, 1]; plain numbers if there is
-        one row."""
+    def quantise(self, wide: np.ndarray, out: np.ndarray) -> tuple[Any, Any]:
+        """Writes int8 of rotated rows into `out`; their scales' mantissas and bit lengths [rows, 1], plain numbers if
+        there is one row."""
         if self._rotation is not None:
             wide = (wide.reshape(-1, len(self._rotation)) @ self._rotation).reshape(wide.shape)
-        return quantise_row(wide) if len(wide) == 1 else quantise(wide)
+        return quantise_row(wide, out) if len(wide) == 1 else quantise_into(wide, out)
+
+    def _largest_output(self, tensors: Mapping[str, np.ndarray], linear: cip.Linear) -> float:
+        """Bound of any output times its scale, whatever the inputs."""
+        sums = np.abs(tensors[f"{linear.name}.weight"]).sum(axis=1, dtype=np.float64) * cip.ACTIVATION_MAX
+        if linear.terms == 2:
+            second = np.abs(tensors[f"{linear.name}.weight2"]).sum(axis=1, dtype=np.float64)
+            sums += second * cip.ACTIVATION_MAX * 2.0**-cip.TERM_BITS + 1
+        return float((sums * self._scale).max())
 
     def multiply(self, q: np.ndarray) -> np.ndarray:
         """Exact product with the weights, in units of the first term."""
@@ -471,16 +536,19 @@ class _Product:
     def rescale(self, product: np.ndarray, top: Any, bits: Any, fraction_bits: int) -> Wide:
         """Q16 rows of products of Q`fraction_bits` rows."""
         shift = (fraction_bits + self.exponent - 1) - bits
-        largest = max(float(product.max()), -float(product.min())) * self._scale_max
         if isinstance(top, int):
             shift = min(max(shift, 0), 63)
-            exact, bound = largest * top < EXACT_FLOAT64, math.ldexp(largest * top, -shift)
             factor: Any = math.ldexp(top, -shift)
+            top_max, factor_max = top, factor
         else:
             shift = np.clip(shift, 0, 63)
             factor = np.ldexp(top.astype(np.float64), -shift)
-            exact, bound = largest * float(top.max()) < EXACT_FLOAT64, largest * float(factor.max())
-        if exact:
+            top_max, factor_max = int(top.max()), float(factor.max())
+        largest = self._largest
+        if largest * top_max >= EXACT_FLOAT64 or largest * factor_max >= cip.RESIDUAL_MAX:
+            largest = max(float(product.max()), -float(product.min())) * float(self._scale.max())
+        bound = largest * factor_max
+        if largest * top_max < EXACT_FLOAT64:
             out = product * self._scale
             out *= factor
             np.floor(out, out=out)
@@ -513,11 +581,6 @@ def scaled(values: np.ndarray, factor: np.ndarray, shift: np.ndarray) -> np.ndar
     return ((values.astype(np.int64) * factor) >> shift).astype(np.float64)
 
 
-def joined(parts: list[np.ndarray]) -> np.ndarray:
-    """Rows of all parts."""
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
 def magnitude(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Largest |x| of each row (last axis, kept with extent 1), and an array like the rows to write into. Of short rows
     numpy finds where the largest is in a third of the time in which it finds the largest."""
@@ -525,6 +588,12 @@ def magnitude(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = sizes.reshape(-1, rows.shape[-1])
     largest = flat[np.arange(len(flat)), flat.argmax(axis=1)]
     return largest.reshape(*rows.shape[:-1], 1), sizes
+
+
+def magnitude_of_row(row: np.ndarray) -> float:
+    """Largest |x| of one row."""
+    sizes = np.abs(row.reshape(-1))
+    return float(sizes[sizes.argmax()])
 
 
 def over_rms(x: np.ndarray, epsilon_q32: int) -> np.ndarray:
@@ -548,7 +617,7 @@ def over_rms(x: np.ndarray, epsilon_q32: int) -> np.ndarray:
 
 def _row_over_rms(x: np.ndarray, epsilon_q32: int) -> np.ndarray:
     """over_rms of one row, its scale in Python's integers: a third of decoding's time was numpy calls on scalars."""
-    left = cip.WINDOW_BITS - int(np.abs(x).max()).bit_length()
+    left = cip.WINDOW_BITS - int(magnitude_of_row(x)).bit_length()
     y = x * math.ldexp(1.0, left)
     np.floor(y, out=y)
     total = float(np.dot(y[0], y[0]))
@@ -571,6 +640,12 @@ def normalise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def quantise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """int8 of each row in float32, its scale's mantissa (2^14 < top <= 2^15, or 1 for a row of zeros) and bit length:
     wide ~ q * top * 2^(bits - 15) / 127. The last two, int64, keep the last axis, of extent 1."""
+    q = np.empty(wide.shape, np.float32)
+    return q, *quantise_into(wide, q)
+
+
+def quantise_into(wide: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """quantise, writing into float32 rows."""
     largest, y = magnitude(wide)
     bits = bit_length(largest)
     up = np.ldexp(1.0, cip.WINDOW_BITS - bits)
@@ -579,12 +654,13 @@ def quantise(wide: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     np.floor(y, out=y)
     y *= np.ldexp(((cip.ACTIVATION_MAX << 23) // top).astype(np.float64), -30)
     y += 0.5
-    return np.floor(y, out=y).astype(np.float32), top, bits
+    np.floor(y, out=q, casting="same_kind")
+    return top, bits
 
 
-def quantise_row(wide: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """quantise of a single row [1, n], with Python's integers for its scale."""
-    largest = int(np.abs(wide).max())
+def quantise_row(wide: np.ndarray, q: np.ndarray) -> tuple[int, int]:
+    """quantise_into of a single row [1, n], with Python's integers for its scale."""
+    largest = int(magnitude_of_row(wide))
     bits = largest.bit_length()
     left = cip.WINDOW_BITS - bits
     top = ((largest << left if left >= 0 else largest >> -left) >> 7) + 1
@@ -592,7 +668,8 @@ def quantise_row(wide: np.ndarray) -> tuple[np.ndarray, int, int]:
     np.floor(y, out=y)
     y *= math.ldexp((cip.ACTIVATION_MAX << 23) // top, -30)
     y += 0.5
-    return np.floor(y, out=y).astype(np.float32), top, bits
+    np.floor(y, out=q, casting="same_kind")
+    return top, bits
 
 
 def bit_length(values: np.ndarray) -> np.ndarray:
