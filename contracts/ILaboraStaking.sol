@@ -27,6 +27,16 @@ interface ILaboraStaking {
         uint256 bond,
         uint256 unbonding
     );
+    event CommissionDeclared(address indexed operator, uint16 basisPoints, uint64 fromEpoch);
+    event Delegated(address indexed delegator, address indexed operator, uint256 amount, uint256 delegated);
+    event Undelegated(
+        address indexed delegator,
+        address indexed operator,
+        uint256 amount,
+        uint256 delegated,
+        uint64 releaseBlock
+    );
+    event Claimed(address indexed delegator, address indexed operator, uint256 amount);
     event PayoutChanged(address indexed operator, address payout);
     function register(
         address consensusAddress,
@@ -42,6 +52,17 @@ interface ILaboraStaking {
     function unbond(uint256 amount) external;
     function withdraw() external returns (uint256 amount);
     function setPayout(address payout) external;
+    function declareCommission(uint16 basisPoints) external;
+    function delegate(address operator) external payable;
+    function undelegate(address operator, uint256 amount) external;
+    function claim(address operator) external returns (uint256 amount);
+    function getDelegation(
+        address delegator,
+        address operator
+    ) external view returns (uint256 amount, uint256 rewards);
+    function commission(
+        address operator
+    ) external view returns (bool declared, uint16 basisPoints, uint16 nextBasisPoints, uint64 nextFromEpoch);
     function getOperator(address operator) external view returns (Operator memory info);
     function operatorByHot(address hot) external view returns (address operator);
     function operators() external view returns (address[] memory active);

@@ -15,11 +15,13 @@ struct Operator {
     bool active;
     bool jailed;
     uint64 registeredBlock;
+    uint256 delegated;
 }
 
 struct Unbonding {
     uint256 amount;
     uint64 releaseBlock;
+    address delegatedTo;
 }
 
 struct Mishap {

@@ -549,6 +549,58 @@ def validator_withdraw(sender: Sender) -> None:
     sender.report(withdraw(sender.operator))
 
 
+@validator.command("commission")
+@sending
+def validator_commission(
+    sender: Sender, percent: Annotated[str, typer.Argument(help="Of what delegated stake earns: 0 to 100.")]
+) -> None:
+    """Declare what the operator keeps of its delegators' fees; a change is in force two epochs later."""
+    from node.delegate import commission
+
+    sender.report(commission(sender.operator, percent))
+
+
+@app.command("delegate")
+@sending
+def delegate_command(
+    sender: Sender,
+    operator: Annotated[str, typer.Argument(help="Address of the operator.")],
+    amount: Annotated[str, typer.Argument(help="Coins.")],
+) -> None:
+    """Put coins behind an operator: they share its fees, less its commission, and its slashes."""
+    from node.delegate import delegate
+
+    sender.report(delegate(sender.operator, operator, amount))
+
+
+@app.command("undelegate")
+@sending
+def undelegate_command(
+    sender: Sender,
+    operator: Annotated[str, typer.Argument(help="Address of the operator.")],
+    amount: Annotated[str | None, typer.Argument(help="Coins.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Begin to take back what is delegated to an operator."""
+    from node.delegate import undelegate
+    from node.exits import USAGE
+
+    if (amount is None) != everything:
+        raise Fatal(USAGE, "say how many coins, or --all")
+    sender.report(undelegate(sender.operator, operator, amount))
+
+
+@app.command("claim")
+@sending
+def claim_command(
+    sender: Sender, operator: Annotated[str, typer.Argument(help="Address of the operator.")]
+) -> None:
+    """Fetch the rewards of a delegation, and what has finished leaving."""
+    from node.delegate import claim
+
+    sender.report(claim(sender.operator, operator))
+
+
 @validator.command("serve")
 @sending
 def validator_serve(

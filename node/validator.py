@@ -234,7 +234,7 @@ def withdraw(operator: Operator) -> Report:
     if not queue:
         raise Fatal(RUNTIME, f"{operator.name} is unbonding nothing: `labora validator unbond` begins it")
     head = operator.client.number("eth_blockNumber")
-    amount, release = queue[0]
+    amount, release, _ = queue[0]
     if release > head + 1:
         raise Fatal(RUNTIME, f"nothing to withdraw yet: {coins(amount)} coins leave in block {release}, now is {head}")
     done = operator.send(abi.WITHDRAW)

@@ -44,6 +44,8 @@ def validators(context: Context) -> dict[str, Any]:
                 "hot": address(operator.hot),
                 "payout": address(operator.payout),
                 "bondWei": str(operator.bond),
+                "delegatedWei": str(operator.delegated),
+                "commission": operator.commission,
                 "power": power.get(operator.operator, 0),
                 "credit": cwu_text(operator.credit),
                 "active": operator.active,

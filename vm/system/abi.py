@@ -233,8 +233,8 @@ NAMES = {
 
 OPERATOR = _struct("""Operator {
     address operator; address consensusAddress; bytes beaconKey; bytes32 nodeKey; address hot; address payout;
-    uint256 bond; uint256 unbonding; bool active; bool jailed; uint64 registeredBlock; }""")
-UNBONDING = _struct("Unbonding { uint256 amount; uint64 releaseBlock; }")
+    uint256 bond; uint256 unbonding; bool active; bool jailed; uint64 registeredBlock; uint256 delegated; }""")
+UNBONDING = _struct("Unbonding { uint256 amount; uint64 releaseBlock; address delegatedTo; }")
 MISHAP = _struct("Mishap { bytes32 task; uint64 blockNumber; uint8 reason; uint8 role; bool counted; uint256 amount; }")
 
 REGISTER = _function(STAKING, """register(address consensusAddress, bytes consensusSignature, bytes beaconKey,
@@ -243,6 +243,14 @@ BOND = _function(STAKING, "bond() payable")
 UNBOND = _function(STAKING, "unbond(uint256 amount)")
 WITHDRAW = _function(STAKING, "withdraw() returns (uint256 amount)")
 SET_PAYOUT = _function(STAKING, "setPayout(address payout)")
+DECLARE_COMMISSION = _function(STAKING, "declareCommission(uint16 basisPoints)")
+DELEGATE = _function(STAKING, "delegate(address operator) payable")
+UNDELEGATE = _function(STAKING, "undelegate(address operator, uint256 amount)")
+CLAIM = _function(STAKING, "claim(address operator) returns (uint256 amount)")
+GET_DELEGATION = _function(STAKING, """getDelegation(address delegator, address operator) view
+    returns (uint256 amount, uint256 rewards)""")
+COMMISSION = _function(STAKING, """commission(address operator) view
+    returns (bool declared, uint16 basisPoints, uint16 nextBasisPoints, uint64 nextFromEpoch)""")
 GET_OPERATOR = _function(STAKING, "getOperator(address operator) view returns (Operator info)")
 OPERATOR_BY_HOT = _function(STAKING, "operatorByHot(address hot) view returns (address operator)")
 OPERATORS = _function(STAKING, "operators() view returns (address[] active)")
@@ -260,6 +268,13 @@ ACTIVATED = _event(STAKING, "Activated(address indexed operator)")
 DEACTIVATED = _event(STAKING, "Deactivated(address indexed operator, string reason)")
 SLASHED = _event(STAKING, """Slashed(address indexed operator, bytes32 indexed task, uint8 reason, uint256 amount,
     uint256 bond, uint256 unbonding)""")
+COMMISSION_DECLARED = _event(STAKING, """CommissionDeclared(address indexed operator, uint16 basisPoints,
+    uint64 fromEpoch)""")
+DELEGATED = _event(STAKING, """Delegated(address indexed delegator, address indexed operator, uint256 amount,
+    uint256 delegated)""")
+UNDELEGATED = _event(STAKING, """Undelegated(address indexed delegator, address indexed operator, uint256 amount,
+    uint256 delegated, uint64 releaseBlock)""")
+CLAIMED = _event(STAKING, "Claimed(address indexed delegator, address indexed operator, uint256 amount)")
 PAYOUT_CHANGED = _event(STAKING, "PayoutChanged(address indexed operator, address payout)")
 
 # -------------------------------------------------------------------------------- Models

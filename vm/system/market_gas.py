@@ -62,9 +62,10 @@ PRUNE_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
 FORGET = QUEUED * (READ + WRITE) + 3 * WRITE
 """The last of a task: its end, its receipt's id."""
 REFUND = PRUNE + 4 * (READ + WRITE) + LOG
-SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + (22 + RECEIPT_LEVELS) * READ + 19 * WRITE + 4 * LOG
+SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + (30 + RECEIPT_LEVELS) * READ + 23 * WRITE + 5 * LOG
 """With the receipt's place under the root of its epoch: a peak a level at most is read."""
-PAY_SEAT = 4 * READ + 4 * WRITE + 2 * LOG
+PAY_SEAT = 12 * READ + 8 * WRITE + 3 * LOG
+"""A verifier is paid, and its delegators."""
 
 QUEUE_CALLBACK = 5 * READ + 10 * WRITE + PUSHED
 CALLBACK = 12 * READ + 14 * WRITE + POPPED + QUEUED * WRITE + LOG

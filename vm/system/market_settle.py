@@ -6,10 +6,10 @@ whom is consensus.work.fees' question.
 
 from consensus.work import credit, fees
 from consensus.work.deal import finalised_rate
-from primitives.address import MARKET
+from primitives.address import MARKET, STAKING
 from primitives.hashing import ZERO_HASH
 from primitives.task import Kind, Status
-from vm.system import abi, ledger, models, staking
+from vm.system import abi, delegation, ledger, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.ledger import Burn, ComputeReceipt
@@ -98,10 +98,11 @@ def _pay(ctx: SystemContext, task_id: bytes, task: Task, split: fees.Settlement,
 
 
 def _move(ctx: SystemContext, task_id: bytes, operator: bytes, role: int, fee: int, work: int) -> None:
-    """Pay an operator: fees to its payout address, the gas of its messages back to its hot account."""
+    """Pay an operator: fees to its payout address and its delegators, its messages' gas back to its hot account."""
     record = staking.operator(ctx, operator)
     assert record is not None, operator
-    for target, wei in ((record.payout, fee), (record.hot, work)):
+    shared = delegation.share_fee(ctx, operator, record, fee)
+    for target, wei in ((record.payout, fee - shared), (STAKING, shared), (record.hot, work)):
         if wei:
             ctx.transfer(MARKET, target, wei)
             abi.emit(ctx, abi.PAID, task_id, operator, target, role, wei)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from consensus.work.delegation import split_slash
 from primitives import bls, keys
 from primitives.address import REFEREE, STAKING, ZERO_ADDRESS
 from primitives.hashing import ZERO_HASH, keccak
 from primitives.params import STAKE_UNIT, ChainParams
 from primitives.reasons import Reason
-from vm.system import abi, gas, mishaps
+from vm.system import abi, gas, mishaps, pools
 from vm.system.context import Call, ReadContext, Refused, SystemContext
 from vm.system.layout import AddressList, Scalar, Table, Words, raw, u64, uint
 
@@ -46,17 +47,27 @@ class Operator:
     """Height of its registration or last declaration of a rate; 0 for operators of genesis that never declared."""
     payout: bytes = raw(20)
     bond: int = uint(128)
-    unbonding: int = uint(128)
+    delegated: int = uint(128)
+    """Wei that others put behind it (vm.system.pools shares it out)."""
     node_key: bytes = raw(32)
     beacon_key: bytes = raw(48)
+    unbonding: int = uint(128)
+
+    @property
+    def stake(self) -> int:
+        """Wei that weigh: its own bond and what is delegated to it."""
+        return self.bond + self.delegated
 
 
 @dataclass
 class Unbonding:
-    """Wei that leave at a height."""
+    """What leaves at a height: wei of an operator's own bond, or shares of what is leaving an operator's pool."""
 
-    amount: int = uint(128)
+    amount: int = uint(160)
     release: int = uint(64)
+    operator: bytes = raw(20)
+    """Whose pool; zeros: the bond of who is in the queue."""
+    generation: int = uint(64)
 
 
 @dataclass
@@ -117,9 +128,9 @@ def voting_keys(ctx: ReadContext, address: bytes) -> tuple[bytes, bytes]:
 
 
 def active_bond(ctx: ReadContext, address: bytes) -> int:
-    """Wei of bond that count in draws: 0 when jailed, not active or unknown."""
-    active, jailed, bond = _OPERATORS.read(ctx, ("active", "jailed", "bond"), address)
-    return int(bond) if active and not jailed else 0
+    """Wei of stake that count in draws, own and delegated: 0 when jailed, not active or unknown."""
+    active, jailed, bond, delegated = _OPERATORS.read(ctx, ("active", "jailed", "bond", "delegated"), address)
+    return int(bond + delegated) if active and not jailed else 0
 
 
 def bond_units(wei: int) -> int:
@@ -154,18 +165,22 @@ def unbind(ctx: SystemContext, address: bytes) -> None:
 
 
 def slash(ctx: SystemContext, address: bytes, wei: int, task: bytes, reason: Reason) -> int:
-    """Take stake into the Referee's account: of the bond, then of what is unbonding, the newest first. The wei taken.
+    """Take stake into the Referee's account: of the bond, then of what is unbonding, the newest first; of what others
+    delegated, in proportion, then of what they are taking back. The wei taken.
 
     An operator whose bond falls below the minimum is active no more; what is left it may unbond.
     """
     record = _require(ctx, address)
-    taken = min(wei, record.bond)
-    record.bond -= taken
+    own, theirs = split_slash(wei, record.bond, record.delegated)
+    taken = own + theirs
+    record.bond -= own
+    record.delegated -= theirs
     _BONDED.add(ctx, -taken)
-    rest = min(wei - taken, record.unbonding)
+    rest, theirs_leaving = split_slash(wei - taken, record.unbonding, pools.leaving(ctx, address))
+    pools.slash(ctx, address, theirs, theirs_leaving)
     _take_unbonding(ctx, address, rest)
     record.unbonding -= rest
-    taken += rest
+    taken += rest + theirs_leaving
     if record.active and record.bond < ctx.params.bond_min:
         _deactivate(ctx, address, record, "slashed below the minimum bond")
     _OPERATORS.put(ctx, record, address)
@@ -250,13 +265,7 @@ def _unbond(ctx: SystemContext, call: Call, amount: int) -> None:
     left = record.bond - amount
     if 0 < left < ctx.params.bond_min:
         raise Refused("bond_too_small", f"{left} wei would stay, below {ctx.params.bond_min}: unbond all")
-    queue = _QUEUES.get(ctx, call.sender) or UnbondingQueue()
-    if queue.length >= UNBONDINGS_MAX:
-        raise Refused("too_many_unbondings", f"{queue.length} unbondings are open: withdraw first")
-    release = ctx.height + ctx.params.unbonding_blocks
-    _UNBONDINGS.put(ctx, Unbonding(amount, release), call.sender, u64(queue.first + queue.length))
-    queue.length += 1
-    _QUEUES.put(ctx, queue, call.sender)
+    release = leave(ctx, call.sender, amount)
     record.bond, record.unbonding = left, record.unbonding + amount
     _BONDED.add(ctx, -amount)
     abi.emit(ctx, abi.UNBONDED, call.sender, amount, left, release)
@@ -266,26 +275,35 @@ def _unbond(ctx: SystemContext, call: Call, amount: int) -> None:
 
 
 def _withdraw(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    """An operator's own bond, and what anyone delegated, in the order in which it left."""
     ctx.charge(gas.WITHDRAW + gas.UNBONDING * UNBONDINGS_MAX, "withdraw")
-    record = _require(ctx, call.sender)
-    bound = _BOUND.get(ctx, call.sender)
-    if bound:
-        raise Refused("bound", f"the stake answers for {bound} disputes: withdraw when they are over")
+    record = _OPERATORS.get(ctx, call.sender)
     queue = _QUEUES.get(ctx, call.sender) or UnbondingQueue()
-    amount, waiting = 0, queue.length
+    amount, own, waiting = 0, 0, queue.length
     while queue.length:
         due = _UNBONDINGS.get(ctx, call.sender, u64(queue.first))
         assert due is not None
         if due.release > ctx.height:
             break
-        amount += due.amount
+        owner = call.sender if due.operator == ZERO_ADDRESS else due.operator
+        bound = _BOUND.get(ctx, owner)
+        if bound:
+            if queue.length == waiting:
+                raise Refused("bound", f"the stake answers for {bound} disputes: withdraw when they are over")
+            break
+        if owner == call.sender and due.operator == ZERO_ADDRESS:
+            own += due.amount
+        else:
+            amount += pools.redeem_leaving(ctx, owner, due.generation, due.amount)
         _UNBONDINGS.delete(ctx, call.sender, u64(queue.first))
         queue.first, queue.length = queue.first + 1, queue.length - 1
     if queue.length == waiting:
         raise Refused("nothing_due", "no unbonding has ended")
     _QUEUES.put(ctx, queue, call.sender)
-    record.unbonding -= amount
-    _OPERATORS.put(ctx, record, call.sender)
+    if record is not None:
+        record.unbonding -= own
+        _OPERATORS.put(ctx, record, call.sender)
+    amount += own
     ctx.transfer(STAKING, call.sender, amount)
     abi.emit(ctx, abi.WITHDRAWN, call.sender, amount)
     return (amount,)
@@ -308,6 +326,7 @@ def _get_operator(ctx: SystemContext, call: Call, address: bytes) -> tuple[Any, 
         (
             address, record.consensus_address, record.beacon_key, record.node_key, record.hot, record.payout,
             record.bond, record.unbonding, bool(record.active), bool(record.jailed), record.registered,
+            record.delegated,
         ),
     )  # fmt: skip
 
@@ -325,7 +344,13 @@ def _operators(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
 
 def _unbondings(ctx: SystemContext, call: Call, address: bytes) -> tuple[Any, ...]:
     ctx.charge(gas.VIEW_WORD * (1 + 2 * UNBONDINGS_MAX), "unbondings")
-    return ([(due.amount, due.release) for due in open_unbondings(ctx, address)],)
+    rows = []
+    for due in open_unbondings(ctx, address):
+        wei = due.amount
+        if due.operator != ZERO_ADDRESS:
+            wei = pools.worth_leaving(ctx, due.operator, due.generation, due.amount)
+        rows.append((wei, due.release, due.operator))
+    return (rows,)
 
 
 def open_unbondings(ctx: ReadContext, address: bytes) -> list[Unbonding]:
@@ -350,6 +375,35 @@ def _require(ctx: ReadContext, address: bytes) -> Operator:
     return record
 
 
+def leave(
+    ctx: SystemContext, address: bytes, amount: int, operator: bytes = ZERO_ADDRESS, generation: int = 0
+) -> int:
+    """Put wei of an own bond, or shares of an operator's leaving pool, into the queue of who leaves. When it ends."""
+    queue = _QUEUES.get(ctx, address) or UnbondingQueue()
+    if queue.length >= UNBONDINGS_MAX:
+        raise Refused("too_many_unbondings", f"{queue.length} unbondings are open: withdraw first")
+    release = ctx.height + ctx.params.unbonding_blocks
+    _UNBONDINGS.put(ctx, Unbonding(amount, release, operator, generation), address, u64(queue.first + queue.length))
+    queue.length += 1
+    _QUEUES.put(ctx, queue, address)
+    return release
+
+
+def move_delegated(ctx: SystemContext, address: bytes, wei: int) -> Operator:
+    """So much more (or less) is delegated to an operator. Raises Refused when all stakes together are too many."""
+    record = _require(ctx, address)
+    if bond_units(_BONDED.add(ctx, wei)) > BONDED_UNITS_MAX:
+        raise Refused("bonded_max", "the sum of all bonds would pass what powers can count")
+    record.delegated += wei
+    _OPERATORS.put(ctx, record, address)
+    return record
+
+
+def require(ctx: ReadContext, address: bytes) -> Operator:
+    """An operator's record. Raises Refused("unknown_operator")."""
+    return _require(ctx, address)
+
+
 def _take_unbonding(ctx: SystemContext, address: bytes, wei: int) -> None:
     """Take so much of the open unbondings, the newest first; those that are used up stay, with nothing in them."""
     queue = _QUEUES.get(ctx, address) or UnbondingQueue()
@@ -358,6 +412,8 @@ def _take_unbonding(ctx: SystemContext, address: bytes, wei: int) -> None:
             return
         due = _UNBONDINGS.get(ctx, address, u64(place))
         assert due is not None
+        if due.operator != ZERO_ADDRESS:
+            continue
         part = min(wei, due.amount)
         due.amount -= part
         wei -= part
@@ -379,11 +435,11 @@ def _add_bond(ctx: SystemContext, address: bytes, record: Operator, amount: int)
 def _activate(ctx: SystemContext, address: bytes, record: Operator) -> None:
     active = active_operators(ctx)
     if len(active) >= min(ctx.params.validators_max, OPERATORS_MAX):
-        smallest = min(active, key=lambda other: (_require(ctx, other).bond, other))
+        smallest = min(active, key=lambda other: (_require(ctx, other).stake, other))
         displaced = _require(ctx, smallest)
-        if displaced.bond >= record.bond:
+        if displaced.stake >= record.stake:
             raise Refused(
-                "operators_full", f"{len(active)} operators are active, none with less than {record.bond} wei of bond"
+                "operators_full", f"{len(active)} operators are active, none with less than {record.stake} wei of stake"
             )
         _deactivate(ctx, smallest, displaced, "displaced by a larger bond")
         _OPERATORS.put(ctx, displaced, smallest)

@@ -85,7 +85,7 @@ def _credit_everyone(ctx: SystemContext, epoch: int) -> list[Stake]:
         ledger.put_standing(ctx, operator, standing)
         models.turn_epoch(ctx, operator)
         entering = record.entered > 0 and epoch < ctx.params.epoch(record.entered) + ENTRY_EPOCHS
-        bond = staking.bond_units(record.bond)
+        bond = staking.bond_units(record.stake)
         stakes.append(Stake(operator, bond, standing.credit, bool(record.jailed), entering))
     return stakes
 

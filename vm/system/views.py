@@ -8,7 +8,7 @@ from inference.opening import Claims
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
-from vm.system import beacon, ledger, market_views, mishaps, staking
+from vm.system import beacon, delegation, ledger, market_views, mishaps, staking
 from vm.system import models as model_room
 from vm.system.ledger import Member, Totals
 from vm.system.market_views import Duty, TaskView
@@ -63,6 +63,9 @@ class OperatorView:
     hot: bytes
     payout: bytes
     bond: int
+    delegated: int
+    commission: int | None
+    """Basis points of its delegators' fees; None: it takes no delegations."""
     unbonding: int
     active: bool
     jailed: bool
@@ -179,9 +182,10 @@ def operator(reader: Reader, address: bytes, params: ChainParams, height: int) -
             serves.append((model_id, serving.declared, rates.get(address, 0)))
     return OperatorView(
         address, record.consensus_address, record.beacon_key, record.node_key, record.hot, record.payout, record.bond,
-        record.unbonding, bool(record.active), bool(record.jailed), record.registered, standing.credit,
-        standing.executed, standing.audited, tuple(serves), tuple(services), tuple(mishaps.misses(ctx, address)),
-        tuple(mishaps.refusals(ctx, address)), tuple(mishaps.slashes(ctx, address)),
+        record.delegated, delegation.commission_of(ctx, address), record.unbonding, bool(record.active),
+        bool(record.jailed), record.registered, standing.credit, standing.executed, standing.audited, tuple(serves),
+        tuple(services), tuple(mishaps.misses(ctx, address)), tuple(mishaps.refusals(ctx, address)),
+        tuple(mishaps.slashes(ctx, address)),
     )  # fmt: skip
 
 

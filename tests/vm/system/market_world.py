@@ -134,6 +134,11 @@ class World:
         self.block(height - self.height)
 
     def check(self) -> None:
+        """Coins, and Staking holds the bonds."""
+        self.check_coins()
+        assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
+
+    def check_coins(self) -> None:
         """Coins: all there is = genesis + minted - burned, and what the Market holds is what it owes."""
         totals = ledger.get_totals(self.ctx)
         assert self.ctx.total_balance() == self.start + totals.minted - totals.burned
@@ -141,7 +146,6 @@ class World:
         assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
         assert self.ctx.balance(LEDGER) == 0
         assert self.ctx.balance(COURIER) == courier.prepaid(self.ctx)
-        assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
 
     def escrow(
         self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,
