@@ -23,9 +23,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from inference.chunks import read_manifest
 from inference.engine import EngineUnavailable
 from inference.frames import FrameError
-from inference.model import MANIFEST_NAME
 from inference.pipe import Pipe
 from inference.program import ProgramError, decode_manifest
 from inference.ray_actor import FILES, RayWorker
@@ -38,7 +38,8 @@ CONNECT_SECONDS = 10.0
 PLACE_SECONDS = 60.0
 """How often it is said that an actor has no place yet."""
 SILENT_SECONDS_MAX = 240.0
-"""An actor that works and says nothing for so long is killed: sooner than the node would kill all of them."""
+"""An actor that does not answer, or has work and says nothing of it, for so long (a driver that hangs) is killed:
+sooner than the node would kill all of them."""
 BACKOFF_SECONDS = (0.5, 2.0, 5.0, 10.0, 30.0)
 LOAD = ("running", "waiting", "pages", "pages_free", "prompt_tokens", "reused_tokens")
 EXIT_BROKEN = 3
@@ -59,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     if setup.device != "cpu":
         setup = replace(setup, device="cuda")  # an actor sees only the GPUs that Ray gave it
     try:
-        manifest = (setup.model_dir / MANIFEST_NAME).read_bytes()
+        manifest = read_manifest(setup.model_dir)
         model_id = decode_manifest(manifest).model_id().hex()
         start = join(options.address, setup, workers, model_id)
     except (ProgramError, OSError, EngineUnavailable) as error:
@@ -142,7 +143,7 @@ class Actor:
 
     def hear(self) -> list[Any]:
         """Its events, after a while none. Raises Lost."""
-        return self._get(self._handle.hear.options(concurrency_group="hear").remote())
+        return self._get(self._handle.hear.options(concurrency_group="hear").remote(), SILENT_SECONDS_MAX)
 
     def kill(self) -> None:
         """Make sure that it is dead."""
@@ -151,13 +152,13 @@ class Actor:
         ray.kill(self._handle)
 
     @staticmethod
-    def _get(reference: Any) -> Any:
+    def _get(reference: Any, seconds: float | None = None) -> Any:
         import ray
 
         try:
-            return ray.get(reference)
+            return ray.get(reference, timeout=seconds)
         except ray.exceptions.RayError as error:
-            raise Lost(str(error).strip().splitlines()[0]) from error
+            raise Lost((str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
 
 @dataclass

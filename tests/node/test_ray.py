@@ -3,6 +3,7 @@ nothing is lost; split workers; hosts without the model; no cluster, no Ray."""
 
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
@@ -19,11 +20,13 @@ from inference.model import MANIFEST_NAME, load
 from inference.ray_actor import FILES, RayWorker
 from inference.reference import NumpyExecutor
 from inference.worker import Setup
+from node import worker as worker_module
 from node.worker import Worker, WorkerConfig, WorkerFailed
 from tests.node.test_worker import make, until
 
 PATIENCE_S = 240
 TASKS, MANY_TOKENS = 8, 300
+SILENT_SECONDS = 10.0
 PROMPTS = [f"The sea {number}" for number in range(TASKS)]
 
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed (extra `ray`)")
@@ -135,19 +138,55 @@ def test_kill_9_of_a_worker_and_then_of_its_host_loses_no_task(two_nodes: str) -
 @needs_ray
 @needs_torch
 @pytest.mark.slow
-def test_a_worker_on_ray_may_be_split_and_a_cluster_ends_with_its_child() -> None:
-    """A cluster of this machine's own, started with the model, and a worker of two processes in it."""
+def test_a_worker_on_ray_may_be_split_and_neither_its_parts_nor_its_silence_lose_a_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A cluster of this machine's own, started with the model and ended with it; in it a worker of two processes. First
+    the second process is killed, then the worker hangs (it is stopped): both times another one answers."""
+    script = tmp_path / "impatient.py"
+    script.write_text(
+        "import sys\n"
+        f"sys.path.insert(0, {str(Path(worker_module.__file__).parents[1])!r})\n"
+        "from inference import ray_cluster\n"
+        f"ray_cluster.SILENT_SECONDS_MAX = {SILENT_SECONDS}\n"
+        "sys.exit(ray_cluster.main(sys.argv[1:]))\n"
+    )
 
-    async def scenario() -> tuple[list[int], bytes]:
-        async with running(WorkerConfig(shipped(), "ray", 1, split=2)) as worker:
-            assert (worker.unfit, worker.label) == ("", "ray:torch/cpu")
-            [actor] = actors()
-            assert ["inference.split" in child.cmdline() for child in psutil.Process(actor).children()] == [True]
-            answer = await worker.ask(make(PROMPTS[0], 20))
-        await until(lambda: not actors() and not named("raylet", "gcs_server"))
+    async def opened(self: Worker) -> trio.Process:
+        command = [sys.executable, str(script), "--model-dir", str(self.config.model_dir), "--split", "2"]
+        return await trio.lowlevel.open_process(command, stdin=-1, stdout=-1)
+
+    monkeypatch.setattr(Worker, "_open", opened)
+
+    async def ask_and_signal(worker: Worker, victim: int, what: signal.Signals) -> tuple[list[int], bytes]:
+        """An answer to a request; the victim is told something when work on it has begun."""
+        told = False
+
+        def tell(*_: int) -> None:
+            nonlocal told
+            if not told:
+                os.kill(victim, what)
+            told = True
+
+        answer = await worker.ask(make(PROMPTS[0], MANY_TOKENS), on_token=tell)
+        assert told and worker.restarts == 0
         return answer["tokens"], answer["root"]
 
-    assert trio.run(scenario) == lone_answer(PROMPTS[0], 20)
+    async def scenario() -> list[tuple[list[int], bytes]]:
+        async with running(WorkerConfig(shipped(), "ray", 1, split=2)) as worker:
+            assert (worker.unfit, worker.label) == ("", "ray:torch/cpu")
+            [first] = actors()
+            [part] = psutil.Process(first).children()
+            assert "inference.split" in part.cmdline()
+            answers = [await ask_and_signal(worker, part.pid, signal.SIGKILL)]
+            [second] = actors()
+            assert second != first
+            answers.append(await ask_and_signal(worker, second, signal.SIGSTOP))
+            assert second not in actors()
+        await until(lambda: not actors() and not named("raylet", "gcs_server"))
+        return answers
+
+    assert trio.run(scenario) == [lone_answer(PROMPTS[0], MANY_TOKENS)] * 2
 
 
 @needs_ray
