@@ -1,11 +1,20 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.20;
 
-import {Model, Serving} from "./LaboraTypes.sol";
+import {Model, Serving, Terms} from "./LaboraTypes.sol";
 
 /// @notice Models that tasks may name, and who serves them.
 /// @dev At 0x0000000000000000000000000000000000000a02. Generated from vm/system/abi.py.
 interface ILaboraModels {
+    event TermsDeclared(
+        address indexed operator,
+        uint64 fromBlock,
+        uint256 reservePrice,
+        uint32 hoursUtc,
+        uint8 refusedKinds,
+        uint256 macsMax,
+        bytes32[] refusedModels
+    );
     event ModelRegistered(
         bytes32 indexed model,
         address indexed registrant,
@@ -31,4 +40,14 @@ interface ILaboraModels {
     function models() external view returns (bytes32[] memory ids);
     function servers(bytes32 model) external view returns (address[] memory operators);
     function getServing(address operator) external view returns (Serving[] memory models);
+    function declare(
+        uint256 reservePrice,
+        uint32 hoursUtc,
+        uint8 refusedKinds,
+        uint256 macsMax,
+        bytes32[] calldata refusedModels
+    ) external;
+    function getTerms(
+        address operator
+    ) external view returns (Terms memory now, Terms memory latest, uint64 latestFromBlock);
 }

@@ -64,6 +64,14 @@ struct Serving {
     uint32 missed;
 }
 
+struct Terms {
+    uint256 reservePrice;
+    uint32 hoursUtc;
+    uint8 refusedKinds;
+    uint256 macsMax;
+    bytes8[] refusedModels;
+}
+
 struct Task {
     bytes32 task;
     uint8 status;

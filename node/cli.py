@@ -628,6 +628,41 @@ def validator_stop_serving(
     sender.report(stop_serving(sender.operator, model))
 
 
+@validator.command("declare")
+@sending
+def validator_declare(
+    sender: Sender,
+    reserve_price: Annotated[int, typer.Option(min=0, help="Least wei a CWU, tip included.")] = 0,
+    hours: Annotated[str, typer.Option(help="Hours UTC in which it works, as 8-18 or 22-6,12 (all).")] = "",
+    refuse_kind: Annotated[list[TaskKind] | None, typer.Option(help="Not this kind; may be repeated.")] = None,
+    refuse_model: Annotated[list[str] | None, typer.Option(help="Not this model; may be repeated.")] = None,
+    macs_max: Annotated[int, typer.Option(min=0, help="Multiply-adds of the largest task (0: any).")] = 0,
+) -> None:
+    """Say ahead what this validator does not take, from the epoch after next on."""
+    from node.declare import declare
+
+    kinds = [kind.value for kind in refuse_kind or []]
+    sender.report(declare(sender.operator, reserve_price, hours, kinds, refuse_model or [], macs_max))
+
+
+@validator.command("estimate")
+def validator_estimate(
+    model: Annotated[str | None, typer.Option(help="Name or id (default: the chain's first).")] = None,
+    bond: Annotated[str | None, typer.Option(help="Coins at stake (default: the chain's least).")] = None,
+    macs_per_second: Annotated[int | None, typer.Option(min=1, help="Speed (default: measured here).")] = None,
+    rpc: Rpc = DEFAULT_RPC,
+    data_dir: DataDir = None,
+    json: AsJson = False,
+) -> None:
+    """Say what this machine would earn at today's load and price."""
+    from node.client import Client
+    from node.estimate import estimate
+
+    folder = _data_folder(data_dir)
+    sender = Sender(rpc, data_dir=data_dir, json=json)
+    sender.report(estimate(Client(rpc), folder, sender.config, model, bond, macs_per_second))
+
+
 @validator.command("status")
 def validator_status(
     operator: Annotated[str | None, typer.Option(help="Only this operator.")] = None,

@@ -73,6 +73,9 @@ class ReceiptChain:
     def number(self, method: str, *params: Any) -> int:
         return int(self.call(method, *params), 16)
 
+    def read_contract(self, to: bytes, data: bytes) -> bytes:
+        return bytes.fromhex(self.call("eth_call", {"to": to_hex(to), "data": to_hex(data)}, "latest")[2:])
+
     def block(self, count: int = 1) -> None:
         """Blocks, signed by everybody, with everything that waits."""
         for _ in range(count):

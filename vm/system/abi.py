@@ -296,6 +296,16 @@ MODEL_LIST = _function(MODELS, "models() view returns (bytes32[] ids)")
 SERVERS = _function(MODELS, "servers(bytes32 model) view returns (address[] operators)")
 GET_SERVING = _function(MODELS, "getServing(address operator) view returns (Serving[] models)")
 
+TERMS = _struct("""Terms {
+    uint256 reservePrice; uint32 hoursUtc; uint8 refusedKinds; uint256 macsMax; bytes8[] refusedModels; }""")
+DECLARE = _function(MODELS, """declare(uint256 reservePrice, uint32 hoursUtc, uint8 refusedKinds, uint256 macsMax,
+    bytes32[] refusedModels)""")
+"""What the caller does not take, from the epoch after next on. Models are kept by the first eight bytes of an id."""
+GET_TERMS = _function(MODELS, """getTerms(address operator) view returns (Terms now, Terms latest,
+    uint64 latestFromBlock)""")
+TERMS_DECLARED = _event(MODELS, """TermsDeclared(address indexed operator, uint64 fromBlock, uint256 reservePrice,
+    uint32 hoursUtc, uint8 refusedKinds, uint256 macsMax, bytes32[] refusedModels)""")
+
 MODEL_REGISTERED = _event(MODELS, """ModelRegistered(bytes32 indexed model, address indexed registrant, string name,
     string uri, string licence)""")
 SERVING_STARTED = _event(MODELS, """ServingStarted(address indexed operator, bytes32 indexed model,

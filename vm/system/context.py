@@ -65,6 +65,10 @@ class SystemContext(Protocol):
         """Number of the block being executed; in a view: of the block whose state is read, plus one."""
 
     @property
+    def timestamp(self) -> int:
+        """Seconds of the block being executed: by these the hours of operators are told."""
+
+    @property
     def mix(self) -> bytes:
         """mix_hash of the block being executed (32 bytes): the beacon's value that its draws use."""
 

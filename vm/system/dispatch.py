@@ -16,7 +16,7 @@ from eth.exceptions import Revert, WriteProtection
 
 from primitives.address import SYSTEM_ACCOUNTS, SYSTEM_ADDRESS
 from primitives.params import ChainParams
-from vm.system import abi, beacon, courier, delegation, gas, ledger, market, mishaps, models, prologue, staking
+from vm.system import abi, beacon, courier, delegation, gas, ledger, market, mishaps, models, prologue, staking, terms
 from vm.system.context import Call, OutOfGas, Refused
 from vm.system.evm import EvmContext
 
@@ -26,7 +26,7 @@ Handler = Callable[..., tuple[Any, ...] | None]
 Addresses arrive and leave as 20 bytes; eth-abi's text form is translated here.
 """
 
-ROOMS: tuple[ModuleType, ...] = (staking, mishaps, models, market, ledger, beacon, courier, delegation)
+ROOMS: tuple[ModuleType, ...] = (staking, mishaps, models, terms, market, ledger, beacon, courier, delegation)
 """Modules with HANDLERS: a mapping from abi.Function to Handler."""
 
 RESULT_BYTES_MAX = 256 * 1024

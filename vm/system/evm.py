@@ -28,6 +28,10 @@ class EvmContext:
         return int(self._state.block_number)
 
     @property
+    def timestamp(self) -> int:
+        return int(self._state.timestamp)
+
+    @property
     def mix(self) -> bytes:
         return bytes(self._state.mix_hash)
 

@@ -39,6 +39,8 @@ SET_PAYOUT = 8 * READ + WRITE + LOG
 REGISTER_MODEL = 12 * READ + 50 * WRITE + LOG
 SERVE = 8 * READ + 7 * WRITE + LOG
 
+DECLARE = 12 * READ + 4 * WRITE + LOG
+
 MIX = 2 * WRITE
 """Step 0 of the prologue."""
 PRICE = 3 * READ + 2 * WRITE

@@ -83,6 +83,7 @@ class _GenesisContext:
         self.params = params
         self.genesis_hash = ZERO_HASH
         self.height = 0
+        self.timestamp = 0
         self.mix = ZERO_HASH
         self.base_fee = params.base_fee_initial
         self.gas_left = 0

@@ -69,6 +69,7 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
         if deal.has_room(IN_FLIGHT.get(ctx, p.operator), cost, p.rate, step)
         and p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))
     ]  # fmt: skip
+    room = market_parties.willing(ctx, room, task, cost)
     if not room:
         _later(ctx, identity, task, bool(serving))
         return

@@ -28,6 +28,8 @@ MISHAP = 3 * READ + 3 * WRITE
 
 MEMBER = 8 * READ
 """A member of the current set that a deal, a draw or a check of assurance looks at: its bond, its service."""
+WILLING = 3 * READ
+"""A member that a deal looks at: what it declared ahead."""
 POST = 20 * READ + 18 * WRITE + LOG + PUSHED
 POST_BYTE = 4
 """On top of POST: a byte of the prompt (hashed once, logged once)."""
@@ -48,7 +50,7 @@ SEAT_SEEN = SEAT * READ
 LOOK = 3 * READ + 2 * WRITE + POPPED
 """An entry of a queue that turns out stale."""
 CLOSE = TASK * READ + (4 + 2 * QUEUED) * WRITE
-CLOSE_SEAT = SEAT * READ + WRITE + EXPOSURE + MISHAP + LOG
+CLOSE_SEAT = SEAT * READ + WRITE + EXPOSURE + WILLING + MISHAP + LOG
 """A window that ended: misses, the next one's opening. What it may lead to (REFUND, DRAW) is apart."""
 DRAW = TASK * READ + (2 + 2 * QUEUED) * WRITE + LOG
 DRAW_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
@@ -92,7 +94,7 @@ WORK_PAID = WorkGas(
 
 def deal(members: int) -> int:
     """A deal over a set of so many."""
-    return DEAL + MEMBER * members
+    return DEAL + (MEMBER + WILLING) * members
 
 
 def draw(members: int, auditors: int) -> int:
@@ -126,7 +128,7 @@ def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: i
     draws = 1 + params.redraws_max
     ends = (1 + EXECUTOR_SLOTS) * close(0) + (draws + 1) * close(auditors)
     end = settle(auditors, auditors * draws) + (QUEUE_CALLBACK + CALLBACK if callback else 0)
-    tries = deal(members) + retries * (TRY + MEMBER * members)
+    tries = deal(members) + retries * (TRY + (MEMBER + WILLING) * members)
     return tries + draws * draw(members, auditors) + ends + end + FORGET
 
 

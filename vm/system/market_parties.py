@@ -10,8 +10,10 @@ from consensus.work.deal import Candidate
 from consensus.work.incentive import Odds
 from consensus.work.slashing import exposure_max
 from primitives.params import ChainParams
-from vm.system import ledger, models
-from vm.system.context import ReadContext
+from primitives.task import Kind
+from vm.system import ledger, models, terms
+from vm.system.context import ReadContext, SystemContext
+from vm.system.market_state import Task
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ def serving(ctx: ReadContext, model: bytes) -> list[Party]:
 def drawable(parties: Iterable[Party], without: Collection[bytes] = ()) -> list[Candidate]:
     """Parties as candidates of a draw, weighed by bond."""
     return [Candidate(party.operator, party.bond) for party in parties if party.operator not in without]
+
+
+def willing(ctx: SystemContext, parties: Iterable[Party], task: Task, cost: int) -> list[Party]:
+    """Those who did not declare ahead that they take no such task now; who did still counts as serving it."""
+    price = None if task.canary else task.price + task.tip
+    asked = ctx.timestamp, Kind(task.kind), task.model, cost, price
+    return [party for party in parties if not terms.of(ctx, party.operator).refuses(*asked)]
 
 
 def odds(ctx: ReadContext, parties: Iterable[Party], delay: int) -> Odds:

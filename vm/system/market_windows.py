@@ -10,7 +10,7 @@ from consensus.work import audit, deal, incentive
 from consensus.work.verdict import Outcome
 from primitives.reasons import Reason
 from primitives.task import Status, price_of
-from vm.system import abi, market_parties, mishaps, models
+from vm.system import abi, market_parties, mishaps, models, terms
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.market_items import run_queue
@@ -74,6 +74,7 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     if task.passed < task.slots:
         operator = task.parties[task.passed]
         counted = audit.miss_counts(task.deadline, _cost(ctx, task), _rate(ctx, task, operator))
+        counted = counted and not terms.of(ctx, operator).away(ctx.timestamp)
         _miss(ctx, task_id, operator, abi.ROLE_EXECUTE, task.passed, Reason.NO_ANSWER, counted)
         if counted:
             models.note_missed(ctx, operator, task.model)
@@ -222,6 +223,9 @@ def _lose_seat(
 def _miss(
     ctx: SystemContext, task_id: bytes, operator: bytes, role: int, place: int, reason: Reason, counted: bool = True
 ) -> None:
-    """A miss costs the pay and the credit of this task, never stake."""
-    mishaps.note_miss(ctx, operator, task_id, reason, role, counted)
+    """A miss costs the pay and the credit of this task, never stake. Outside one's declared hours it is none."""
+    if reason in (Reason.NO_ANSWER, Reason.NO_VERDICT) and terms.of(ctx, operator).away(ctx.timestamp):
+        reason, counted = Reason.DECLARED_AWAY, False
+    else:
+        mishaps.note_miss(ctx, operator, task_id, reason, role, counted)
     abi.emit(ctx, abi.TASK_MISSED, task_id, operator, role, place, counted, reason.code, reason.text)

@@ -18,6 +18,7 @@ class MemoryContext:
         self.height = height
         self.mix = keccak(b"mix" + height.to_bytes(8, "big"))
         self.base_fee = params.base_fee_initial
+        self.timestamp = 0
         self.storage: dict[tuple[bytes, int], int] = {}
         self.balances: dict[bytes, int] = {}
         self.logs: list[tuple[bytes, tuple[int, ...], bytes]] = []

@@ -1,0 +1,56 @@
+"""labora validator declare and estimate: words to numbers, and a sum that adds up."""
+
+from typing import Any
+
+import pytest
+from receipt_chain import ReceiptChain
+
+from node.config import DataFolder
+from node.declare import hours_of
+from node.estimate import Market, estimate, expected
+from node.exits import Fatal
+from primitives.params import COIN, CWU, ChainParams
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [
+        ("", set()), ("8-18", set(range(8, 18))), ("22-6", {22, 23, 0, 1, 2, 3, 4, 5}), ("3", {3}),
+        ("0-24", set()), ("1, 23-24", {1, 23}),
+    ],
+)  # fmt: skip
+def test_hours_in_words(text: str, hours: set[int]) -> None:
+    assert hours_of(text) == sum(1 << hour for hour in hours)
+
+
+@pytest.mark.parametrize("text", ["24", "8-25", "8-8", "night", "8-", "-1", "1-2-3"])
+def test_what_is_no_hour_is_refused(text: str) -> None:
+    with pytest.raises(Fatal, match="--hours"):
+        hours_of(text)
+
+
+def test_earnings_are_a_share_of_the_fees_and_no_more_than_the_machine_can_do() -> None:
+    params = ChainParams()
+    market = Market(price=10**12, set_bond=30_000 * COIN, demand=4.0 * CWU, auditors=2, audit_weight=0.25)
+    found = expected(params, market, 10_000 * COIN, per_second=30 * CWU)
+    assert found.share == 0.25 and found.executed == CWU and found.audited == 2 * CWU
+    # 75 % of the fee of its quarter, two quarters of all audits at a quarter, and its part of the pool
+    assert found.wei == pytest.approx(10**12 * (0.75 + 2 * 0.25 + 0.05))
+    assert found.busy == pytest.approx(0.1)
+    slow = expected(params, market, 10_000 * COIN, per_second=CWU)
+    assert slow.busy == 1.0 and slow.executed == pytest.approx(CWU / 3) and slow.wei == pytest.approx(slow.wei_full)
+    idle = expected(params, Market(10**12, 30_000 * COIN, 0.0, 2, 0.25), 10_000 * COIN, CWU)
+    assert idle.wei == 0 and idle.wei_full == pytest.approx(slow.wei)
+
+
+def test_the_load_is_what_was_paid_lately(tmp_path: Any) -> None:
+    chain = ReceiptChain(epoch_blocks=16)
+    chain.block()
+    chain.post()
+    chain.run(14)
+    told = estimate(chain, DataFolder(tmp_path), None, None, "10000", 10**9)  # type: ignore[arg-type]
+    values = told.values
+    assert values["paidTasks"] == 1 and values["windowBlocks"] == chain.height
+    assert int(values["loadMacsPerBlock"]) > 0 and values["dealShare"] == pytest.approx(0.2)
+    assert 0 < int(values["weiPerDay"]) < int(values["weiPerDayFull"])
+    assert any("coins a day" in line for line in told.lines)
