@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 def join(address: str, setup: Setup, workers: int, model_id: str) -> Callable[[], Any]:
     """Connect to a cluster, or start one; what starts an actor in it. Raises EngineUnavailable, ConnectionError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here, beside what the node chose
     try:
         import ray
     except ImportError as error:
