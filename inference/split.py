@@ -128,7 +128,7 @@ class LeadingExecutor:
         """(computed, expected) of one product with every operand at its bound, of all processes the first that is
         wrong."""
         self._others.tell("extremes", name=name, weight_sign=weight_sign, input_sign=input_sign)
-        return _extremes(self.inner, self._split, name, weight_sign, input_sign)
+        return extremes(self.inner, self._split, name, weight_sign, input_sign)
 
     def close(self) -> None:
         """End the others; the executor is of no use afterwards. Without it they end with this process."""
@@ -144,7 +144,8 @@ def _executor(model: Model, threads: int, device: str, pages: int, split: Split)
     return make_executor("torch", model, threads, device, pages, split)
 
 
-def _extremes(executor: Any, split: Split, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
+def extremes(executor: Any, split: Split, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
+    """product_extremes of all processes at once: of them the first that is wrong."""
     found, expected = executor.product_extremes(name, weight_sign, input_sign)
     everyone = split.gather(torch.tensor([[found]], device=split.device))[0].tolist()
     return next((each for each in everyone if each != expected), expected), expected
@@ -305,7 +306,7 @@ def follow(executor: Any, split: Split, frame: dict[str, Any]) -> None:
         executor.copy_page(**frame)
     else:
         assert op == "extremes", op
-        _extremes(executor, split, **frame)
+        extremes(executor, split, **frame)
 
 
 if __name__ == "__main__":

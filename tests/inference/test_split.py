@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,11 +25,11 @@ from inference.reference import NumpyExecutor
 from tests.inference.test_worker import PATIENCE_S, ROOT, Child
 
 torch = pytest.importorskip("torch")
-from inference.split import Others, Split, device_of  # noqa: E402 - imports torch
+from inference.split import Others, Split, device_of, extremes  # noqa: E402 - imports torch
 from inference.torch_engine import TorchExecutor  # noqa: E402
 
 SEED, KEY = bytes(range(32)), bytes(range(100, 132))
-DICE_SEED, PROGRAMS = 20_261_125, 30
+DICE_SEED, PROGRAMS = 20_261_125, 18
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
@@ -77,10 +78,12 @@ def outcomes(executor: Any) -> list[tuple[bytes, ...]]:
     return [(fed.logits.tobytes(), *(part.tobytes() for part in fed.payloads)) for each in passes for fed in each]
 
 
-def all_outcomes(rank: int, meeting: Path) -> list[list[tuple[bytes, ...]]]:
+def all_outcomes(rank: int, meeting: Path) -> tuple[list[list[tuple[bytes, ...]]], tuple[int, int]]:
+    """Of all programs; and of a product at its bounds that is wrong in the second process alone."""
     split = Split(rank, 2, meeting, "cpu")
     try:
-        return [outcomes(TorchExecutor(model, split=split)) for model in programs()]
+        found = [outcomes(TorchExecutor(model, split=split)) for model in programs()]
+        return found, extremes(SimpleNamespace(product_extremes=lambda *_: (5 - rank, 5)), split, "head", 1, 1)
     finally:
         torch.distributed.destroy_process_group()
 
@@ -105,7 +108,8 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     meeting = tmp_path / "meeting"
     peer = start("all_outcomes", 1, meeting)
     try:
-        found = all_outcomes(0, meeting)
+        found, wrong = all_outcomes(0, meeting)
+        assert wrong == (4, 5), "a process that multiplies wrong is noticed by the one that decides"
         assert peer.wait(PATIENCE_S) == 0
     finally:
         peer.kill()
@@ -169,11 +173,13 @@ HOW = {"kind": "generate", "prompt": [1, 2, 3], "temperature_q16": 45875, "top_k
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_the_first_process_tells_the_other_all_it_needs(served: tuple[Model, Path]) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_first_process_tells_the_other_all_it_needs(served: tuple[Model, Path], device: str) -> None:
     """Products at their bounds, passes in company, a page copied: over the pipe, not from a list that both know."""
-    engine = open_engine("auto", served[1], split=2)
+    if device == "cuda" and torch.cuda.device_count() < 2:
+        pytest.skip("this machine has no two CUDA devices")
+    engine = open_engine("auto", served[1], device=device, split=2)
     try:
-        assert engine.executor.inner.backend.name.endswith("over 2")
         assert outcomes(engine.executor) == outcomes(NumpyExecutor(served[0]))
     finally:
         engine.executor.close()
