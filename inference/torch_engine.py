@@ -64,7 +64,7 @@ class TorchExecutor:
         self._linears = {linear.name: linear for linear in model.manifest.linears}
         self._weights: dict[str, _Weights] = {}
         self._scales: dict[str, torch.Tensor] = {}
-        self._scale_max: dict[str, int] = {}
+        self._outputs_max: dict[str, float] = {}
         self._rotations: dict[int, torch.Tensor] = {}
         for name, linear in self._linears.items():
             terms = [model.tensors[f"{name}.weight{suffix}"] for suffix in ("", "2")[: linear.terms]]
@@ -72,7 +72,7 @@ class TorchExecutor:
             weight = torch.from_numpy(np.concatenate(terms)).to(self._device)
             self._weights[name] = self._backend_of(weight).pack(weight, linear.bound)
             self._scales[name] = self._double(f"{name}.scale")
-            self._scale_max[name] = int(model.tensors[f"{name}.scale"].max())
+            self._outputs_max[name] = self._output_max(name, weight)
             self._rotation(linear.block)
         self._head_block = cip.rotation_block(s.head_width)
         self._rotation(self._head_block)
@@ -174,6 +174,14 @@ class TorchExecutor:
         wrong = found[found != exact]
         return int(wrong[0]) if len(wrong) else exact, exact
 
+    def _output_max(self, name: str, weight: torch.Tensor) -> float:
+        """What no output of a product passes, times its scale, whatever is multiplied."""
+        sums = weight.abs().sum(1, dtype=torch.int64).double() * cip.ACTIVATION_MAX
+        if self._linears[name].terms == 2:
+            first, second = sums.chunk(2)
+            sums = first + second * 2.0**-cip.TERM_BITS + 1
+        return float((sums * self._scales[name]).max())
+
     def _backend_of(self, weight: torch.Tensor) -> "Backend":
         """The executor's backend, where it takes a weight of this shape."""
         return self.backend if self.backend.takes(weight) else FLOAT32
@@ -206,7 +214,8 @@ class TorchExecutor:
     def _rotate(self, rows: torch.Tensor, block: int) -> torch.Tensor:
         if block == 1:
             return rows
-        return torch.mm(rows.reshape(-1, block), self._rotations[block]).view(rows.shape)
+        # The matrix is symmetric; MKL takes it faster as that of a linear layer.
+        return torch.nn.functional.linear(rows.reshape(-1, block), self._rotations[block]).view(rows.shape)
 
     def _weigh(self, name: str, q: torch.Tensor) -> torch.Tensor:
         """Exact product with the weights of one or two terms, in units of the first."""
@@ -232,14 +241,16 @@ class TorchExecutor:
         if not self._looks:
             scaled = product.long() * (top.long() * self._scales[name].long()) >> shift.long().clamp(0, 63)
             return scaled.clamp_(-cip.RESIDUAL_MAX, cip.RESIDUAL_MAX).double(), limit
-        low, high = torch.aminmax(product)
-        largest = max(float(high), -float(low)) * self._scale_max[name]
         if isinstance(top, float):
             factor: Any = math.ldexp(top, -min(max(shift, 0), 63))
             tops, factors = top, factor
         else:
             factor = top * _Tensors.two_to(-shift.clamp(0, 63))
             tops, factors = float(top.max()), float(factor.max())
+        largest = self._outputs_max[name]
+        if largest * tops >= EXACT_FLOAT64 or largest * factors >= limit:
+            low, high = torch.aminmax(product)
+            largest = max(float(high), -float(low)) * float(self._scales[name].max())
         if largest * tops >= EXACT_FLOAT64:
             shift = torch.as_tensor(shift, dtype=torch.int64).clamp(0, 63)
             scaled = product.long() * (self._scales[name] * top).long() >> shift
@@ -391,15 +402,15 @@ class TorchExecutor:
         q, top, bits = (part[:, :, : s.heads].reshape(extent).transpose(1, 2) for part in (q, top, bits))
         dot = (q.reshape(sequences, s.kv_heads, -1, s.head_width) @ past.k.transpose(2, 3)).view(*q.shape[:4], -1)
         scale = (top.long() * self._score_mantissa) >> 8
-        shift = (38 + self._score_exponent - bits.long() - past.k_bits).clamp_(0, 63)
-        score = dot.long().mul_(past.k_top).mul_(scale) >> shift
+        score = self._scores(dot.long(), scale, 38 + self._score_exponent - bits.long(), past)
         if outside is not None:
             score.masked_fill_(outside.unsqueeze(1), -(1 << 62))
-            highest = past.v_bits.masked_fill(outside.unsqueeze(1), 0).amax(-1, keepdim=True)
+            highest = past.v_bits.to(torch.int8).masked_fill(outside.unsqueeze(1), 0).amax(-1, keepdim=True).long()
         else:
             highest = past.v_bits.amax(-1, keepdim=True)
-        below = (score.amax(-1, keepdim=True) - score) >> (16 - cip.EXP2_INDEX_BITS)
-        weight = self._powers.take(below.clamp_(max=POWERS))
+        below = torch.sub(score.amax(-1, keepdim=True), score, out=score)
+        place = below.bitwise_right_shift_(16 - cip.EXP2_INDEX_BITS).clamp_(max=POWERS)
+        weight = torch.index_select(self._powers, 0, place.view(-1)).view(place.shape)
         mass = weight.sum(-1, keepdim=True)
         weight.mul_(past.v_top.double() * _Tensors.two_to(past.v_bits))
         heaviest = (weight.amax(-1, keepdim=True) * _Tensors.two_to(-highest)).floor_()
@@ -415,11 +426,27 @@ class TorchExecutor:
             out = (total.long() * reciprocal >> shift).double()
         return out.transpose(1, 2).reshape(sequences * rows, -1)
 
+    def _scores(self, dot: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, past: "_Past") -> torch.Tensor:
+        """Scores in Q16 of int64 products of queries and keys, in their place: of a query `scale`, and `shift` before
+        what its keys take off."""
+        if self._looks:
+            least, most = (int(bits) for bits in torch.aminmax(past.k_bits))
+            product_bits = (self.shape.head_width * cip.ACTIVATION_MAX**2).bit_length() + 15 + 22
+            lowest, highest = (int(bits) for bits in torch.aminmax(shift))
+            if product_bits + most - least < 63 and lowest >= most and highest - least < 64:
+                # No key would clamp its shift, so that it may grow by its bits instead, and one shift do for all.
+                dot.mul_(past.k_top << (past.k_bits - least)).mul_(scale)
+                return dot.bitwise_right_shift_(shift - least)
+        return dot.mul_(past.k_top).mul_(scale).bitwise_right_shift_((shift - past.k_bits).clamp_(0, 63))
+
     def _mlp(self, x: torch.Tensor, layer: int) -> torch.Tensor:
         norm = f"layers.{layer}.mlp_norm"
         if self.shape.causal:
             both, bound = self._first_product(f"layers.{layer}.gate_up", x, norm)
             gate, up = both.chunk(2, 1)
+            if self._looks and bound * bound >= EXACT_FLOAT64:
+                low, high = torch.aminmax(both)
+                bound = max(float(high), -float(low))
             wide = self._gated(gate, bound)
             if bound * bound < EXACT_FLOAT64:
                 wide = wide.mul_(up).mul_(2.0**-cip.RESIDUAL_BITS).floor_()
@@ -434,13 +461,14 @@ class TorchExecutor:
         """What the activation lets through of each value; a new tensor."""
         half = 1 << (cip.SIGMOID_INDEX_BITS - 1)
         step = 2.0**-self.shape.features.gate_step_bits
-        place = (values * step).floor_().add_(half).clamp_(0, 2 * half - 1).long()
-        share = self._gate.take(place)
+        # What is not negative is floored by the conversion, and what would be is place 0.
+        place = (values * step).add_(half).clamp_(0, 2 * half - 1).int()
+        share = torch.index_select(self._gate, 0, place.view(-1)).view(place.shape)
         if bound < float(1 << (53 - cip.SIGMOID_VALUE_BITS)):
             out = share.mul_(values).mul_(2.0**-cip.SIGMOID_VALUE_BITS).floor_()
         else:
             out = (share.long() * values.long() >> cip.SIGMOID_VALUE_BITS).double()
-        return out.clamp_(-cip.GATE_MAX, cip.GATE_MAX)
+        return out if bound <= cip.GATE_MAX else out.clamp_(-cip.GATE_MAX, cip.GATE_MAX)
 
 
 class _Numbers:
@@ -563,9 +591,19 @@ class _Weights(NamedTuple):
 
 
 def _pack_tiles(weight: torch.Tensor, bound: int) -> list[torch.Tensor]:
-    """float32 [inputs of a tile, outputs]: every sum over a tile stays below 2^24."""
-    tile = (cip.EXACT_FLOAT32 - 1) // (cip.ACTIVATION_MAX * bound)
-    return [part.t() for part in weight.float().split(tile, dim=1)]
+    """float32 [inputs of a tile, outputs], as few tiles as the magnitudes of each output's weights allow: no sum of its
+    products with int8 passes 127 times as much, which stays below 2^24. `bound`, the format's, says how many tiles are
+    enough for any weight."""
+    inputs = weight.shape[1]
+    enough = -(-inputs * cip.ACTIVATION_MAX * bound // (cip.EXACT_FLOAT32 - 1))
+    for tiles in range(1, enough + 1):
+        parts = weight.split(-(-inputs // tiles), dim=1)
+        sums = [int(part.abs().sum(1, dtype=torch.int64).max()) for part in parts]
+        if max(sums) * cip.ACTIVATION_MAX < cip.EXACT_FLOAT32:
+            break
+    else:
+        parts = weight.split((cip.EXACT_FLOAT32 - 1) // (cip.ACTIVATION_MAX * bound), dim=1)
+    return [part.float().t() for part in parts]
 
 
 def _multiply_tiles(q: torch.Tensor, tiles: list[torch.Tensor]) -> torch.Tensor:
