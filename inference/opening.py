@@ -337,6 +337,34 @@ def trace_leaves(shape: Shape, task: Task) -> list[Leaf]:
     return states + [Leaf(domain, i) for i in range(task.output) for domain in ("logits", "token")]
 
 
+def tree_top(size: int) -> int:
+    """The level of the root of a tree of so many leaves, leaves being level 0."""
+    return (size - 1).bit_length()
+
+
+def page_extent(size: int, level: int, index: int) -> int:
+    """Hashes in the page of a node of a tree of `size` leaves. The node is in the tree."""
+    below = max(0, level - PAGE_LEVELS)
+    span = 1 << (level - below)
+    return min(span, -(-size >> below) - index * span)
+
+
+def child_place(level: int, index: int, number: int) -> tuple[int, int]:
+    """(level, index) of hash `number` of a node's page."""
+    below = max(0, level - PAGE_LEVELS)
+    return below, (index << (level - below)) + number
+
+
+def root_by_path(child: bytes, number: int, count: int, path: Sequence[bytes], hash_: Hash = keccak) -> bytes:
+    """The node whose page of `count` hashes has `child` in place `number`. Raises InvalidOpening unless the path has
+    the length that the place asks for."""
+    if not 0 <= number < count:
+        raise InvalidOpening(f"no hash {number} in a page of {count}")
+    if len(path) != _span_path_length(number, number + 1, count):
+        raise InvalidOpening(f"a path of {len(path)} hashes from place {number} of {count}")
+    return _root_of_span([child], number, count, path, hash_)
+
+
 def page(tree: Tree, level: int, index: int) -> list[bytes]:
     """The hashes by which a node of a tree is shown: its descendants eight levels below, or the tree's leaves."""
     below = max(0, level - PAGE_LEVELS)

@@ -149,6 +149,20 @@ def leaf_number(shape: Shape, task: Task, leaf: Leaf) -> int:
     return states + 2 * leaf.index + (leaf.domain == TOKEN)
 
 
+def leaf_at(shape: Shape, task: Task, number: int) -> Leaf:
+    """Inverse of leaf_number. Raises ValueError when the trace has no such leaf."""
+    if not 0 <= number < leaf_count(shape, task):
+        raise ValueError(f"no leaf {number} in a trace of {leaf_count(shape, task)}")
+    states = task.positions * shape.groups
+    if number < states:
+        group, position = divmod(number, task.positions)
+        return Leaf(STATE, number if shape.causal else position * shape.groups + group)
+    if task.kind != cip.GENERATE:
+        return Leaf(VECTOR, number - states)
+    index, is_token = divmod(number - states, 2)
+    return Leaf(TOKEN if is_token else LOGITS, index)
+
+
 def leaf_count(shape: Shape, task: Task) -> int:
     """Leaves of the trace."""
     return task.positions * shape.groups + sum(task.lists.values())

@@ -12,23 +12,30 @@ from hypothesis import strategies as st
 from inference import opening as openings
 from inference import program as cip
 from inference.build import random_model
-from inference.defence import Party
+from inference.defence import Party, _levels
 from inference.engine import Engine, make_executor
 from inference.model import Model
 from inference.opening import (
     OPENING_BYTES_MAX,
     Execution,
     Working,
+    child_place,
     judge,
     open_element,
     opening_sizes,
+    page,
+    page_extent,
     program_root,
+    root_by_path,
     trace_leaves,
+    tree_top,
 )
-from inference.ops import STATE, TOKEN, VECTOR, Leaf, Op, Task, facts_of, leaf_number, op_list
+from inference.ops import STATE, TOKEN, VECTOR, Leaf, Op, Task, facts_of, leaf_at, leaf_number, op_list
 from inference.referee import RULES, InvalidOpening, recompute
 from inference.reference import NumpyExecutor
 from inference.witness import Worker, record, work
+from primitives import merkle
+from primitives.hashing import keccak
 from primitives.task import words_of
 from tests.inference import game
 
@@ -420,6 +427,37 @@ def test_names_and_lengths_of_ops_depend_on_no_record_of_a_product() -> None:
                 lists = [[(op.name, op.length, op.width) for op in op_list(facts, task, leaf)] for facts in known]
                 assert lists[0] == lists[1] == lists[2]
                 assert all(length for _, length, _ in lists[0])
+
+
+def test_a_leafs_place_leads_back_to_it() -> None:
+    for kind in ("llama", "bert"):
+        shape = shape_of(kind)
+        for task in tasks_of(shape):
+            leaves = trace_leaves(shape, task)
+            assert [leaf_at(shape, task, number) for number in range(len(leaves))] == leaves
+            for wrong in (-1, len(leaves)):
+                with pytest.raises(ValueError, match=f"no leaf {wrong}"):
+                    leaf_at(shape, task, wrong)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 255, 256, 257, 511, 700, 65_537])
+def test_the_pages_of_a_tree_follow_from_its_size(size: int) -> None:
+    tree = merkle.levels([merkle.digest(bytes([i % 251, i >> 8 & 255])) for i in range(size)])
+    assert tree_top(size) == len(tree) - 1
+    level, index = tree_top(size), 0
+    while level:
+        shown = page(tree, level, index)
+        assert len(shown) == page_extent(size, level, index)
+        for number in {0, len(shown) // 2, len(shown) - 1}:
+            below, at = child_place(level, index, number)
+            assert tree[below][at] == shown[number]
+            path = merkle.path(_levels(shown, keccak), number)
+            assert root_by_path(shown[number], number, len(shown), path) == tree[level][index]
+            for wrong in ([*path, bytes(32)], path[1:]):
+                if len(wrong) != len(path):
+                    with pytest.raises(InvalidOpening, match="a path of"):
+                        root_by_path(shown[number], number, len(shown), wrong)
+        level, index = child_place(level, index, len(shown) - 1)
 
 
 def test_numpy_takes_no_part_in_what_a_chain_would_run() -> None:
