@@ -3,7 +3,7 @@ pragma solidity ^0.8.20;
 
 import {Dispute} from "./LaboraTypes.sol";
 
-/// @notice Disputes: not active yet, every call reverts with `not active on this chain`.
+/// @notice Disputes about answers, decided by recomputing one bounded operation.
 /// @dev At 0x0000000000000000000000000000000000000A05. Generated from vm/system/abi.py.
 interface ILaboraReferee {
     event Challenged(

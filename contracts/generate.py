@@ -19,7 +19,7 @@ PURPOSE = {
     "Models": "Models that tasks may name, and who serves them.",
     "Market": "Inference tasks: posted, dealt, answered, audited, settled.",
     "Ledger": "Credits, compute receipts, voting powers by epoch, totals.",
-    "Referee": "Disputes: not active yet, every call reverts with `not active on this chain`.",
+    "Referee": "Disputes about answers, decided by recomputing one bounded operation.",
     "Beacon": "Randomness by height (the last 8,192 blocks).",
     "Courier": "Sender of callbacks: what waits. LaboraConsumer.sol receives them.",
 }

@@ -17,6 +17,15 @@ STAKE_UNIT = 10**15
 CWU = 10**9
 """Multiply-adds in one canonical work unit."""
 DISPUTE_MESSAGE_GAS = 700_000
+"""A transaction of 16 KiB, none of it zero, costs 676,360 at EIP-7623's floor."""
+DISPUTE_MOVES_MAX = 11
+"""Of one side: ten pages (four of a trace of 2^27 leaves, two of a list, four of an operation of 2^33 elements) and a
+tile, or their choices and an opening."""
+DISPUTE_DEFENCE_GAS = 3_800_000
+"""Ten pages of 8 KiB and a tile of 2 KiB."""
+DISPUTE_CHALLENGE_GAS = 1_800_000
+"""The challenge, ten choices, an opening of 16 KiB."""
+DISPUTE_WORST_GAS = DISPUTE_DEFENCE_GAS + DISPUTE_CHALLENGE_GAS
 RESULT_BYTES_CAP = 32 * 1024
 """An answer fits the batch in which a node sends it (48 KiB), and the builder's 64 KiB of batches a block."""
 
@@ -124,6 +133,11 @@ class ChainParams:
         """Gas of the system transaction."""
         return self.block_gas_limit // 8
 
+    @property
+    def dispute_lane_gas(self) -> int:
+        """Gas of a block that is kept for dispute messages."""
+        return self.block_gas_limit // 8
+
     def epoch(self, height: int) -> int:
         """Epoch of a height of at least 1; the genesis block counts to epoch 0."""
         return max(0, height - 1) // self.epoch_blocks
@@ -154,6 +168,11 @@ class ChainParams:
                 self.unbonding_blocks > self.maturity_blocks + longest_dispute + self.evidence_age_blocks
             ),
             "block_gas_limit >= 8 dispute messages": self.block_gas_limit >= 8 * DISPUTE_MESSAGE_GAS,
+            "the dispute lane carries a whole dispute within one clock": (
+                self.dispute_lane_gas * self.dispute_clock_blocks >= DISPUTE_WORST_GAS
+            ),
+            "dispute_clock_blocks >= 2 blocks a move": self.dispute_clock_blocks >= 2 * DISPUTE_MOVES_MAX,
+            "silence_blocks >= 8": self.silence_blocks >= 8,
             "p = 1 while the beacon is of the first form": self.sample_num == self.sample_den,
             "epoch_blocks >= 4 * canaries_per_validator": self.epoch_blocks >= 4 * self.canaries_per_validator,
             "receipts_kept_epochs >= 1": self.receipts_kept_epochs >= 1,

@@ -12,12 +12,12 @@ from inference.engine import Engine
 from inference.model import Model
 from inference.opening import program_root, shape_record
 from inference.reference import NumpyExecutor
-from primitives.address import MARKET, SYSTEM_ACCOUNTS
+from primitives.address import MARKET, REFEREE, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.keys import address_of
 from primitives.merkle import pack_tokens, unpack_tokens
-from primitives.params import COIN, ChainParams
+from primitives.params import COIN, DISPUTE_MESSAGE_GAS, ChainParams
 from primitives.receipt import Log, Receipt
 from primitives.task import (
     NO_BAD_POSITION,
@@ -145,6 +145,7 @@ class Chain:
         self.genesis_hash = self.hash
         self.base_fee = self.params.base_fee_initial
         self.roots = [self.root]
+        self.dispute_receipts: list[Receipt] = []
         self.logs: list[tuple[int, Log]] = []
         self.base_fees_burned = 0
         known = {self.poster, *SYSTEM_ACCOUNTS}
@@ -174,7 +175,10 @@ class Chain:
             )
         )
         assert prologue.status == 1, f"the prologue of block {height} failed"
-        self.receipts: list[Receipt] = [executor.apply(transaction) for transaction in transactions]
+        sent = list(transactions)
+        self.receipts: list[Receipt] = [executor.apply(transaction) for transaction in sent]
+        moved = zip(sent, self.receipts, strict=True)
+        self.dispute_receipts += [receipt for transaction, receipt in moved if transaction.to == REFEREE]
         execution = executor.finish()
         self.db.update(execution.nodes)
         self.root, self.height = execution.state_root, height
@@ -212,6 +216,11 @@ class Chain:
         gas = 25_000 + 40 * len(data) + market_gas.WORK + len(items) * market_gas.SUBMIT
         gas += tokens * market_gas.SUBMIT_TOKEN
         return self.transaction(operator.hot_key, self.reader.nonce(operator.hot), gas, 0, data)
+
+    def move(self, operator: Operator, nonce: int, function: abi.Function, *arguments: Any) -> Transaction:
+        """A message to the Referee, by a hot account."""
+        data = function.encode_call(*arguments)
+        return self.transaction(operator.hot_key, nonce, DISPUTE_MESSAGE_GAS, 0, data, REFEREE)
 
     def post(
         self, nonce: int, prompt: tuple[int, ...], max_tokens: int, temperature_q16: int, **asked: int
@@ -264,6 +273,8 @@ class Library:
             self.posted.append(event["task"])
         for _, event in self._chain.events(abi.TASK_ANSWERED, since):
             self.stories[event["task"]].output = unpack_tokens(event["tokens"])
+        for _, event in self._chain.events(abi.TASK_REFUTED, since):
+            self.verdicts.pop(event["task"], None)
         for _, event in self._chain.events(abi.VERDICT_COMMITTED, since):
             self.verdicts.setdefault(event["task"], []).append((event["verifier"], event["commitment"]))
 

@@ -492,6 +492,3 @@ CALLBACK = Function(
 )  # fmt: skip
 """The method of its poster that the Courier calls, once, at a task's end: 7 settled, 8 refunded, 10 unverified, 11
 refuted. (No method of the Courier's own.)"""
-
-NOT_ACTIVE = "not active on this chain"
-"""What every call of an account without a live method answers."""

@@ -16,7 +16,21 @@ from eth.exceptions import Revert, WriteProtection
 
 from primitives.address import SYSTEM_ACCOUNTS, SYSTEM_ADDRESS
 from primitives.params import ChainParams
-from vm.system import abi, beacon, courier, delegation, gas, ledger, market, mishaps, models, prologue, staking, terms
+from vm.system import (
+    abi,
+    beacon,
+    courier,
+    delegation,
+    gas,
+    ledger,
+    market,
+    mishaps,
+    models,
+    prologue,
+    referee,
+    staking,
+    terms,
+)
 from vm.system.context import Call, OutOfGas, Refused
 from vm.system.evm import EvmContext
 
@@ -26,7 +40,9 @@ Handler = Callable[..., tuple[Any, ...] | None]
 Addresses arrive and leave as 20 bytes; eth-abi's text form is translated here.
 """
 
-ROOMS: tuple[ModuleType, ...] = (staking, mishaps, models, terms, market, ledger, beacon, courier, delegation)
+ROOMS: tuple[ModuleType, ...] = (
+    staking, mishaps, models, terms, market, ledger, referee, beacon, courier, delegation,
+)  # fmt: skip
 """Modules with HANDLERS: a mapping from abi.Function to Handler."""
 
 RESULT_BYTES_MAX = 256 * 1024
@@ -82,8 +98,6 @@ def _call(
     function = abi.FUNCTIONS[account].get(data[:4])
     handler = None if function is None else live.get(function)
     if function is None or handler is None:
-        if not live_account(account, live):
-            raise Refused("not_active", f"{abi.NAMES[account]}: {abi.NOT_ACTIVE}")
         raise Refused("unknown_method", f"{abi.NAMES[account]} has no method 0x{data[:4].hex()}")
     if function is abi.PROLOGUE and (message.sender != SYSTEM_ADDRESS or message.depth != 0):
         raise Refused("not_system", "only a block's first transaction runs the prologue")
@@ -102,11 +116,6 @@ def _call(
     encoded = function.encode_result(result or ())
     assert len(encoded) <= RESULT_BYTES_MAX
     return encoded
-
-
-def live_account(account: bytes, live: Mapping[abi.Function, Handler]) -> bool:
-    """Whether any method of the account is active."""
-    return any(function in live for function in abi.FUNCTIONS[account].values())
 
 
 def _inward(param: abi.Param, value: Any) -> Any:

@@ -21,6 +21,7 @@ from vm.system.market_state import (
     MATURE,
     NOBODY,
     SEAT_OPENED,
+    TASKS,
     Seat,
     Task,
     finish,
@@ -41,6 +42,10 @@ def settle_mature(ctx: SystemContext) -> bool:
 def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """Pay everyone, count the work, leave the receipt."""
     assert task.status in (Status.AGREED, Status.UNVERIFIED), task.status
+    if task.disputes:
+        task.due = 0  # settled in the prologue after the last challenge of it is lost
+        TASKS.put(ctx, task, task_id)
+        return
     model = models.require(ctx, task.model)
     verified = task.status == Status.AGREED
     end = Status.SETTLED if verified else Status.UNVERIFIED

@@ -22,8 +22,11 @@ TIP_MAX = 2**96 - 1
 """Wei a CWU."""
 FRESH_MAX = 4096
 """User tasks that wait for their first deal; a post beyond is refused. 12 words on the way to the first."""
-SEAT_DRAWN, SEAT_GIVEN, SEAT_OPENED, SEAT_MISSED = 1, 2, 3, 4
-"""A verifier's seat: drawn and silent, verdict in, verdict opened by a reveal, lost."""
+SEAT_DRAWN, SEAT_GIVEN, SEAT_OPENED, SEAT_MISSED, SEAT_AGAINST, SEAT_CHALLENGING = 1, 2, 3, 4, 5, 6
+"""A verifier's seat: drawn and silent, verdict in, verdict opened and for the answer, lost, verdict opened and against
+the answer, the same and followed by a challenge."""
+DEALT_STAGES = (Status.DEALT, Status.REFUTED)
+"""The task waits for an answer; REFUTED: of the next attempt."""
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Task:
     """The last draw of verifiers."""
     revealing: int = uint(64)
     agreed: int = uint(64)
+    opened: int = uint(64)
+    """When the executor's root was revealed."""
 
     prompt: int = uint(32)
     """Tokens."""
@@ -157,6 +162,15 @@ class Task:
         """When the verifiers drawn last may give their verdicts."""
         return verdict_window(self.drawn, params.verdict_window, self.delay)
 
+    def challenge_last(self, params: ChainParams, seat: "Seat") -> int:
+        """Last block in which a seat's contradiction may become a challenge; its root is on record."""
+        return max(seat.said, self.opened) + max(params.verdict_window, self.delay)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the poster has taken its escrow back while the answer is disputed."""
+        return not self.canary and not self.escrow
+
     def reveal_window(self, params: ChainParams, operator: bytes) -> Window:
         """When that operator may reveal."""
         return reveal_window(self.revealing, params.reveal_window, self.delay, operator == self.executor)
@@ -169,7 +183,11 @@ class Seat:
     verifier: bytes = raw(20)
     state: int = uint(8)
     round: int = uint(8)
+    said: int = uint(40)
+    """When its verdict was opened."""
+    bad: int = uint(32)
     commitment: bytes = raw(32)
+    """Once it was opened: the root that it says."""
 
 
 @dataclass
@@ -206,6 +224,8 @@ WINDOWS = Queue(MARKET, "windows")
 """Step 1: tasks whose window or deadline ends. Here and below an entry is a task's id."""
 DRAWS = Queue(MARKET, "draws")
 """Step 2: tasks whose audit is to be drawn."""
+CONTESTED = Queue(MARKET, "contested")
+"""Step 1, the Referee's part: disputed tasks whose reveals end, or whose contradictions are to be challenges by now."""
 MATURE = Queue(MARKET, "mature")
 """Step 3: tasks that settle."""
 RETRIES = Queue(MARKET, "retries")
@@ -214,7 +234,7 @@ CANARIES = Queue(MARKET, "canaries")
 """Step 4: canaries."""
 FORGET = Queue(MARKET, "forget")
 """End of step 5: finished tasks, due in the first block after the epochs for which the state remembers them."""
-QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES)
+QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES, CONTESTED)
 
 
 class ByTip:

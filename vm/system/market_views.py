@@ -13,9 +13,11 @@ from primitives.task import Status, trace_key
 from vm.system import abi
 from vm.system.context import ReadContext
 from vm.system.market_state import (
+    DEALT_STAGES,
     DUTIES,
     FINISHED,
     NOBODY,
+    SEAT_AGAINST,
     SEAT_DRAWN,
     SEAT_GIVEN,
     TASKS,
@@ -81,7 +83,8 @@ class TaskView:
 class Duty:
     """Something an operator may send now or soon: its message is accepted in first_block .. last_block.
 
-    role: abi.ROLE_EXECUTE (slot: 0 the executor, 1 and 2 its backups), ROLE_AUDIT or ROLE_REVEAL. The prompt stands in
+    role: abi.ROLE_EXECUTE (slot: 0 the executor, 1 and 2 its backups), ROLE_AUDIT, ROLE_REVEAL or ROLE_CHALLENGE (a
+    verdict that contradicts must become a challenge: Referee.challenge). The prompt stands in
     the log TaskPosted of posted_block, the answer in TaskAnswered of answered_block.
     """
 
@@ -167,7 +170,7 @@ def open_tasks(ctx: ReadContext, operator: bytes) -> list[Duty]:
 
 def _owed(ctx: ReadContext, task_id: bytes, task: Task, operator: bytes) -> Iterator[tuple[int, int, Window]]:
     """(role, slot or seat, window) of what an operator owes a task at its stage."""
-    if task.status == Status.DEALT:
+    if task.status in DEALT_STAGES:
         if operator in task.parties:
             slot = task.parties.index(operator)
             yield abi.ROLE_EXECUTE, slot, task.slot_window(slot)
@@ -181,6 +184,9 @@ def _owed(ctx: ReadContext, task_id: bytes, task: Task, operator: bytes) -> Iter
         closed = seat is not None and seat.state == SEAT_GIVEN
         if closed or (operator == task.executor and not task.executor_opened):
             yield abi.ROLE_REVEAL, place or 0, task.reveal_window(ctx.params, operator)
+    if seat is not None and place is not None and seat.state == SEAT_AGAINST and task.executor_opened:
+        first = max(seat.said, task.opened) + 1
+        yield abi.ROLE_CHALLENGE, place, Window(first, task.challenge_last(ctx.params, seat))
 
 
 def _duty(task_id: bytes, task: Task, role: int, slot: int, window: Window) -> Duty:

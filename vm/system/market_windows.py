@@ -19,7 +19,6 @@ from vm.system.market_state import (
     DRAWS,
     DUTIES,
     EXPOSED,
-    MATURE,
     SEAT_DRAWN,
     SEAT_GIVEN,
     SEAT_MISSED,
@@ -29,14 +28,13 @@ from vm.system.market_state import (
     Task,
     expose,
     hold,
-    leave,
     put_seat,
     release,
     schedule,
     seats_of,
     unexpose,
 )
-from vm.system.market_verdict import agree, outcome_of
+from vm.system.market_verdict import agree, outcome_of, unverified
 
 
 def close_windows(ctx: SystemContext) -> bool:
@@ -56,15 +54,12 @@ def _close(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     match Status(task.status):
         case Status.POSTED:
             refund(ctx, task_id, task, "nobody could be dealt the task before its deadline", charged=True)
-        case Status.DEALT:
+        case Status.DEALT | Status.REFUTED:
             _slot_passed(ctx, task_id, task)
         case Status.DRAWN:
             _verdicts_closed(ctx, task_id, task)
         case Status.REVEALING:
             _reveals_closed(ctx, task_id, task)
-        case Status.DISPUTED:
-            _miss_unopened(ctx, task_id, task, seats_of(ctx, task_id, task))
-            leave(ctx, task_id, task)
         case other:
             raise AssertionError(f"a task that is {other.name} waits for no window")
 
@@ -85,7 +80,7 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
             models.note_dealt(ctx, task.parties[task.passed], task.model)
     end = task.dealt + task.deadline + 1
     if ctx.height >= end:
-        refund(ctx, task_id, task, "no answer before the deadline", charged=True)
+        refund(ctx, task_id, task, "no answer before the deadline", charged=not task.attempt)
         return
     missed_at = audit.slot_missed_at(task.dealt, task.deadline, task.passed) if task.passed < task.slots else end
     schedule(ctx, WINDOWS, task_id, task, max(missed_at, ctx.height + 1))
@@ -162,7 +157,7 @@ def _go_on(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]
     if any(seat.state == SEAT_GIVEN for seat in seats):
         begin_reveals(ctx, task_id, task, seats)
     else:
-        _unverified(ctx, task_id, task, "nobody gave a verdict" if seats else "nobody else serves the model")
+        unverified(ctx, task_id, task, "nobody gave a verdict" if seats else "nobody else serves the model")
 
 
 def begin_reveals(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
@@ -179,33 +174,26 @@ def _reveals_closed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """The last window: agreed with whoever opened, else unverified; what nothing opened is its verifier's miss."""
     seats = seats_of(ctx, task_id, task)
     outcome = outcome_of(task, seats, closed=True)
-    _miss_unopened(ctx, task_id, task, seats)
+    miss_unopened(ctx, task_id, task, seats)
+    if task.disputes:
+        task.due = 0  # a watcher's challenge: what becomes of the task is decided when it is over
+        TASKS.put(ctx, task, task_id)
+        return
     match outcome:
         case Outcome.AGREED:
             agree(ctx, task_id, task, seats)
         case Outcome.UNVERIFIED:
-            _unverified(ctx, task_id, task, "no verdict was opened")
+            unverified(ctx, task_id, task, "no verdict was opened")
         case Outcome.UNOPENED:
             if task.assurance:
                 _miss(ctx, task_id, task.executor, abi.ROLE_REVEAL, task.slot, Reason.ANSWER_UNOPENED)
-            _unverified(ctx, task_id, task, Reason.ANSWER_UNOPENED.text)
+            unverified(ctx, task_id, task, Reason.ANSWER_UNOPENED.text)
         case _:
             raise AssertionError(f"reveals closed with {outcome}")
 
 
-def _unverified(ctx: SystemContext, task_id: bytes, task: Task, reason: str) -> None:
-    """Nobody vouches for the answer: the asker's to take (assurance 0), else everything goes back."""
-    if task.assurance:
-        refund(ctx, task_id, task, f"{reason}; the asker wanted {task.assurance}")
-        return
-    task.status, task.agreed = Status.UNVERIFIED, ctx.height
-    settles = audit.matures_at(ctx.height, ctx.params.maturity_blocks, task.delay)
-    schedule(ctx, MATURE, task_id, task, settles)
-    TASKS.put(ctx, task, task_id)
-    abi.emit(ctx, abi.TASK_UNVERIFIED, task_id, reason, settles)
-
-
-def _miss_unopened(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
+def miss_unopened(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
+    """The reveals are over: verdicts that nothing opened are lost."""
     for index, seat in enumerate(seats):
         if seat.state == SEAT_GIVEN:
             _lose_seat(ctx, task_id, task, index, seat, Reason.VERDICT_UNOPENED)

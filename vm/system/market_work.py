@@ -25,8 +25,11 @@ from primitives.task import (
 from vm.system import abi, ledger, mishaps, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
+from vm.system.market_contest import contradicted
 from vm.system.market_state import (
+    DEALT_STAGES,
     DRAWS,
+    SEAT_AGAINST,
     SEAT_DRAWN,
     SEAT_GIVEN,
     SEAT_OPENED,
@@ -39,7 +42,7 @@ from vm.system.market_state import (
     schedule,
     seats_of,
 )
-from vm.system.market_verdict import agree, dispute, outcome_of
+from vm.system.market_verdict import agree, outcome_of
 from vm.system.market_windows import begin_reveals
 
 KINDS = {Submission: 1, Verdict: 2, Reveal: 3}
@@ -94,7 +97,7 @@ def _item(ctx: SystemContext, operator: bytes, item: WorkItem | MalformedItem) -
 def _submit(ctx: SystemContext, operator: bytes, item: Submission) -> None:
     """An answer: the first valid one of a dealt party whose start has come is taken."""
     task = load(ctx, item.task)
-    _require_stage(task, "answer", Status.DEALT)
+    _require_stage(task, "answer", *DEALT_STAGES)
     if operator not in task.parties:
         raise Refused("not_dealt", "the task was dealt to others")
     slot = task.parties.index(operator)
@@ -174,18 +177,21 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     if not first and not opened:
         raise Refused("opens_nothing", "no commitment that is still closed opens to this root and position")
     if first:
-        task.executor_opened, task.root, task.revealer = 1, item.root, operator
+        task.executor_opened, task.root, task.revealer, task.opened = 1, item.root, operator, ctx.height
+    verdict = Opened(item.root, item.bad)
+    against = contradicts(item.task, party, verdict)
     for index in opened:
-        seats[index].state = SEAT_OPENED
-        put_seat(ctx, item.task, index, seats[index])
+        seat = seats[index]
+        seat.state, seat.said = SEAT_AGAINST if against else SEAT_OPENED, ctx.height
+        seat.commitment, seat.bad = item.root, item.bad
+        put_seat(ctx, item.task, index, seat)
     TASKS.put(ctx, task, item.task)
     parties = ([task.executor] if first else []) + [seats[index].verifier for index in opened]
     abi.emit(ctx, abi.REVEALED, item.task, operator, item.root, item.bad, parties)
     if task.status == Status.DISPUTED:
         return
-    verdict = Opened(item.root, item.bad)
-    if opened and contradicts(item.task, party, verdict):
-        dispute(ctx, item.task, task, seats[opened[0]].verifier, verdict)
+    if opened and against:
+        contradicted(ctx, item.task, task, seats[opened[0]].verifier, verdict)
     elif outcome_of(task, seats, closed=False) is Outcome.AGREED:
         agree(ctx, item.task, task, seats)
 

@@ -1,14 +1,15 @@
 """The system prologue: what a block does before its transactions, in one fixed order (docs/formats.md).
 
-(0) the mix and the base price, (1) windows and deadlines that ended, (2) audit draws, (3) settlements, (4) deals, (5)
-canaries, and what is old enough is forgotten, (6) in an epoch's last block the epoch turn. Steps 1 to 5 are the
-Market's; this file owns their order, the gas kept back for the turn, and that nothing in them can undo steps 0 and 6.
+(0) the mix and the base price, (1) windows and deadlines that ended, then the Referee's clocks, (2) audit draws, (3)
+settlements, (4) deals, (5) canaries, and what is old enough is forgotten, (6) in an epoch's last block the epoch turn.
+The steps are the Market's and the Referee's; this file owns their order, the gas kept back for the turn, and that
+nothing in them can undo steps 0 and 6.
 """
 
 from collections.abc import Callable
 
 from primitives.hashing import ZERO_HASH
-from vm.system import abi, beacon, gas, ledger, market, turn
+from vm.system import abi, beacon, gas, ledger, market, referee, turn
 from vm.system.context import Call, OutOfGas, Refused, SystemContext
 
 Step = Callable[[SystemContext], bool]
@@ -16,7 +17,7 @@ Step = Callable[[SystemContext], bool]
 least the item's fixed maximum (the reserve for the turn is already out of it). False: stopped for want of gas, so the
 steps after it wait for the next block too."""
 
-STEPS: tuple[tuple[str, Step], ...] = market.STEPS
+STEPS: tuple[tuple[str, Step], ...] = (market.STEPS[0], referee.STEP, *market.STEPS[1:])
 
 
 def run(ctx: SystemContext, parent_hash: bytes, beacon_proof: bytes) -> None:

@@ -8,11 +8,12 @@ from inference.opening import Claims
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
-from vm.system import beacon, delegation, ledger, market_views, mishaps, staking
+from vm.system import beacon, delegation, ledger, market_views, mishaps, referee_views, staking
 from vm.system import models as model_room
 from vm.system.ledger import Member, Totals
 from vm.system.market_views import Duty, TaskView
 from vm.system.mishaps import Mishap
+from vm.system.referee_views import DisputeView
 
 
 class Reader(Protocol):
@@ -247,6 +248,21 @@ def audit_delay(reader: Reader, epoch: int) -> int:
 def task(reader: Reader, task_id: bytes) -> TaskView | None:
     """A task as the state knows it; None when it was never posted."""
     return market_views.task_view(ViewContext(reader), task_id)
+
+
+def dispute(reader: Reader, number: int, params: ChainParams, height: int) -> DisputeView | None:
+    """A dispute by its number; None when there is none. height: number of the next block."""
+    return referee_views.dispute_view(ViewContext(reader, params, height), number)
+
+
+def disputes_of(reader: Reader, task_id: bytes) -> list[int]:
+    """Numbers of all disputes about a task, in order of filing."""
+    return referee_views.disputes_of(ViewContext(reader), task_id)
+
+
+def open_disputes(reader: Reader) -> list[int]:
+    """Numbers of the disputes that wait or run."""
+    return referee_views.open_disputes(ViewContext(reader))
 
 
 def open_tasks(reader: Reader, operator: bytes, params: ChainParams, height: int) -> list[Duty]:

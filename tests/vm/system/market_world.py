@@ -7,7 +7,7 @@ from memory_context import MemoryContext
 from consensus.work.fees import Terms, escrow_of
 from inference.opening import shape_record
 from inference.program import Shape, cost
-from primitives.address import COURIER, LEDGER, MARKET, STAKING
+from primitives.address import COURIER, LEDGER, MARKET, REFEREE, STAKING
 from primitives.genesis import GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
@@ -25,10 +25,11 @@ from primitives.task import (
     result_length,
     verdict_commitment,
 )
-from vm.system import abi, courier, ledger, market, market_gas, market_state, models, prologue
+from vm.system import abi, courier, ledger, market, market_gas, market_state, models, prologue, staking
 from vm.system.context import Refused
 from vm.system.genesis import genesis_balances, genesis_storage
 from vm.system.market_views import Duty, TaskView, open_tasks, task_view
+from vm.system.referee_views import dispute_view, open_disputes
 
 MODEL = keccak(b"a small model")
 UNLISTED = keccak(b"a model nobody knows")
@@ -65,12 +66,13 @@ def payout_of(operator: bytes) -> bytes:
 
 def spec_of(
     validators: int = 4, rate: int = 10**9, serving: int | None = None, bond: int = 10_000 * COIN,
-    encoder: bool = False, **params: int,
+    encoder: bool = False, model: GenesisModel | None = None, **params: int,
 ) -> GenesisSpec:  # fmt: skip
-    """`serving` of the validators serve every model (all by default), each declaring `rate`. encoder: one is listed."""
+    """`serving` of the validators serve every model (all by default), each declaring `rate`. encoder: one is listed.
+    model: what is listed in place of the small one."""
     operators = [operator_of(i) for i in range(validators)]
     serving = validators if serving is None else serving
-    listed = (SMALL, ENCODER) if encoder else (SMALL,)
+    listed = (SMALL, ENCODER) if encoder else (model or SMALL,)
     return GenesisSpec(
         params=ChainParams(**params).check(),
         genesis_time_ms=0,
@@ -136,7 +138,8 @@ class World:
     def check(self) -> None:
         """Coins, and Staking holds the bonds."""
         self.check_coins()
-        assert self.ctx.balance(STAKING) == sum(validator.bond for validator in self.spec.validators)
+        stakes = [staking.operator(self.ctx, validator.operator) for validator in self.spec.validators]
+        assert self.ctx.balance(STAKING) == sum(stake.bond + stake.unbonding for stake in stakes)
 
     def check_coins(self) -> None:
         """Coins: all there is = genesis + minted - burned, and what the Market holds is what it owes."""
@@ -146,6 +149,12 @@ class World:
         assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
         assert self.ctx.balance(LEDGER) == 0
         assert self.ctx.balance(COURIER) == courier.prepaid(self.ctx)
+        views = [dispute_view(self.ctx, number) for number in open_disputes(self.ctx)]
+        assert self.ctx.balance(REFEREE) == sum(
+            (0 if view.from_stake else view.bond)
+            + (0 if staking.operator(self.ctx, view.author) else view.author_bond)
+            for view in views
+        )
 
     def escrow(
         self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,

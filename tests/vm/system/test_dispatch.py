@@ -9,7 +9,6 @@ from primitives.address import (
     LEDGER,
     MARKET,
     MODELS,
-    REFEREE,
     STAKING,
     SYSTEM_ACCOUNTS,
     SYSTEM_ADDRESS,
@@ -19,7 +18,7 @@ from primitives.hashing import ZERO_HASH, keccak
 from vm.genesis import build_state
 from vm.state import StateReader
 from vm.system import abi, staking
-from vm.system.dispatch import handlers, live_account
+from vm.system.dispatch import handlers
 
 
 @pytest.fixture
@@ -36,10 +35,9 @@ def registration(person=STRANGER) -> bytes:
     return abi.REGISTER.encode_call(*person.registration(SPEC.params, GENESIS_HASH))
 
 
-def test_every_declared_method_of_a_live_account_has_a_handler():
+def test_every_declared_method_has_a_handler():
     live = handlers()
-    accounts = [account for account in abi.FUNCTIONS if live_account(account, live)]
-    declared = {function for account in accounts for function in abi.FUNCTIONS[account].values()}
+    declared = {function for account in abi.FUNCTIONS.values() for function in account.values()}
     assert set(live) == declared
 
 
@@ -111,12 +109,8 @@ def test_text_that_is_no_utf8_reverts(evm):
 def test_what_is_no_method_reverts_and_keeps_no_wei(evm, account, data):
     before = evm.state.get_balance(account)
     reason = refusal(evm.send(account, data, value=5))
-    assert "has no method" in reason or abi.NOT_ACTIVE in reason
+    assert "has no method" in reason
     assert evm.state.get_balance(account) == before
-
-
-def test_what_is_not_active_yet_says_so(evm):
-    assert refusal(evm.send(REFEREE, keccak(b"challenge()")[:4])).endswith("not active on this chain")
 
 
 def test_value_is_refused_where_a_method_takes_none(evm):

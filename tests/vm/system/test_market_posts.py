@@ -9,7 +9,7 @@ from primitives.hashing import keccak
 from primitives.merkle import tokens_root
 from primitives.params import COIN, STAKE_UNIT, ChainParams
 from primitives.task import Kind, Status, sampling_seed, task_id
-from vm.system import abi, gas, ledger, market, market_gas, market_state, prologue
+from vm.system import abi, gas, ledger, market, market_gas, market_state, prologue, referee_gas
 from vm.system.context import Refused
 from vm.system.market_deal import canary_prompt
 
@@ -153,7 +153,8 @@ def test_whoever_tips_more_passes_the_others_when_gas_is_short(world):
     tasks = [world.post(tip=tip) for tip in (0, 0, 7)]
     world.cancel(world.post(tip=9))  # its entry is dropped on the way
     world.ctx.next_block()
-    gas_needed = gas.MIX + gas.PRICE + market_gas.LOOK + market_gas.deal(4) * 2 + market_gas.refund(2)
+    fixed = gas.MIX + gas.PRICE + referee_gas.LANE
+    gas_needed = fixed + market_gas.LOOK + market_gas.deal(4) * 2 + market_gas.refund(2)
     world.ctx.gas_limit = gas_needed
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.POSTED, Status.DEALT]
@@ -234,7 +235,7 @@ def test_a_block_retries_at_most_eight():
 def test_a_prologue_short_of_gas_carries_over_in_order(world):
     tasks = [world.post() for _ in range(3)]
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + gas.PRICE + market_gas.deal(4) * 2 + market_gas.refund(2)
+    world.ctx.gas_limit = gas.MIX + gas.PRICE + referee_gas.LANE + market_gas.deal(4) * 2 + market_gas.refund(2)
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.DEALT, Status.POSTED]
     world.ctx.gas_limit, world.ctx.gas_used = 10**9, 0
@@ -372,7 +373,7 @@ def test_a_canary_is_worked_agreed_credited_and_mints_nothing():
 def test_a_canary_for_which_gas_was_short_is_created_later_in_its_epoch():
     world = World(canaries_per_validator=1)
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + gas.PRICE + market_gas.CANARY
+    world.ctx.gas_limit = gas.MIX + gas.PRICE + referee_gas.LANE + market_gas.CANARY
     prologue.run(world.ctx, bytes(32), b"")
     assert not world.events(abi.TASK_POSTED)
     world.block()

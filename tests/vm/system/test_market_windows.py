@@ -3,6 +3,7 @@
 import pytest
 from market_world import POSTER, STOP, World
 
+from primitives.reasons import Reason
 from primitives.task import NO_BAD_POSITION, Status
 from vm.system import abi
 from vm.system.market_state import SEATS
@@ -303,16 +304,21 @@ def test_another_root_leaves_the_task_disputed_with_both_roots(world, own_reveal
     if not own_reveal:
         assert world.reveal(executor, task, lie) == []
         assert world.task(task).executor_root == lie
-    world.block(40)
-    assert world.status(task) == Status.DISPUTED  # until a referee is active
-    assert world.misses(task) == []
-    assert not any(e["task"] == task for e in world.events(abi.PAID))
-    assert world.credit(executor) == (0, 0)
-    before = world.ctx.balance(POSTER)
-    escrow = world.task(task).escrow
-    world.cancel(task)
-    assert world.ctx.balance(POSTER) - before == escrow > 0
+    duty = next(each for each in world.duties(first) if each.role == abi.ROLE_CHALLENGE)
+    assert (duty.first_block, duty.last_block) == (world.height + 1, world.height + world.params.verdict_window)
+    world.block_until(duty.last_block)
     assert world.status(task) == Status.DISPUTED
+    world.block()
+    # Neither became a challenge: both are void, and cost their verifiers what a lost challenge costs.
+    assert {e["verifier"] for e in world.of(abi.VERDICT_VOID, task)} == {world.text(first), world.text(second)}
+    slashed = world.of(abi.SLASHED, task)
+    assert {(e["operator"], e["reason"]) for e in slashed} == {
+        (world.text(who), Reason.NO_CHALLENGE) for who in (first, second)
+    }
+    assert world.status(task) == Status.UNVERIFIED
+    world.block(10)
+    assert {world.text(executor)} == {e["operator"] for e in world.of(abi.PAID, task) if e["role"] == abi.ROLE_EXECUTE}
+    assert world.credit(executor) == (0, 0)
 
 
 def test_a_bad_position_leaves_the_task_disputed(world):

@@ -1,0 +1,60 @@
+"""Gas of the Referee: the most that its moves and ends may cost, in the reads, writes and logs of vm.system.gas.
+
+What a message costs its sender is what the EVM charges for it: for a page or an opening that is the floor of its
+calldata (EIP-7623), well above these amounts.
+"""
+
+from primitives.params import DISPUTE_WORST_GAS, ChainParams
+from vm.system.gas import LOG, READ, WRITE
+from vm.system.market_gas import PRUNE_SEAT, QUEUED, TASK
+
+DISPUTE = 11
+"""Words of a dispute."""
+RECORD = 6
+"""Words of a model's record and root."""
+LIST = 12_000
+"""The list of operations of a leaf, built to know an operation's length: 4 ms."""
+
+BEGIN = LIST + (DISPUTE + TASK + RECORD) * READ + (DISPUTE + 2 * QUEUED) * WRITE + LOG
+END = LIST + (DISPUTE + TASK + 30) * READ + (DISPUTE + TASK + 40) * WRITE + 8 * LOG
+"""The end of a dispute: who lost pays, who won is paid, and the task goes on. A refund is apart."""
+END_PARTY = 16 * READ + 12 * WRITE + 2 * LOG
+"""On top of END: an executor or verifier that may be slashed or paid. Seats are pruned besides."""
+MOOT = (DISPUTE + TASK) * READ + (DISPUTE + 14) * WRITE + LOG
+LANE = 2 * READ + WRITE
+"""Once a block: whether the lane of the block before was full."""
+LATE = (DISPUTE + 4) * READ + (4 + QUEUED) * WRITE
+"""A clock that stood for some blocks is set anew; or an entry that means nothing any more."""
+CHALLENGE = (TASK + RECORD + 20) * READ + (DISPUTE + 3 * QUEUED + 12) * WRITE + LOG + BEGIN
+"""Filing, and the beginning. One end by time, which a prologue pays, is charged with it."""
+SHOW = (DISPUTE + TASK + RECORD + 12) * READ + (DISPUTE + 2 * QUEUED + 8) * WRITE + LOG + LIST
+SHOW_BYTE = 1
+"""On top: hashing and logging, a byte."""
+CHOOSE = (DISPUTE + TASK + RECORD) * READ + (DISPUTE + 2 * QUEUED) * WRITE + LOG + 2 * LIST
+OPEN = (DISPUTE + TASK + RECORD) * READ + LOG + 3 * LIST
+"""The judge builds the list twice. What it leads to, an end, is charged with it."""
+DISPUTE_VIEW = DISPUTE + 4
+
+TRANSACTION = 21_000
+ENVELOPE = 3_000
+"""Of a move's calldata beside its bytes: selector, offsets, lengths, the path of a choice."""
+FLOOR_TOKEN = 10
+TOKEN = 4
+NONZERO_TOKENS = 4
+
+
+def message(data: bytes, executed: int) -> int:
+    """What a message with these bytes costs its sender: EIP-7623's floor, or ordinary calldata and what it executed."""
+    zeros = data.count(0)
+    tokens = zeros + NONZERO_TOKENS * (len(data) - zeros)
+    return TRANSACTION + ENVELOPE + max(FLOOR_TOKEN * tokens, TOKEN * tokens + executed)
+
+
+def end(auditors: int, seats: int) -> int:
+    """The end of a dispute about a task that so many check, with that many seats drawn, the lost ones among them."""
+    return END + END_PARTY * (1 + auditors) + PRUNE_SEAT * seats
+
+
+def running_max(params: ChainParams) -> int:
+    """Disputes that may run at once: their worst gas fits the lane over one clock."""
+    return params.dispute_lane_gas * params.dispute_clock_blocks // DISPUTE_WORST_GAS
