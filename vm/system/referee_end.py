@@ -80,7 +80,7 @@ def bond_of(ctx: SystemContext, task: Task) -> int:
 
 def bond_at(gain: int, base_fee: int) -> int:
     """The same from G and a base fee."""
-    return 4 * gain + fees.WORK_GAS_PRICE_FACTOR * base_fee * DISPUTE_DEFENCE_GAS
+    return 4 * gain + fees.GAS_PRICE_FACTOR * base_fee * DISPUTE_DEFENCE_GAS
 
 
 def end(ctx: SystemContext, number: int, dispute: Dispute, reason: int) -> None:
@@ -262,7 +262,7 @@ def _pay_work(ctx: SystemContext, purse: Purse, task: Task, seats: Sequence[Seat
         record = staking.operator(ctx, seat.verifier)
         assert record is not None
         paid += purse.pay(record.payout, audit)
-        paid += purse.pay(record.hot, message * fees.WORK_GAS_PRICE_FACTOR * task.base_fee)
+        paid += purse.pay(record.hot, message * fees.GAS_PRICE_FACTOR * task.base_fee)
     return paid
 
 
