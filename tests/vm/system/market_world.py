@@ -136,10 +136,16 @@ class World:
         self.block(height - self.height)
 
     def check(self) -> None:
-        """Coins, and Staking holds the bonds."""
+        """Coins; Staking holds the stakes, the Referee the bonds of disputes."""
         self.check_coins()
         stakes = [staking.operator(self.ctx, validator.operator) for validator in self.spec.validators]
         assert self.ctx.balance(STAKING) == sum(stake.bond + stake.unbonding for stake in stakes)
+        views = [dispute_view(self.ctx, number) for number in open_disputes(self.ctx)]
+        assert self.ctx.balance(REFEREE) == sum(
+            (0 if view.from_stake else view.bond)
+            + (0 if staking.operator(self.ctx, view.author) else view.author_bond)
+            for view in views
+        )
 
     def check_coins(self) -> None:
         """Coins: all there is = genesis + minted - burned, and what the Market holds is what it owes."""
@@ -149,12 +155,6 @@ class World:
         assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
         assert self.ctx.balance(LEDGER) == 0
         assert self.ctx.balance(COURIER) == courier.prepaid(self.ctx)
-        views = [dispute_view(self.ctx, number) for number in open_disputes(self.ctx)]
-        assert self.ctx.balance(REFEREE) == sum(
-            (0 if view.from_stake else view.bond)
-            + (0 if staking.operator(self.ctx, view.author) else view.author_bond)
-            for view in views
-        )
 
     def escrow(
         self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,
