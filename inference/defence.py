@@ -140,6 +140,10 @@ class Party:
         """The root of a leaf's list."""
         return self.working(leaf).list_tree[-1][0]
 
+    def height(self, game: Game, tree: str) -> int:
+        """The level of a tree's root. Raises NoMove."""
+        return len(self._tree(game, tree)) - 1
+
     def show(self, game: Game, place: Place) -> bytes:
         """What is due at a place, by this party's execution. Raises NoMove."""
         tree, level, index = place.tree, place.level, place.index
@@ -163,9 +167,15 @@ class Party:
             return Choice(None)
         if found is None or found >= len(theirs):
             raise NoMove(f"nothing differs in the page of {shown.place}")
+        return self.child(game, found)
+
+    def child(self, game: Game, number: int) -> Choice:
+        """A child of the page shown last."""
+        shown = game.shown[-1]
+        theirs = cut(shown.data, 32)
         lowest = [merkle.digest(root) for root in theirs] if _holds_roots(shown.place) else theirs
         hash_ = sha256 if shown.place.tree == TRACE or self._is_last(game) else keccak
-        return Choice(found, theirs[found], tuple(merkle.path(_levels(lowest, hash_), found)))
+        return Choice(number, theirs[number], tuple(merkle.path(_levels(lowest, hash_), number)))
 
     def open(self, game: Game) -> Opening:
         """The first element of the op that is not this party's, opened under the other side's hashes. Raises NoMove."""

@@ -12,7 +12,8 @@ are worked on together (inference.batch):
     {"id", "op": "argue", as of "check", "move", "bad" | "leaf", "list_op", "tree", "level", "index", "shown"}
                           a party's move in a dispute over that answer (inference.defence): "root"; "leaf", of the
                           position "bad"; "show", at the place tree, level, index; "choose" and "open", after what was
-                          shown, [[tree, level, index, data] ...]. leaf and list_op are nil where not known yet
+                          shown, [[tree, level, index, data] ...]. leaf and list_op are nil where not known yet,
+                          a level that is nil means the tree's root
     {"id", "op": "cancel"}                       nothing more is said about that id
 
 and what becomes of each is told as it happens:
@@ -179,7 +180,7 @@ class Service:
                 raise RequestError(f"request {number} is being worked on")
             request, within_ms, streams = _request(frame)
             now = time.monotonic()
-            argument = _Argument.of(frame, request) if frame["op"] == "argue" else None
+            argument = Argument.of(frame, request) if frame["op"] == "argue" else None
             if argument is not None and argument.key in self._parties:
                 self._argue(number, argument)
                 return
@@ -217,7 +218,7 @@ class Service:
                     del self._tasks[event.key]
                     self._ends.send({"id": number, "event": "error", "code": "deadline", "error": reason})
 
-    def _recorded(self, number: int, argument: "_Argument", result: Any) -> None:
+    def _recorded(self, number: int, argument: "Argument", result: Any) -> None:
         """An execution that was asked for is there: keep it, and make the move."""
         from inference.defence import NoMove
 
@@ -229,7 +230,7 @@ class Service:
         except NoMove as error:
             self._ends.send({"id": number, "event": "error", "code": "move", "error": str(error)})
 
-    def party(self, argument: "_Argument", record: Any) -> Any:
+    def party(self, argument: "Argument", record: Any) -> Any:
         """The side that a recorded execution takes."""
         from inference.defence import Party
         from inference.witness import execution_of
@@ -239,7 +240,7 @@ class Service:
         execution = execution_of(model, argument.task, request.trace_key, request.prompt, words, record)
         return Party(execution, model)
 
-    def _argue(self, number: int, argument: "_Argument") -> None:
+    def _argue(self, number: int, argument: "Argument") -> None:
         """Make a move from an execution that is kept. Raises NoMove."""
         self._parties.move_to_end(argument.key)
         party, _ = self._parties[argument.key]
@@ -260,7 +261,7 @@ class Service:
 class _Task:
     """When what happened to a request, by this process's clock."""
 
-    def __init__(self, received: float, streams: bool, argument: "_Argument | None") -> None:
+    def __init__(self, received: float, streams: bool, argument: "Argument | None") -> None:
         self.received, self.streams, self.argument = received, streams, argument
         self.started = self.first_token = received
 
@@ -275,7 +276,7 @@ class _Task:
         return {name: int(span * 1000) for name, span in spans.items()}
 
 
-class _Argument:
+class Argument:
     """A move that is asked for, and the execution that it is made from."""
 
     def __init__(self, request: Any, frame: dict[Any, Any]) -> None:
@@ -290,10 +291,10 @@ class _Argument:
                                 request.trace_key, *how)).encode())  # fmt: skip
         shown = tuple(Shown(Place(*place), data) for *place, data in frame.get("shown", ()))
         self._game = Game(frame.get("leaf"), frame.get("list_op"), shown)
-        self._place = Place(*(frame.get(name) for name in ("tree", "level", "index")))
+        self._tree, self._level, self._index = (frame.get(name) for name in ("tree", "level", "index"))
 
     @classmethod
-    def of(cls, frame: dict[Any, Any], request: Any) -> "_Argument":
+    def of(cls, frame: dict[Any, Any], request: Any) -> "Argument":
         """Raises RequestError naming the field."""
         from inference.batch import RequestError
         from inference.defence import TREES
@@ -302,10 +303,11 @@ class _Argument:
             return len(place) == 3 and place[0] in TREES and all(_is_count(number) for number in place[1:])
 
         move, shown = frame.get("move"), frame.get("shown", [])
-        needed = {"root": (), "leaf": ("bad",), "show": ("level", "index"), "choose": (), "open": ("leaf", "list_op")}
+        needed = {"root": (), "leaf": ("bad",), "show": ("index",), "choose": (), "open": ("leaf", "list_op")}
         if move not in needed:
             raise RequestError(f"request.move must be one of {', '.join(needed)}, is {str(move)[:80]}")
-        for name in (*needed[move], *(name for name in ("leaf", "list_op") if frame.get(name) is not None)):
+        maybe = (name for name in ("leaf", "list_op", "level") if frame.get(name) is not None)
+        for name in (*needed[move], *maybe):
             if not _is_count(frame.get(name)):
                 raise RequestError(f"request.{name} must be an integer of at most 53 bits")
         if type(shown) is not list or not all(
@@ -322,13 +324,16 @@ class _Argument:
 
     def move(self, party: Any) -> dict[str, Any]:
         """What an answer says of it. Raises NoMove."""
+        from inference.defence import Place
+
         game = self._game
         match self._move:
             case "leaf":
                 return {"leaf": party.bad_leaf(self._bad)}
             case "show":
                 operations = b"" if game.leaf is None else party.list_root(game.leaf)
-                return {"operations": operations, "data": party.show(game, self._place)}
+                level = party.height(game, self._tree) if self._level is None else self._level
+                return {"operations": operations, "data": party.show(game, Place(self._tree, level, self._index))}
             case "choose":
                 choice = party.choose(game)
                 return {"index": choice.index, "child": choice.child, "path": list(choice.path)}

@@ -13,6 +13,7 @@ from inference.tokenizer import TOKENIZER_NAME
 from node.answers import SoftAnswers
 from node.clock import now_ms
 from node.consensus import Consensus
+from node.disputes import DisputeService
 from node.host import NodeHost
 from node.inference import InferenceService
 from node.store import Held, ModelStore, StoreRefused
@@ -42,6 +43,7 @@ class NodeBackend:
         consensus: Consensus,
         sync: Sync,
         inference: InferenceService,
+        disputes: DisputeService,
         store: ModelStore,
         fetches: Fetches,
         answers: SoftAnswers,
@@ -55,6 +57,7 @@ class NodeBackend:
         self._consensus = consensus
         self._sync = sync
         self._inference = inference
+        self._disputes = disputes
         self._store = store
         self._fetches = fetches
         self._answers = answers
@@ -94,6 +97,7 @@ class NodeBackend:
             "refusedSignatures": figures.refused_signatures,
             "blocksAfterRoundZero": figures.rounds_over_zero,
             "inference": self._inference.status(),
+            "disputes": self._disputes.status(),
         }
 
     def local_models(self) -> list[dict[str, Any]]:

@@ -165,13 +165,21 @@ def devnet(
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the whole devnet (default: ./devnet).")] = None,
     port: Annotated[int, typer.Option(min=0, max=65_000, help="First JSON-RPC port; 0: free ones.")] = 8545,
     engine: Annotated[Engine, typer.Option(help="auto alternates torch and numpy.")] = Engine.AUTO,
+    cheat: Annotated[str, typer.Option(help="KIND[:N]: validator N (1) cheats so; `list` names the kinds.")] = "",
     reset: Annotated[bool, typer.Option("--reset", help="Delete the folder's chain first.")] = False,
     json: Annotated[Path | None, typer.Option(help="Write endpoints and accounts here after the first block.")] = None,
 ) -> None:
     """Start a chain of real validator processes on this machine; Ctrl-C ends all of them."""
     from node import devnet as launcher
 
-    options = launcher.Options(validators, block_ms, data_dir or Path("devnet"), port, engine.value, reset, json)
+    if cheat == "list":
+        from node.cheats import KINDS
+
+        for kind, what in KINDS.items():
+            print(f"{kind:<24}{what}")
+        return
+    folder = data_dir or Path("devnet")
+    options = launcher.Options(validators, block_ms, folder, port, engine.value, reset, json, cheat)
     raise typer.Exit(launcher.run(options))
 
 
@@ -206,6 +214,7 @@ def run(
     engine_split: Annotated[int | None, typer.Option(help="Devices of one host that hold a model together.")] = None,
     ray_address: Annotated[str | None, typer.Option(help="host:port of a Ray cluster; empty: one here.")] = None,
     ray_workers: Annotated[int | None, typer.Option(help="Workers of each model on the Ray cluster.")] = None,
+    watch: Annotated[bool | None, typer.Option(help="Recompute answers of others, challenge false ones.")] = None,
     passphrase_file: Annotated[str | None, typer.Option(help="File with the keys' passphrase.")] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
     log_format: Annotated[str | None, typer.Option(help="terminal, logfmt or json.")] = None,
@@ -219,7 +228,7 @@ def run(
         "rpc_port": rpc_port, "rpc_cors": rpc_cors or None, "rpc_vhosts": rpc_vhosts or None, "engine": engine,
         "model_quota_mib": model_quota_mib, "engine_threads": engine_threads, "engine_device": engine_device,
         "engine_kv_mib": engine_kv_mib, "engine_split": engine_split, "ray_address": ray_address,
-        "ray_workers": ray_workers, "passphrase_file": passphrase_file,
+        "ray_workers": ray_workers, "watch": watch, "passphrase_file": passphrase_file,
         "log_level": log_level, "log_format": log_format,
     }  # fmt: skip
     folder = _data_folder(data_dir)

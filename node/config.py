@@ -55,12 +55,18 @@ class NodeConfig:
     """Of the Ray cluster that engine = ray uses, host:port; empty: one on this machine, started with the model."""
     ray_workers: int = 1
     """Workers of each model on it."""
+    watch: bool = False
+    """Recompute answers that this node has no part in, and challenge what is false; a bond, no stake, is needed."""
+    cheat: str = ""
+    """On a devnet: how this validator cheats (node.cheats)."""
     passphrase_file: str = ""
     """File with the keystores' passphrase, mode 600; empty: LABORA_PASSPHRASE, the keys' folder, or a prompt."""
     log_level: str = "info"
     log_format: str = "logfmt"
 
 
+UNSAID = ("cheat",)
+"""Keys that no file has unless they are set."""
 DESCRIPTIONS = {
     "p2p_host": "address that peers connect to",
     "p2p_port": "port that peers connect to (0: any free one)",
@@ -77,6 +83,8 @@ DESCRIPTIONS = {
     "engine_split": "devices of one host that hold a model together (torch only)",
     "ray_address": "host:port of the Ray cluster of engine = ray (empty: one on this machine)",
     "ray_workers": "workers of each model on the Ray cluster",
+    "watch": "recompute answers of others, challenge what is false",
+    "cheat": "how this validator of a devnet cheats",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
     "log_level": "debug, info, warning or error",
     "log_format": "terminal, logfmt or json",
@@ -173,6 +181,8 @@ def to_toml(config: NodeConfig) -> str:
 
     document = tomlkit.document()
     for field in fields(NodeConfig):
+        if field.name in UNSAID and not getattr(config, field.name):
+            continue
         document.add(tomlkit.comment(f"{DESCRIPTIONS[field.name]} ({ENV_PREFIX}{field.name.upper()})"))
         value = getattr(config, field.name)
         document.add(field.name, list(value) if isinstance(value, tuple) else value)
@@ -194,6 +204,10 @@ def _from_text(name: str, text: str, source: str) -> Any:
     default = getattr(NodeConfig(), name)
     if isinstance(default, tuple):
         return [part.strip() for part in text.split(",") if part.strip()]
+    if isinstance(default, bool):
+        if text not in ("true", "false"):
+            raise Fatal(CONFIGURATION, f"{source}={text!r} is neither true nor false")
+        return text == "true"
     if isinstance(default, int):
         try:
             return int(text)
@@ -214,7 +228,7 @@ def _with(config: NodeConfig, values: Mapping[str, Any], source: str) -> NodeCon
                 raise Fatal(CONFIGURATION, f"{source}: {name} must be a list of texts, not {value!r}")
             checked[name] = tuple(value)
         elif type(value) is not type(default):
-            kind = "a whole number" if isinstance(default, int) else "a text"
+            kind = {bool: "true or false", int: "a whole number", str: "a text"}[type(default)]
             raise Fatal(CONFIGURATION, f"{source}: {name} must be {kind}, not {value!r}")
         else:
             checked[name] = value

@@ -34,6 +34,8 @@ P2P_PORT_OFFSET = 1000
 POLL_SECONDS = 0.5
 FIRST_BLOCK_SECONDS = 120.0
 STOP_SECONDS = 10.0
+LINE_WIDTH = 118
+"""Of the status line."""
 LOG_FILE = "node.log"
 SHAPE_FILE = "devnet.json"
 
@@ -49,6 +51,8 @@ class Options:
     engine: str
     reset: bool
     json: Path | None
+    cheat: str = ""
+    """KIND[:N] of node.cheats."""
 
 
 @dataclass
@@ -61,6 +65,7 @@ class Member:
     rpc_port: int
     p2p_port: int
     engine: str
+    cheat: str = ""
     process: "subprocess.Popen[bytes] | None" = None
     told_dead: bool = False
 
@@ -155,10 +160,11 @@ def _members(root: Path, options: Options) -> list[Member]:
             if not _is_free(port):
                 raise Fatal(PORT_IN_USE, f"port {port} is in use: another devnet? choose another --port (0: free ones)")
     engines = alternate_engines(options.engine, count)
+    cheats = _cheats(options.cheat, count)
     return [
         Member(
             index, devnet_validator(index), DataFolder(root / f"node{index}"), rpc_ports[index], p2p_ports[index],
-            engines[index],
+            engines[index], cheats.get(index, ""),
         )
         for index in range(count)
     ]  # fmt: skip
@@ -171,6 +177,15 @@ def free_ports(count: int) -> list[int]:
         for each in sockets:
             each.bind((HOST, 0))
         return [each.getsockname()[1] for each in sockets]
+
+
+def _cheats(text: str, validators: int) -> dict[int, str]:
+    """Which validators cheat, and how. Raises Fatal."""
+    if not text:
+        return {}
+    from node.cheats import parse
+
+    return parse(text, validators)
 
 
 def _is_free(port: int) -> bool:
@@ -197,7 +212,9 @@ def _make_folder(member: Member, spec: dict[str, Any]) -> None:
 def _write_config(member: Member, members: list[Member]) -> None:
     """Ports, peers and engine of this run, so that `labora run` brings a dead node back to the same place."""
     peers = tuple(f"{other.keys.node_public.hex()}@{HOST}:{other.p2p_port}" for other in members if other is not member)
-    config = NodeConfig(p2p_port=member.p2p_port, p2p_peers=peers, rpc_port=member.rpc_port, engine=member.engine)
+    config = NodeConfig(
+        p2p_port=member.p2p_port, p2p_peers=peers, rpc_port=member.rpc_port, engine=member.engine, cheat=member.cheat
+    )
     member.folder.config.write_text(to_toml(config))
 
 
@@ -218,6 +235,7 @@ def _watch(members: list[Member], options: Options) -> int:
     clients = [Client(member.rpc, timeout_seconds=2.0) for member in members]
     deadline = time.monotonic() + FIRST_BLOCK_SECONDS
     banner_shown = False
+    told: set[tuple[int, str]] = set()
     while True:
         alive = [member for member in members if not _is_dead(member)]
         if not alive:
@@ -236,7 +254,8 @@ def _watch(members: list[Member], options: Options) -> int:
         if not banner_shown and time.monotonic() > deadline:
             raise Fatal(RUNTIME, f"no block in {FIRST_BLOCK_SECONDS:g} s; see {options.data_dir}/node*/{LOG_FILE}")
         if banner_shown:
-            _status_line(figures, len(alive), len(members))
+            _tell_disputes(figures, told)
+            _status_line(figures, members)
         time.sleep(POLL_SECONDS)
 
 
@@ -280,7 +299,8 @@ def _banner(members: list[Member], genesis: str, chain_id: int) -> None:
     print(f"\nMnemonic   {MNEMONIC}\nChain id   {chain_id}\nGenesis    {genesis}\n\nValidators\n")
     for member in members:
         operator = checksum(member.keys.operator_address)
-        print(f"  ({member.index}) {operator}  {member.rpc}  {member.ws}  {member.engine}")
+        cheat = f"  cheats: {member.cheat.partition(':')[0]}" if member.cheat else ""
+        print(f"  ({member.index}) {operator}  {member.rpc}  {member.ws}  {member.engine}{cheat}")
     rpc = "" if members[0].rpc_port == 8545 else f" --rpc {members[0].rpc}"
     print(
         f'\nTry\n\n  {as_typed("task", "post")} "The sea"{rpc}\n  {as_typed("validator", "status")}{rpc}\n'
@@ -313,8 +333,18 @@ def _write_json(path: Path, members: list[Member], genesis: str, chain_id: int) 
     part.replace(path)
 
 
-def _status_line(figures: list[dict[str, Any] | None], alive: int, count: int) -> None:
-    """Height, round, peers, transactions, tasks, finality, of the node that is furthest."""
+def _tell_disputes(figures: list[dict[str, Any] | None], told: set[tuple[int, str]]) -> None:
+    """What happened in disputes since the last time, a line each. told: what was said already."""
+    for found in figures:
+        for block, sentence in (found or {}).get("disputes", {}).get("told", []):
+            if (block, sentence) not in told:
+                told.add((block, sentence))
+                print(f"\r{f'block {block:>5}  {sentence}':<{LINE_WIDTH}}", flush=True)
+
+
+def _status_line(figures: list[dict[str, Any] | None], members: list[Member]) -> None:
+    """Height, round, peers, transactions, tasks, disputes, finality, of the node that is furthest."""
+    alive, count = sum(not member.told_dead for member in members), len(members)
     known = [found for found in figures if found]
     if not known or not sys.stdout.isatty():
         return
@@ -323,9 +353,19 @@ def _status_line(figures: list[dict[str, Any] | None], alive: int, count: int) -
     line = (
         f"height {best['height']}  round {best['round']}  nodes {alive}/{count}  peers {best['peers']}  "
         f"waiting {best['pendingTransactions']}  tasks {work.get('tasksOpen', 0)} open "
-        f"{work.get('tasksSettled', 0)} settled  finality {best['finalityMs']} ms"
+        f"{work.get('tasksSettled', 0)} settled  {_disputes(best, members)}finality {best['finalityMs']} ms"
     )
-    print(f"\r{line:<118}", end="", flush=True)
+    print(f"\r{line:<{LINE_WIDTH}}", end="", flush=True)
+
+
+def _disputes(best: dict[str, Any], members: list[Member]) -> str:
+    """Who was told to cheat, and how many were caught; nothing where nobody was."""
+    cheats = ", ".join(f"{member.index} {member.cheat.partition(':')[0]}" for member in members if member.cheat)
+    found = best.get("disputes", {})
+    if not cheats and not found.get("challenged"):
+        return ""
+    caught = "  ".join(f"{name} {found.get(name, 0)}" for name in ("challenged", "refuted", "slashed"))
+    return f"{f'cheats: {cheats}  ' if cheats else ''}{caught}  "
 
 
 def _stop_all(members: list[Member]) -> None:

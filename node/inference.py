@@ -31,7 +31,7 @@ from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.reasons import reason_of
 from primitives.receipt import Log
-from primitives.task import Kind, vector_of, words_of
+from primitives.task import Kind, WorkItem, vector_of, words_of
 from vm.system import abi, views
 from vm.system.market_views import Duty, open_tasks, task_view
 
@@ -337,10 +337,7 @@ class InferenceService:
         queued_ms = int((now - self._seen_at.get((duty.task, duty.role), now)) * 1000)
         blocks = duty.last_block - self._ledger.head.number + LATE_BLOCKS
         deadline = now + blocks * self._ledger.params.block_interval_ms / 1000
-        request: dict[str, Any] = {
-            "kind": Kind(duty.kind).name.lower(), "prompt": list(prompt), "temperature_q16": duty.temperature_q16,
-            "top_k": duty.top_k, "seed": duty.seed, "trace_key": duty.trace_key,
-        }  # fmt: skip
+        request = self._request(duty, prompt)
         self._figures.prompt_tokens += len(prompt)
         is_vector = Kind(duty.kind).is_vector
         if duty.role != abi.ROLE_EXECUTE:
@@ -360,6 +357,13 @@ class InferenceService:
             queue_ms=queued_ms + answer["queue_ms"], first_token_ms=answer["first_token_ms"],
             total_ms=answer["total_ms"], device=worker.label,
         )  # fmt: skip
+
+    def _request(self, duty: Duty, prompt: tuple[int, ...]) -> dict[str, Any]:
+        """What is asked of the model in either role."""
+        return {
+            "kind": Kind(duty.kind).name.lower(), "prompt": list(prompt), "temperature_q16": duty.temperature_q16,
+            "top_k": duty.top_k, "seed": duty.seed, "trace_key": duty.trace_key,
+        }  # fmt: skip
 
     async def _generate(
         self, duty: Duty, worker: Worker, request: dict[str, Any], deadline: float
@@ -389,6 +393,9 @@ class InferenceService:
         """The batch of what is ready, for the outbox."""
         if self._operator is None or self._duties_head != self._ledger.head.number:
             return None
-        known, height = {*self._refused, *underway}, self._ledger.head.number + 1
-        items = items_to_send(self._operator, self._duties, self._results, known, height)
+        items = self._items(self._operator, {*self._refused, *underway}, self._ledger.head.number + 1)
         return work_message(items) if items else None
+
+    def _items(self, operator: bytes, known: Set[Hashable], height: int) -> list[WorkItem]:
+        """What is ready, within one batch."""
+        return items_to_send(operator, self._duties, self._results, known, height)

@@ -33,6 +33,7 @@ from node.cli import program_version
 from node.clock import now_ms
 from node.config import DataFolder, NodeConfig
 from node.consensus import Consensus, timing_of
+from node.disputes import DisputeService
 from node.exits import CONFIGURATION, DISK, INTERRUPTED, LOCKED, OK, PORT_IN_USE, SIGNER, WRONG_CHAIN, Fatal
 from node.host import NodeHost
 from node.inference import InferenceService
@@ -116,12 +117,19 @@ class Node:
         answers = SoftAnswers(ledger, self.network, hot_key)
         consensus.on_commit.append(answers.on_commit)
         outbox = Outbox(ledger, host.submit, hot_key)
-        inference = InferenceService(ledger, consensus, outbox, hot_key, config, self.folder.journal, store, answers)
+        make_inference, make_disputes = InferenceService, DisputeService
+        if config.cheat:
+            from node.cheats import services
+
+            make_inference, make_disputes = services(config.cheat, ledger.params)
+        inference = make_inference(ledger, consensus, outbox, hot_key, config, self.folder.journal, store, answers)
+        disputes = make_disputes(ledger, consensus, outbox, hot_key, inference, config.watch)
         fetches = Fetches(self.network, store, partial(check_model, config=config))
         fetches.on_ready.append(lambda _model: inference.wake())
         version = program_version()
         backend = NodeBackend(
-            version, ledger, self.mempool, host, self.network, consensus, sync, inference, store, fetches, answers
+            version, ledger, self.mempool, host, self.network, consensus, sync, inference, disputes, store, fetches,
+            answers,
         )
         hub, filters = Hub(), Filters()
         consensus.on_commit.append(hub.committed)
@@ -140,6 +148,7 @@ class Node:
                 nursery.start_soon(consensus.run)
                 nursery.start_soon(sync.run)
                 nursery.start_soon(inference.run)
+                nursery.start_soon(disputes.run)
                 nursery.start_soon(answers.run)
                 nursery.start_soon(self._expire)
                 self._write_endpoints(rpc_port, p2p_port)

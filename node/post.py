@@ -37,7 +37,7 @@ REACHED = {
     Wait.AGREED: {Status.AGREED, Status.SETTLED},
     Wait.SETTLED: {Status.SETTLED},
 }
-ENDED = {Status.REFUNDED, Status.DISPUTED}
+ENDED = {Status.REFUNDED}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from inference.tokenizer import Tokenizer
 from node.client import Client, from_hex, to_hex
 from node.exits import RUNTIME, Fatal
 from node.words import words_of
+from primitives.reasons import Reason
 from primitives.task import Kind, Status
 from rpc.task_story import cwu_text
 from vm.system import abi
 
-FINAL = (Status.SETTLED, Status.REFUNDED, Status.UNVERIFIED, Status.DISPUTED)
 ROLES = {abi.ROLE_EXECUTE: "for executing", abi.ROLE_AUDIT: "for checking", abi.ROLE_REVEAL: "for revealing"}
 SHOWN = {
     abi.DISPUTE_TRACE: "a page of its trace",
@@ -176,8 +176,9 @@ def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
     match e["event"]:
         case "Challenged":
             where = "at the first leaf that differs" if e["leaf"] == abi.NO_LEAF else f"at leaf {e['leaf']}"
+            who = e["challenger"] if int(e["operator"], 16) == 0 else e["operator"]
             bond = f"bond {coins(e['bond'])}"
-            yield f"{short(e['challenger'])} challenges {short(e['accused'])} {where}: dispute {number}, {bond}"
+            yield f"{short(who)} challenges the answer of {short(e['accused'])} {where}: dispute {number}, {bond}"
         case "DisputeBegan":
             yield f"dispute {number} begins; the accused may answer until block {e['lastBlock']}"
         case "Shown":
@@ -195,16 +196,17 @@ def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
             yield f"dispute {number}: the list of {short(e['author'])} falls, {why}; bond lost {coins(e['bond'])}"
         case "DisputeEnded":
             why = REASONS.get(e["reason"], f"reason {e['reason']}")
-            yield (
-                f"dispute {number} ends: {why}. {short(e['winner'])} wins, {short(e['loser'])} loses "
-                f"{coins(e['lostWei'])}: costs {coins(e['costsWei'])}, asker {coins(e['askerWei'])}, bounty "
-                f"{coins(e['bountyWei'])}, burned {coins(e['burnedWei'])}"
-            )
+            paid = "" if e["reason"] == abi.ENDED_MOOT else (
+                f". {short(e['winner'])} wins, {short(e['loser'])} loses {coins(e['lostWei'])}: costs "
+                f"{coins(e['costsWei'])}, asker {coins(e['askerWei'])}, bounty {coins(e['bountyWei'])}, burned "
+                f"{coins(e['burnedWei'])}"
+            )  # fmt: skip
+            yield f"dispute {number} ends: {why}{paid}"
         case "TaskRefuted":
             after = "nobody is left" if int(e["next"], 16) == 0 else f"{short(e['next'])} takes over"
             yield f"the answer of {short(e['executor'])} is refuted; {after}"
         case "Slashed":
-            why = REASONS.get(e["reason"], f"reason {e['reason']}")
+            why = Reason(e["reason"]).text
             yield f"slashed {short(e['operator'])}: {coins(e['amount'])}, {why}; bond left {coins(e['bond'])}"
 
 

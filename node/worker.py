@@ -69,6 +69,8 @@ class WorkerConfig:
     """Of the cluster that engine `ray` uses; empty: one on this machine, of its own."""
     ray_workers: int = 1
     """Workers on it."""
+    program: tuple[str, ...] = ()
+    """Another program than the engine's own, and its first arguments (node.cheats)."""
 
 
 def worker_config(folder: Path, config: NodeConfig) -> WorkerConfig:
@@ -213,8 +215,9 @@ class Worker:
     async def _open(self) -> trio.Process:
         config = self.config
         on_ray = config.engine == "ray"
+        own = ("inference.ray_cluster" if on_ray else "inference.worker",)
         command = [
-            sys.executable, "-m", "inference.ray_cluster" if on_ray else "inference.worker",
+            sys.executable, "-m", *(config.program or own),
             "--model-dir", str(config.model_dir), "--engine", "auto" if on_ray else config.engine,
             "--threads", str(config.threads), "--device", config.device, "--kv-mib", str(config.kv_mib),
             "--split", str(config.split),

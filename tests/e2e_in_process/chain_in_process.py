@@ -163,12 +163,7 @@ class Chain:
     def block(self, transactions: Iterable[Transaction]) -> Execution:
         """Execute the next block. Every transaction must fit and be valid."""
         height = self.height + 1
-        proposer = self.operators[height % len(self.operators)]
-        env = BlockEnv(
-            self.params, self.genesis_hash, height, height, proposer.payout, keccak(self.hash + b"mix"),
-            self.base_fee, self.hash,
-        )  # fmt: skip
-        executor = BlockExecutor(self.db, self.root, env)
+        executor = BlockExecutor(self.db, self.root, self.env(height))
         prologue = executor.run_prologue(
             system_transaction(
                 self.params.chain_id, height, self.params.block_gas_limit, prologue_data(self.hash, b"")
@@ -190,6 +185,14 @@ class Chain:
         self.check_coins()
         return execution
 
+    def env(self, height: int) -> BlockEnv:
+        """What a block of that height, or a call on the last one, sees of its block."""
+        proposer = self.operators[height % len(self.operators)]
+        return BlockEnv(
+            self.params, self.genesis_hash, height, height, proposer.payout, keccak(self.hash + b"mix"),
+            self.base_fee, self.hash,
+        )  # fmt: skip
+
     def sum_of_balances(self) -> int:
         reader = self.reader
         return sum(reader.balance(address) for address in self.known)
@@ -208,14 +211,15 @@ class Chain:
             max_priority_fee_per_gas=10**6, value=value, data=data,
         )  # fmt: skip
 
-    def work(self, operator: Operator, items: list[WorkItem]) -> Transaction:
+    def work(self, operator: Operator, items: list[WorkItem], nonce: int | None = None) -> Transaction:
         """One batch, signed by the hot account, with gas by the table."""
         batch = encode_batch(items)
         data = abi.WORK.encode_call(batch)
         tokens = sum(len(item.tokens) for item in items if isinstance(item, Submission))
         gas = 25_000 + 40 * len(data) + market_gas.WORK + len(items) * market_gas.SUBMIT
         gas += tokens * market_gas.SUBMIT_TOKEN
-        return self.transaction(operator.hot_key, self.reader.nonce(operator.hot), gas, 0, data)
+        nonce = self.reader.nonce(operator.hot) if nonce is None else nonce
+        return self.transaction(operator.hot_key, nonce, gas, 0, data)
 
     def move(self, operator: Operator, nonce: int, function: abi.Function, *arguments: Any) -> Transaction:
         """A message to the Referee, by a hot account."""
