@@ -6,6 +6,7 @@ import solc from "solc";
 const CONTRACTS = [
   { name: "Counter", path: "tests/clients/Counter.sol", viaIR: false },
   { name: "ModelDesk", path: "contracts/examples/ModelDesk.sol", viaIR: true },
+  { name: "ReceiptWatcher", path: "contracts/examples/ReceiptWatcher.sol", viaIR: true },
   { name: "Storyteller", path: "contracts/examples/Storyteller.sol", viaIR: true },
   { name: "Hostile", path: "tests/clients/Hostile.sol", viaIR: true },
 ];

@@ -15,10 +15,10 @@ from genesis.keys import ACCOUNT_KEYS, devnet_validator
 from genesis.spec import devnet_spec, load_spec
 from node.client import RpcFailure, to_hex
 from primitives import bls
-from primitives.address import MARKET
+from primitives.address import MARKET, created_by
 from primitives.block import EMPTY_LAST_COMMIT
 from primitives.hashing import keccak
-from primitives.keys import sign
+from primitives.keys import address_of, sign
 from primitives.merkle import pack_tokens
 from primitives.task import (
     NO_BAD_POSITION,
@@ -135,13 +135,30 @@ class ReceiptChain:
             self.work()
             self.block()
 
-    def _send(self, key: bytes, data: bytes, value: int, gas: int) -> None:
-        from primitives.keys import address_of
+    def create(self, code: bytes) -> str:
+        """Address of a contract that account 1 makes of this code."""
+        nonce = self._send(ACCOUNT_KEYS[1], code, 0, 4_000_000, to=b"")
+        self.block()
+        made = to_hex(created_by(address_of(ACCOUNT_KEYS[1]), nonce))
+        assert self.call("eth_getCode", made, "latest") != "0x"
+        return made
 
+    def transact(self, to: str, data: bytes) -> int:
+        """Call a contract in the next block; gas used. Raises RpcFailure when it reverts."""
+        call = {"from": to_hex(address_of(ACCOUNT_KEYS[1])), "to": to, "data": to_hex(data)}
+        self.call("eth_call", call, "latest")
+        self._send(ACCOUNT_KEYS[1], data, 0, 3_000_000, to=bytes.fromhex(to[2:]))
+        self.block()
+        receipt = self.call("eth_getBlockReceipts", "latest")[-1]
+        assert receipt["status"] == "0x1"
+        return int(receipt["gasUsed"], 16)
+
+    def _send(self, key: bytes, data: bytes, value: int, gas: int, to: bytes = MARKET) -> int:
         nonce = self.mempool.next_nonce(address_of(key))
         fee = 2 * self.ledger.next_base_fee() + 10**9
         transaction = sign_transaction(
-            key, chain_id=self.ledger.params.chain_id, nonce=nonce, gas=gas, to=MARKET, max_fee_per_gas=fee,
+            key, chain_id=self.ledger.params.chain_id, nonce=nonce, gas=gas, to=to, max_fee_per_gas=fee,
             max_priority_fee_per_gas=10**9, value=value, data=data,
         )  # fmt: skip
         self.mempool.add(transaction.raw, GENESIS_TIME_MS)
+        return nonce
