@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all real-models gemma-turn gemma-speed import-shapes clients lock clean
+.PHONY: setup devnet test test-all real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -34,6 +34,10 @@ gemma-speed: $(VENV)/.dev
 # A fresh checkpoint of every shape, imported, with its quality report.
 import-shapes: $(VENV)/.dev
 	$(BIN)/python bench/import_shapes.py $(ARGS)
+
+# On a machine with a CUDA device: equality with the reference first, then speed against bf16 (docs/gpu.md).
+gpu: setup
+	$(BIN)/python bench/gpu.py $(ARGS)
 
 # ethers, viem and cast, for the tests that use them (they skip without); needs npm.
 clients: tests/clients/node_modules/.package-lock.json

@@ -13,9 +13,10 @@ holds.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
 from contextlib import AbstractContextManager, nullcontext
+from subprocess import CalledProcessError
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,10 +66,12 @@ class CudaExecutor:
         s = self.shape
         assert takes(s), f"the kernels are not made for {s}"
         self._device, self._split = torch.device(device), split
+        self._try_to_compile()
         self.products = [product for product in PRODUCTS if torch_engine.is_exact(product.backend, device)]
         if not self.products:
             raise EngineUnavailable(f"no product of {', '.join(p.name for p in PRODUCTS)} is exact on {device!r}")
-        self._chosen: dict[tuple[int, int, int], Product] = {}
+        self.chosen: dict[tuple[int, int, int], Product] = {}
+        """The product of each (outputs, inputs, rows to the next power of two)."""
         self._put = lambda name, dtype: _on(model.tensors[name], self._device, dtype)
         self._weights = {linear.name: self._weights_of(linear) for linear in model.manifest.linears}
         self._embedding = self._put("embedding.weight", torch.int8), self._put("embedding.scale", torch.int32)
@@ -96,18 +99,23 @@ class CudaExecutor:
     @torch.inference_mode()
     def run_pass(self, segments: Items[Segment], starts: Items[int]) -> list[Fed]:
         """One pass over sequences that have room for their tokens from positions `starts` on."""
-        order = [i for i, segment in enumerate(segments) if len(segment.tokens) == 1]
         found: dict[int, Fed] = {}
-        with self._current():
-            for begin in range(0, len(order), max(STEP_ROWS_MAX, 1)) if STEP_ROWS_MAX else ():
-                some = order[begin : begin + STEP_ROWS_MAX]
-                given = self._step(len(some)).run([segments[i] for i in some], [starts[i] for i in some])
-                found |= zip(some, self._feds(given, [segments[i] for i in some], every=True), strict=True)
-            if rest := [i for i in range(len(segments)) if i not in found]:
-                some_segments = [segments[i] for i in rest]
-                given = self.forward(self._place(some_segments, [starts[i] for i in rest]))
-                found |= zip(rest, self._feds(given, some_segments, every=False), strict=True)
+        for some, given in self.passes(segments, starts):
+            found |= zip(some, self._feds(given, [segments[i] for i in some]), strict=True)
         return [found[i] for i in range(len(segments))]
+
+    @torch.inference_mode()
+    def passes(self, segments: Items[Segment], starts: Items[int]) -> Iterator[tuple[list[int], "_Given"]]:
+        """The same, all results left on the device: each launch with the segments that it feeds. A later one may
+        overwrite what an earlier one gave."""
+        single = [i for i, segment in enumerate(segments) if len(segment.tokens) == 1 and STEP_ROWS_MAX]
+        rest = sorted(set(range(len(segments))) - set(single))
+        with self._current():
+            for begin in range(0, len(single), STEP_ROWS_MAX or 1):
+                some = single[begin : begin + STEP_ROWS_MAX]
+                yield some, self._step(len(some)).run([segments[i] for i in some], [starts[i] for i in some])
+            if rest:
+                yield rest, self.forward(self._place([segments[i] for i in rest], [starts[i] for i in rest]))
 
     @torch.inference_mode()
     def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
@@ -134,7 +142,7 @@ class CudaExecutor:
         kv = self._new((s.layers, rows, 2 * s.kv_heads, s.head_width), torch.int8)
         kv_scale = self._new((s.layers, rows, 2 * s.kv_heads), torch.int32)
         weight, scale = self._embedding
-        tile = _tile(s.width)
+        tile = tile_of(s.width)
         kernels.embed_kernel[(rows, -(-s.width // tile))](
             at.tokens, weight, scale, scratch, s.width, self.model.manifest.embedding_exponent, N=tile
         )
@@ -152,7 +160,7 @@ class CudaExecutor:
         logits = self._new((at.picks.shape[0], s.vocabulary), torch.int64)
         if at.picks.shape[0]:
             self._logits(self._norm(x, at.picks, "norm", "head"), logits)
-        return _Given(states, kv, kv_scale, logits)
+        return _Given(states, kv, kv_scale, logits, at.every)
 
     # ------------------------------------------------------------------ parts of a pass
 
@@ -162,7 +170,7 @@ class CudaExecutor:
         made = self._rows(picks.shape[0], weights.columns)
         kernels.norm_kernel[(made.rows,)](
             x, picks, self._gains[f"{norm}.gain"], made.q, made.scale, s.width, weights.columns, s.norm_epsilon_q32,
-            N=_extent(s.width), STAGES=_stages(weights.linear.block), num_warps=_warps(s.width),
+            N=lanes(s.width), STAGES=stages(weights.linear.block), num_warps=warps_of(s.width),
         )  # fmt: skip
         return made
 
@@ -179,8 +187,8 @@ class CudaExecutor:
         made = self._rows(q.rows, after.columns)
         kernels.merge_kernel[(q.rows,)](
             x, out, *outputs, post, self._gains[f"{norm}.gain"], made.q, made.scale, s.width, after.columns,
-            s.norm_epsilon_q32, N=_extent(s.width), STAGES=_stages(after.linear.block), POST=s.features.post_norms,
-            NEXT=following is not None, num_warps=_warps(s.width), **weights.form,
+            s.norm_epsilon_q32, N=lanes(s.width), STAGES=stages(after.linear.block), POST=s.features.post_norms,
+            NEXT=following is not None, num_warps=warps_of(s.width), **weights.form,
         )  # fmt: skip
         return made
 
@@ -197,7 +205,7 @@ class CudaExecutor:
         kernels.heads_kernel[(rows.rows, s.heads + 2 * s.kv_heads)](
             *outputs, *gains, s.norm_epsilon_q32, at.positions, cosines, sines, at.pages, q, q_scale,
             self._store.values[layer], self._store.scales[layer], kv, kv_scale, s.heads, s.kv_heads, s.head_width,
-            s.rotary // 2, N=_extent(s.head_width), STAGES=_stages(cip.rotation_block(s.head_width)), NORM=s.qk_norm,
+            s.rotary // 2, N=lanes(s.head_width), STAGES=stages(cip.rotation_block(s.head_width)), NORM=s.qk_norm,
             TURN=s.rotary > 0, num_warps=1, **weights.form,
         )  # fmt: skip
         return self._mix(layer, q, q_scale, at)
@@ -212,8 +220,8 @@ class CudaExecutor:
                 at.tables.shape[1])  # fmt: skip
         how = (rows * s.heads, s.heads, s.kv_heads, s.head_width, mantissa, 38 + exponent,
                s.window if s.local(layer) else EVERYTHING)  # fmt: skip
-        extents = {"ROWS": at.item_rows, "M": max(ITEM_ROWS_LEAST, _power_of_two(at.item_rows * shared)),
-                   "WIDE": max(32, _power_of_two(s.head_width)), "SPLITS": splits, "num_warps": 8}  # fmt: skip
+        extents = {"ROWS": at.item_rows, "M": max(ITEM_ROWS_LEAST, power_of_two(at.item_rows * shared)),
+                   "WIDE": max(32, power_of_two(s.head_width)), "SPLITS": splits, "num_warps": 8}  # fmt: skip
         grid = (at.items.shape[0], s.kv_heads, splits)
         kernels.highest_kernel[grid](*seen, highest, bits, *how, **extents)
         kernels.mass_kernel[grid](*seen, self._exp2, highest, bits, mass, heaviest, *how, **extents)
@@ -222,7 +230,7 @@ class CudaExecutor:
         wide, largest, tile = self._tiles(rows, s.heads * s.head_width)
         kernels.close_kernel[largest.shape](
             total, mass, heaviest, bits, rows * s.heads, wide, largest, s.heads, s.head_width, N=tile,
-            STAGES=_stages(after.linear.block), SPLITS=splits, num_warps=8,
+            STAGES=stages(after.linear.block), SPLITS=splits, num_warps=8,
         )  # fmt: skip
         return self._quantise(wide, largest, after)
 
@@ -233,22 +241,22 @@ class CudaExecutor:
         wide, largest, tile = self._tiles(rows.rows, s.hidden)
         kernels.gate_kernel[largest.shape](
             *outputs, self._gate, s.features.gate_step_bits, wide, largest, s.hidden, N=tile,
-            STAGES=_stages(after.linear.block), **weights.form,
+            STAGES=stages(after.linear.block), **weights.form,
         )  # fmt: skip
         return self._quantise(wide, largest, after)
 
     def _quantise(self, wide: torch.Tensor, largest: torch.Tensor, after: "_Weights") -> "_Rows":
         """What the product `after` reads, of rotated rows of which every tile's largest magnitude is known."""
         (rows, width), tiles = wide.shape, largest.shape[1]
-        made, tile = self._rows(rows, after.columns), _tile(width)
+        made, tile = self._rows(rows, after.columns), tile_of(width)
         kernels.quantise_kernel[(rows, -(-after.columns // tile))](
-            wide, largest, tiles, made.q, made.scale, width, after.columns, N=tile, TILES=_power_of_two(tiles)
+            wide, largest, tiles, made.q, made.scale, width, after.columns, N=tile, TILES=power_of_two(tiles)
         )
         return made
 
     def _logits(self, rows: "_Rows", out: torch.Tensor) -> None:
         vocabulary, weights = self.shape.vocabulary, self._weights["head"]
-        tile = _tile(vocabulary)
+        tile = tile_of(vocabulary)
         kernels.logits_kernel[(rows.rows, -(-vocabulary // tile))](
             *self._outputs(rows, weights, NORMED_BITS), out, vocabulary, N=tile, **weights.form
         )
@@ -258,10 +266,10 @@ class CudaExecutor:
     def _outputs(self, rows: "_Rows", weights: "_Weights", bits: int) -> tuple[Any, ...]:
         """What a kernel needs for the Q16 outputs of a product of Q`bits` rows."""
         outputs, columns = weights.weight.shape
-        key = outputs, columns, _power_of_two(rows.rows)
-        if key not in self._chosen:
-            self._chosen[key] = self._fastest(rows, weights.weight)
-        acc = self._chosen[key].multiply(rows.q, weights.weight, rows.rows)
+        key = outputs, columns, power_of_two(rows.rows)
+        if key not in self.chosen:
+            self.chosen[key] = self._fastest(rows, weights.weight)
+        acc = self.chosen[key].multiply(rows.q, weights.weight, rows.rows)
         if self._split is not None:
             acc = self._split.gather(acc[: rows.rows])
         bias = weights.scale if weights.bias is None else weights.bias
@@ -317,18 +325,18 @@ class CudaExecutor:
         def put(values: Any) -> torch.Tensor:
             return torch.from_numpy(np.asarray(values, np.int32)).to(self._device)
 
-        return _Pass(put(tokens), put(positions), put(pages), put(tables), put(items), put(picks), item_rows)
+        return _Pass(put(tokens), put(positions), put(pages), put(tables), put(items), put(picks), item_rows,
+                     len(picks) == len(tokens))  # fmt: skip
 
     def _step(self, rows: int) -> "_Step":
-        bucket = _power_of_two(rows)
+        bucket = power_of_two(rows)
         if bucket not in self._steps:
             self._steps[bucket] = _Step(self, bucket, pages_of(self.shape.context), self._store.pages)
         return self._steps[bucket]
 
-    def _feds(self, given: "_Given", segments: Items[Segment], every: bool) -> list[Fed]:
-        """What a pass gives each segment. `every` row has logits, whether they are wanted or not."""
-        s = self.shape
-        rows = sum(len(segment.tokens) for segment in segments)
+    def _feds(self, given: "_Given", segments: Items[Segment]) -> list[Fed]:
+        """What a pass gives each segment."""
+        s, rows, every = self.shape, sum(len(segment.tokens) for segment in segments), given.every
         states, kv, kv_scale, logits = self._host(given, rows, rows if every else given.logits.shape[0])
         payloads = []
         for group in range(s.groups):
@@ -368,12 +376,22 @@ class CudaExecutor:
 
     def _tiles(self, rows: int, width: int) -> tuple[torch.Tensor, torch.Tensor, int]:
         """Room for wide rows, for the largest magnitude of each of their tiles, and a tile's extent."""
-        tile = _tile(width)
+        tile = tile_of(width)
         tiles = self._new((rows, -(-width // tile)), torch.int64)
         return self._new((rows, width), torch.int64), tiles, tile
 
     def _new(self, extent: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.empty(extent, dtype=dtype, device=self._device)
+
+    def _try_to_compile(self) -> None:
+        """Triton needs a C compiler and Python's headers when it first launches."""
+        values = torch.zeros((1, TILE), dtype=torch.int64, device=self._device)
+        found = self._new((1, TILE), torch.int8), self._new((1,), torch.int32)
+        try:
+            with self._current():
+                kernels.quantise_kernel[(1, 1)](values, values, 1, *found, TILE, TILE, N=TILE, TILES=1)
+        except (RuntimeError, OSError, CalledProcessError) as error:
+            raise EngineUnavailable(f"Triton compiles no kernels here: {error}") from error
 
     def _current(self) -> AbstractContextManager[Any]:
         """Triton launches on the current device."""
@@ -398,7 +416,8 @@ class _Step:
         tokens, positions, pages = self._inputs[: self._head].view(3, -1)[:, :rows]
         each = torch.arange(rows, dtype=torch.int32, device=device)
         items = torch.stack([each, torch.ones_like(each), each], 1).contiguous()
-        self._pass = _Pass(tokens, positions, pages, self._inputs[self._head :].view(rows, table_width), items, each, 1)
+        tables = self._inputs[self._head :].view(rows, table_width)
+        self._pass = _Pass(tokens, positions, pages, tables, items, each, 1, True)
         self._graph: Any = None
         self._given: _Given | None = None
 
@@ -468,7 +487,8 @@ class _Rows(NamedTuple):
 
 class _Pass(NamedTuple):
     """Where rows lie, all int32: token, position and page of each; pages of each sequence; items (first row, count,
-    sequence) of at most item_rows rows that attend together; rows whose logits are wanted."""
+    sequence) of at most item_rows rows that attend together; rows whose logits are wanted, and whether that is every
+    row."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -477,16 +497,18 @@ class _Pass(NamedTuple):
     items: torch.Tensor
     picks: torch.Tensor
     item_rows: int
+    every: bool
 
 
 class _Given(NamedTuple):
     """Results on the device: residual of each group [groups, rows, width] and logits [picked rows, vocabulary] in
-    int64, int8 keys and values [layers, rows, heads, width] and their scales."""
+    int64, int8 keys and values [layers, rows, heads, width] and their scales; whether every row was picked."""
 
     states: torch.Tensor
     kv: torch.Tensor
     kv_scale: torch.Tensor
     logits: torch.Tensor
+    every: bool
 
 
 class _Store:
@@ -567,23 +589,23 @@ def _octets(array: np.ndarray, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(array.astype(dtype, copy=False)).reshape(len(array), -1).view(np.uint8)
 
 
-def _power_of_two(least: int) -> int:
+def power_of_two(least: int) -> int:
     """The least power of two that is not below it."""
     return 1 << max(least - 1, 0).bit_length()
 
 
-def _extent(width: int) -> int:
+def lanes(width: int) -> int:
     """Lanes of a program that holds a whole row: whole blocks of a rotation."""
-    return max(cip.ROTATION_BLOCK_MAX, _power_of_two(width))
+    return max(cip.ROTATION_BLOCK_MAX, power_of_two(width))
 
 
-def _tile(width: int) -> int:
-    return min(TILE, _extent(width))
+def tile_of(width: int) -> int:
+    return min(TILE, lanes(width))
 
 
-def _stages(block: int) -> int:
+def stages(block: int) -> int:
     return block.bit_length() - 1
 
 
-def _warps(width: int) -> int:
-    return max(1, min(16, _extent(width) // 256))
+def warps_of(width: int) -> int:
+    return max(1, min(16, lanes(width) // 256))

@@ -11,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from bench import gpu_checks
 from inference import cuda_engine, torch_engine
 from inference import program as cip
 from inference.build import random_model, request, with_known_answers
@@ -74,6 +75,21 @@ def shapes(draw: Any) -> cip.Shape:
         rotary=2 * draw(st.integers(0, head_width // 2)), hidden=draw(st.sampled_from([1, 7, 40, 1041, 2050])),
         norm_epsilon_q32=draw(st.sampled_from([1, 42950, cip.EPSILON_MAX])), layers_per_group=draw(st.integers(1, 2)),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in gpu_checks.CHECKS if name != "product"])
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+def test_kernels_are_the_references_operations(name: str, seed: int) -> None:
+    """Random extents and extreme values of each; products are below."""
+    gpu_checks.CHECKS[name](np.random.default_rng(seed), "cpu")
+
+
+def test_a_difference_names_operation_and_element() -> None:
+    expected = np.array([[1, 2], [3, 4]])
+    gpu_checks.compare("norm", "q", expected, torch.tensor([[1, 2], [3, 4]]), "width 2")
+    with pytest.raises(gpu_checks.Difference, match=r"norm: q\[1, 0\] is 7, the reference gives 3"):
+        gpu_checks.compare("norm", "q", expected, torch.tensor([[1, 2], [7, 4]]), "width 2")
 
 
 @given(shape=shapes(), seed=st.integers(0, 2**32), spread=st.sampled_from([-6, 0, 8, 14, 30]),
