@@ -40,7 +40,8 @@ def test_every_kernel_compiles_for_devices_that_are_not_here(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device: make gpu")
 def test_make_gpu_says_what_is_missing() -> None:
-    assert re.search("cannot measure a GPU here: torch .* (without CUDA|no CUDA device)", run({}, "bench/gpu.py", code=69))
+    said = run({}, "bench/gpu.py", code=69)
+    assert re.search("cannot measure a GPU here: torch .* (without CUDA|no CUDA device)", said)
 
 
 @pytest.mark.demand
