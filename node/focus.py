@@ -12,7 +12,6 @@ from node.client import to_hex
 from node.receipts import CLASSES, METHODS, OUTCOMES, Account
 from primitives.params import COIN, CWU
 from primitives.task import Kind
-from vm.system import abi
 
 FOCUS_VERSION = "1.2"
 CURRENCY = "XXX"
@@ -49,9 +48,7 @@ def row(account: Account, timestamp: int, chain: str) -> dict[str, str]:
     """One receipt. Billed and effective is everything that left the payer's escrow for good (execution, checks, tips,
     the gas of messages); list and contracted cost is the execution fee at the price of its post."""
     r = account.receipt
-    posted, settled = account.last(abi.TASK_POSTED), account.last(abi.TASK_SETTLED)
-    assert posted is not None and settled is not None, "receipts.accounts gives settled tasks whole"
-    paid = 0 if posted.values["canary"] else posted.values["escrow"] - settled.values["refundedWei"]
+    paid = account.paid_wei
     prefill, decode = r["prefillMacs"], r["decodeMacs"]
     quantity, kind = _cwu(prefill + decode), Kind(r["kind"])
     when = datetime.fromtimestamp(timestamp, UTC)

@@ -29,7 +29,7 @@ from node.store import ModelStore
 from node.worker import TooLate, Worker, WorkerFailed, WorkerUnfit, worker_config
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
-from primitives.reasons import reason_of
+from primitives.reasons import Reason, reason_of
 from primitives.receipt import Log
 from primitives.task import Kind, WorkItem, vector_of, words_of
 from vm.system import abi, views
@@ -62,6 +62,7 @@ class Figures:
     missed: Counter[str] = field(default_factory=Counter)
     """Duties of this operator, by reason; so are the refused messages."""
     refused: Counter[str] = field(default_factory=Counter)
+    slashed: Counter[str] = field(default_factory=Counter)
 
     def answered(self, tokens: int, first_token_ms: int) -> None:
         """An answer was made."""
@@ -144,6 +145,7 @@ class InferenceService:
             "workerRestarts": sum(worker.restarts for worker in workers),
             "missed": dict(figures.missed),
             "refused": dict(figures.refused),
+            "slashed": dict(figures.slashed),
         }
 
     def why_not(self, model: bytes) -> str:
@@ -261,6 +263,13 @@ class InferenceService:
             self._figures.missed[code] += 1
             advice = reason_of(code).advice
             log.warning("duty missed", task=entry.topics[1], code=code, reason=values["text"], advice=advice)
+
+        elif event is abi.SLASHED and self._operator is not None and entry.topics[1][12:] == self._operator:
+            values = event.decode(entry.topics, entry.data)
+            reason = Reason(values["reason"])
+            self._figures.slashed[reason.code] += 1
+            told = {"code": reason.code, "reason": reason.text, "advice": reason.advice}
+            log.error("slashed", task=entry.topics[2], wei=values["amount"], **told)
 
     def _is_mine(self, entry: Log) -> bool:
         """Whether the event's second indexed value is this operator."""

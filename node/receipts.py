@@ -52,9 +52,24 @@ class Account:
     def task(self) -> bytes:
         return bytes(self.receipt["task"])
 
+    @property
+    def attempt(self) -> list[Seen]:
+        """What happened from the deal on that led to the answer: what was refuted before is another story."""
+        dealt = [place for place, seen in enumerate(self.events) if seen.name == abi.TASK_DEALT.name]
+        return self.events[dealt[-1] if dealt else 0 :]
+
+    @property
+    def paid_wei(self) -> int:
+        """What left the payer for good when the task settled (a callback's gas is apart); 0 of a canary."""
+        if self.receipt["class"] == abi.CLASS_CANARY:
+            return 0
+        payments = [seen for seen in self.all(abi.PAID) if seen.block == self.block]
+        burned = sum(seen.values["burnedWei"] for seen in self.all(abi.TASK_SETTLED))
+        return burned + sum(seen.values["amount"] for seen in payments)
+
     def all(self, event: abi.Event) -> list[Seen]:
-        """Its events of one kind, in order."""
-        return [seen for seen in self.events if seen.name == event.name]
+        """Events of one kind in its last attempt, in order; its post and first deal stand in `events`."""
+        return [seen for seen in self.attempt if seen.name == event.name]
 
     def last(self, event: abi.Event) -> Seen | None:
         """The last one of a kind."""
@@ -79,7 +94,7 @@ def accounts(client: Client, first: int, last: int, progress: Progress | None = 
             del open_tasks[task]
             if account is None:
                 raise Fatal(RUNTIME, f"task {to_hex(task)} settled in block {block} and left no receipt")
-            if account.all(abi.TASK_POSTED) == []:
+            if not any(seen.name == abi.TASK_POSTED.name for seen in account.events):
                 account.events[:0] = _before(client, task, first - 1)
             yield account
         elif event is abi.TASK_REFUNDED:

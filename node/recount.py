@@ -159,10 +159,10 @@ def check(account: Account, facts: Facts) -> None:
 
     identity = keccak(eth_abi.encode(RECEIPT_TYPES, [receipt[name] for name in RECEIPT_NAMES]))
     same("receipt", receipt["receipt"], identity)
-    posted, answered = _one(account, abi.TASK_POSTED, place), _one(account, abi.TASK_ANSWERED, place)
-    dealt, settled = account.all(abi.TASK_DEALT), _one(account, abi.TASK_SETTLED, place)
-    if not dealt:
-        raise Difference("deal", place, "none", "one")
+    posted, first_deal = (_first(account, event, place) for event in (abi.TASK_POSTED, abi.TASK_DEALT))
+    answered, dealt, settled = (
+        _one(account, event, place) for event in (abi.TASK_ANSWERED, abi.TASK_DEALT, abi.TASK_SETTLED)
+    )
     asked, said, end = posted.values, answered.values, settled.values
     same("class", receipt["class"], abi.CLASS_CANARY if asked["canary"] else abi.CLASS_PAID)
     same("lane", receipt["lane"], abi.LANE_EXACT)
@@ -175,13 +175,13 @@ def check(account: Account, facts: Facts) -> None:
     same("outputTokens", receipt["outputTokens"], len(output) // 4)
     for name in ("queueMs", "firstTokenMs", "totalMs", "device"):
         same(f"{name} (self-reported)", receipt[name], said[name])
-    mix = from_hex(facts.header(dealt[0].block)["mixHash"])
+    mix = from_hex(facts.header(first_deal.block)["mixHash"])
     same("seed", receipt["seed"], sampling_seed(mix, account.task))
     same("executor", receipt["executor"], said["executor"])
-    if receipt["executor"] not in dealt[-1].values["slots"]:
-        raise Difference("executor", place, receipt["executor"], f"one of {dealt[-1].values['slots']}")
+    if receipt["executor"] not in dealt.values["slots"]:
+        raise Difference("executor", place, receipt["executor"], f"one of {dealt.values['slots']}")
     _check_verification(account, said, same, place)
-    _check_work(account, facts, asked, end, same)
+    _check_work(account, facts, posted, end, same)
 
 
 def _check_verification(account: Account, said: dict[str, Any], same: Any, place: str) -> None:
@@ -212,9 +212,9 @@ def _check_verification(account: Account, said: dict[str, Any], same: Any, place
         same(f"verdict of {verifier}", committed.get(verifier), opened)
 
 
-def _check_work(account: Account, facts: Facts, asked: dict[str, Any], end: dict[str, Any], same: Any) -> None:
+def _check_work(account: Account, facts: Facts, posted: Seen, end: dict[str, Any], same: Any) -> None:
     """Work and bytes by the formula, and every wei from the price."""
-    receipt, kind = account.receipt, Kind(account.receipt["kind"])
+    receipt, kind, asked = account.receipt, Kind(account.receipt["kind"]), posted.values
     cost = facts.cost(receipt["model"])
     prompt, length = receipt["promptTokens"], receipt["outputTokens"]
     same("prefillMacs", receipt["prefillMacs"], cost.prefill(prompt))
@@ -224,14 +224,13 @@ def _check_work(account: Account, facts: Facts, asked: dict[str, Any], end: dict
     verified = bool(receipt["verifiers"])
     same("settled as", end["status"], Status.SETTLED if verified else Status.UNVERIFIED)
     same("settled work", end["macs"], cost.execution(kind, prompt, length))
-    posted = account.all(abi.TASK_POSTED)[0]
     base_fee = int(facts.header(posted.block)["baseFeePerGas"], 16)
     canary = asked["canary"]
     longest = 0  # only escrow_of reads it, and the escrow is on record
     prices = asked["pricePerCwu"], base_fee, asked["auditors"], asked["tipPerCwu"]
     terms = fees.Terms(cost, kind, prompt, longest, *prices)
     revealed = any(receipt["executor"] in seen.values["opened"] for seen in account.all(abi.REVEALED))
-    escrow = asked["escrow"] if not canary else 2**128
+    escrow = 2**128 if canary else asked["escrow"] - fees.callback_part(asked["callbackGas"], base_fee)
     split = fees.settle(
         terms, market_gas.WORK_PAID, facts.params, escrow, length, len(receipt["verifiers"]), revealed
     )
@@ -242,8 +241,7 @@ def _check_work(account: Account, facts: Facts, asked: dict[str, Any], end: dict
     same("back to the payer", end["refundedWei"], 0 if canary else split.refund)
     same("receipt that settled", end["receipt"], receipt["receipt"])
     if not canary:
-        paid = sum(seen.values["amount"] for seen in account.all(abi.PAID))
-        same("sum of payments", paid, asked["escrow"] - split.burned - split.refund)
+        same("sum of payments", account.paid_wei, escrow - split.refund)
 
 
 def _check_epoch(facts: Facts, epoch: int, ids: list[bytes]) -> None:
@@ -269,7 +267,16 @@ def _whole_epochs(params: ChainParams, first: int, last: int) -> Iterator[int]:
 
 
 def _one(account: Account, event: abi.Event, place: str) -> Seen:
+    """The last event of a kind in the task's last attempt."""
     seen = account.last(event)
+    if seen is None:
+        raise Difference(event.name, place, "missing", "one event")
+    return seen
+
+
+def _first(account: Account, event: abi.Event, place: str) -> Seen:
+    """The first event of a kind in the task's whole story."""
+    seen = next((seen for seen in account.events if seen.name == event.name), None)
     if seen is None:
         raise Difference(event.name, place, "missing", "one event")
     return seen
