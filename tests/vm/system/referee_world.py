@@ -66,7 +66,7 @@ class RefereeWorld(World):
         self.model = model_of(kind, **dict(extents))
         listed = GenesisModel(self.model.model_id, kind, *claims_of(self.model.manifest), 10**9)
         super().__init__(seed, model=listed, **spec)
-        for address in (WATCHER, STRANGER):
+        for address in (WATCHER, STRANGER, *(validator.hot for validator in self.spec.validators)):
             self.ctx.balances[address] = 100_000 * COIN
         self.start = self.ctx.total_balance()
 
