@@ -13,6 +13,7 @@ Owns the actors and who works on what; knows no chain.
 import argparse
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
@@ -40,6 +41,7 @@ PLACE_SECONDS = 60.0
 SILENT_SECONDS_MAX = 240.0
 """An actor that does not answer, or has work and says nothing of it, for so long (a driver that hangs) is killed:
 sooner than the node would kill all of them."""
+REASON_CHARACTERS = 400
 BACKOFF_SECONDS = (0.5, 2.0, 5.0, 10.0, 30.0)
 LOAD = ("running", "waiting", "pages", "pages_free", "prompt_tokens", "reused_tokens")
 EXIT_BROKEN = 3
@@ -80,7 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
 def join(address: str, setup: Setup, workers: int, model_id: str) -> Callable[[], Any]:
     """Connect to a cluster, or start one; what starts an actor in it. Raises EngineUnavailable, ConnectionError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster started here, beside what the node chose
+    if not address:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # beside what the node chose
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # whoever reaches a cluster without one can run code on it
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray
     except ImportError as error:
@@ -159,7 +164,8 @@ class Actor:
         try:
             return ray.get(reference, timeout=seconds)
         except ray.exceptions.RayError as error:
-            raise Lost((str(error).strip() or type(error).__name__).splitlines()[0]) from error
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+            raise Lost(lines[0] if len(lines) == 1 else f"{lines[0]} ... {lines[-1]}"[:REASON_CHARACTERS]) from error
 
 
 @dataclass
