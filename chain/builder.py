@@ -1,8 +1,10 @@
 """Fills a block within a budget of gas, bytes and time. Everything here is the proposer's policy, nothing is validity.
 
-Order: the prologue, then work batches of operators (one an operator, at most half of the gas), then users'
-transactions by effective tip and nonce. In round r users have 1/2**r of the gas and of the bytes, none from round 3 on:
-a block that was too slow for one round is smaller in the next. Work batches, up to 64 KiB of them, stay in every round.
+Order: the prologue, then work batches of operators (one an operator, at most half of the gas), then messages of
+disputes from anyone (an eighth of the gas, at least one message; the oldest dispute first), then users' transactions by
+effective tip and nonce. In round r users have 1/2**r of the gas and of the bytes, none from round 3 on: a block that
+was too slow for one round is smaller in the next. Work batches and dispute messages, up to 64 KiB of each, stay in
+every round.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,10 +14,11 @@ from typing import Protocol
 
 from chain.validation import Context, block_env, prologue_of
 from primitives import bls
-from primitives.address import MARKET
+from primitives.address import MARKET, REFEREE
 from primitives.block import EMPTY_EVIDENCE_ROOT, Block
 from primitives.hashing import ZERO_HASH, keccak
 from primitives.header import Header, Sidecar
+from primitives.params import DISPUTE_MESSAGE_GAS
 from primitives.receipt import BLOOM_BYTES
 from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction
 from vm.executor import BlockEnv, BlockExecutor, Execution
@@ -26,7 +29,12 @@ WORK_BYTES_MAX = 64 * 1024
 """Of work batches in a block, in every round."""
 WORK_GAS_DIVISOR = 2
 """Work batches get at most this part of the block's gas."""
+DISPUTE_BYTES_MAX = 64 * 1024
+"""Of dispute messages in a block, in every round."""
+NEW_DISPUTE = 2**64
+"""Where a challenge stands among dispute messages: after those of disputes that run."""
 ROUND_WITHOUT_USERS = 3
+WORD_BYTES = 32
 LENGTH_BYTES_MAX = 5
 """RLP header of one transaction inside the list of a block."""
 SLOW_GAS_DIVISOR = 16
@@ -112,11 +120,14 @@ def build_block(context: Context, request: BuildRequest, source: TransactionSour
     batches = filler.add_work(waiting)
     for transaction in batches:
         waiting[transaction.sender] = waiting[transaction.sender][1:]
+    moves = filler.add_disputes(waiting)
+    for transaction in moves:
+        waiting[transaction.sender] = waiting[transaction.sender][1:]
     late = filler.add_users(waiting)
     if late is not None:
         # It was executed and cannot be taken back: fill a second block with what came before it.
         kept = [each for each in filler.included[:-1] if isinstance(each, Transaction)]
-        if len(kept) == len(batches):
+        if len(kept) == len(batches) + len(moves):
             source.drop(late.hash, "execution exceeded the time limit of a block")
         else:
             source.suspect(late.hash)
@@ -164,6 +175,49 @@ class _Filler:
             bytes_left -= size
             included.append(transaction)
         return included
+
+    def add_disputes(self, waiting: Mapping[bytes, Sequence[Transaction]]) -> list[Transaction]:
+        """First in line of anyone, when it is a move that its dispute waits for, the oldest dispute's first, or a new
+        challenge; those that were included."""
+        params = self.context.params
+        gas_left = max(params.dispute_lane_gas, DISPUTE_MESSAGE_GAS)
+        bytes_left = min(DISPUTE_BYTES_MAX, self.bytes_left)
+        firsts = [queue[0] for queue in waiting.values() if queue and queue[0].to == REFEREE]
+        found = [(number, each) for each in firsts if (number := self._dispute_of(each)) is not None]
+        base_fee = self.env.base_fee_per_gas
+        found.sort(key=lambda item: (item[0], -item[1].effective_tip(base_fee), item[1].hash))
+        included: list[Transaction] = []
+        moved: set[int] = set()
+        for number, transaction in found:
+            if self.request.should_stop():
+                break
+            size = len(transaction.raw) + LENGTH_BYTES_MAX
+            if transaction.gas > gas_left or size > bytes_left or number in moved:
+                continue
+            if transaction.effective_tip(base_fee) < 0 or not self._apply(transaction):
+                continue
+            receipt = self.executor.receipts[-1]
+            gas_left -= receipt.gas_used
+            bytes_left -= size
+            included.append(transaction)
+            if receipt.status and number != NEW_DISPUTE:
+                moved.add(number)
+        return included
+
+    def _dispute_of(self, transaction: Transaction) -> int | None:
+        """The dispute that waits for this message's kind, by whom it may come from; NEW_DISPUTE of a challenge."""
+        selector, arguments = transaction.data[:4], transaction.data[4:]
+        if selector == abi.CHALLENGE.selector:
+            return NEW_DISPUTE
+        if selector not in (abi.SHOW.selector, abi.CHOOSE.selector, abi.OPEN.selector) or len(arguments) < WORD_BYTES:
+            return None
+        number = int.from_bytes(arguments[:WORD_BYTES], "big")
+        view = views.dispute(self.context.reader, number, self.context.params, self.context.number)
+        if view is None:
+            return None
+        if selector == abi.SHOW.selector:
+            return number if view.turn == abi.TURN_DEFENDER else None
+        return number if view.turn == abi.TURN_CHALLENGER and view.challenger == transaction.sender else None
 
     def add_users(self, waiting: Mapping[bytes, Sequence[Transaction]]) -> Transaction | None:
         """By tip and nonce until a budget is used up; the transaction in which the time ran out, if a slow one."""

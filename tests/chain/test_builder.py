@@ -7,7 +7,7 @@ import pytest
 from chain.builder import WORK_BYTES_MAX, is_work_batch
 from chain.mempool import Mempool
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS, devnet_validator
-from primitives.address import MARKET, created_by
+from primitives.address import MARKET, REFEREE, created_by
 from primitives.block import decode_block
 from primitives.keys import address_of
 from primitives.transaction import Transaction, sign_transaction
@@ -187,6 +187,34 @@ def test_a_small_transaction_that_happens_to_be_the_last_is_kept(devnet):
     sent = [devnet.send(account, tip=9 - account) for account in range(3)]
     block = build(devnet, should_stop=after(2))
     assert users(block) == [(sent[0].sender, 0), (sent[1].sender, 0)]
+
+
+def referee_call(account, function, *arguments, nonce=0, tip=1, gas=400_000):
+    return sign_transaction(
+        ACCOUNT_KEYS[account], chain_id=31_337, nonce=nonce, gas=gas, to=REFEREE, data=function.encode_call(*arguments),
+        max_fee_per_gas=3 * GWEI, max_priority_fee_per_gas=tip,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("round_", [0, 3])
+def test_challenges_from_anyone_stand_before_users_in_every_round(devnet, round_):
+    devnet.send(0, tip=900)
+    devnet.mempool.add(referee_call(1, abi.CHALLENGE, b"t" * 32, 0).raw, 0)
+    devnet.mempool.add(referee_call(2, abi.CHALLENGE, b"t" * 32, 1, tip=7).raw, 0)
+    b, c, a = ACCOUNT_ADDRESSES[1], ACCOUNT_ADDRESSES[2], ACCOUNT_ADDRESSES[0]
+    assert users(build(devnet, round_)) == [(c, 0), (b, 0), *([(a, 0)] if round_ == 0 else [])]
+
+
+def test_only_moves_that_a_dispute_waits_for_have_room_of_their_own(devnet):
+    for account, call in enumerate([(abi.SHOW, 1, b"x"), (abi.CHOOSE, 2**64 - 1, 0, b"c" * 32, []), (abi.OPEN, 3, 0, b"")]):
+        devnet.mempool.add(referee_call(account, *call).raw, 0)
+    assert users(build(devnet, 3)) == []
+    assert len(users(build(devnet, 0))) == 3, "as anybody's transactions"
+
+
+def test_a_message_that_the_dispute_lane_does_not_hold_waits_among_users(devnet):
+    devnet.mempool.add(referee_call(0, abi.CHALLENGE, b"t" * 32, 0, gas=LIMIT // 8 + 1).raw, 0)
+    assert users(build(devnet, 3)) == []
 
 
 def test_work_is_kept_when_a_users_transaction_comes_late(burner):
