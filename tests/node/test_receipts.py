@@ -45,6 +45,30 @@ def chain() -> ReceiptChain:
     return made
 
 
+def test_the_receipt_of_a_refuted_task_is_that_of_the_attempt_which_settled() -> None:
+    """The executor lies and does not defend itself: silence convicts it, a backup answers, both stand in the logs."""
+    chain = ReceiptChain(epoch_blocks=16, silence_blocks=8, canaries_per_validator=0)
+    chain.block()
+    chain.post(assurance=1)
+    chain.block(2)
+    [task] = {log["topics"][1] for log in chain.call("eth_getLogs", {"fromBlock": "0x2"}) if log["topics"][1:2]}
+    chain.liars = {from_hex(chain.call("labora_task", task)["slots"][0])}
+    for _ in range(60):
+        chain.run(1)
+        story = chain.call("labora_task", task)
+        if story["status"] in ("settled", "refunded"):
+            break
+    assert story["status"] == "settled", story["events"]
+    assert "TaskRefuted" in [event["event"] for event in story["events"]]
+    found = verify(chain, 0, None)  # type: ignore[arg-type]
+    assert found.receipts == 1
+    [account] = accounts(chain, 0, chain.height)  # type: ignore[arg-type]
+    assert from_hex(account.receipt["executor"]) not in chain.liars
+    assert account.receipt["root"] == keccak(b"trace" + account.task)
+    [liar] = [row for row in chain.call("labora_validators")["validators"] if row["slashes"]]
+    assert from_hex(liar["operator"]) in chain.liars and liar["slashes"][0]["task"] == task
+
+
 class Changed:
     """A node that lies in one answer."""
 
