@@ -265,7 +265,7 @@ class NumpyExecutor:
         total = np.floor(weight, out=weight) @ kv.v
         mass_bits = bit_length(mass)
         reciprocal = (1 << 43) // np.floor(np.ldexp(mass, cip.WINDOW_BITS - mass_bits)).astype(np.int64)
-        shift = np.clip((52 - cip.ATTENTION_BITS) + mass_bits - narrow - highest, 0, 63)
+        shift = clamped((52 - cip.ATTENTION_BITS) + mass_bits - narrow - highest)
         wide = scaled(total, reciprocal, shift)
         return wide.reshape(sequences, s.kv_heads, rows, shared, -1).swapaxes(1, 2).reshape(len(q), -1)
 
@@ -273,15 +273,16 @@ class NumpyExecutor:
         """Scores in Q16 of int64 products of queries and keys, in place of them."""
         mantissa, exponent = self._score_scale
         scale, shift = (q_top * mantissa) >> 8, (38 + exponent) - q_bits
-        least, most = int(kv.k_bits.min()), int(kv.k_bits.max())
+        least, most = extremes(kv.k_bits)
         bits = (self.shape.head_width * cip.ACTIVATION_MAX**2).bit_length() + 15 + 22
-        if bits + most - least <= 62 and int(shift.min()) >= most and int(shift.max()) - least <= 63:
+        lowest, highest = extremes(shift)
+        if bits + most - least <= 62 and lowest >= most and highest - least <= 63:
             # One shift a row instead of one an element: the keys' bits become factors, which floor the same.
             dot *= kv.k_top << (kv.k_bits - least)
             dot *= scale
             dot >>= shift - least
             return dot
-        return (dot * (kv.k_top * scale)) >> np.clip(shift - kv.k_bits, 0, 63)
+        return (dot * (kv.k_top * scale)) >> clamped(shift - kv.k_bits)
 
     def _mlp(self, x: Wide, layer: int) -> float:
         """A layer's MLP, added to the residual in place; the residual's bound."""
@@ -430,7 +431,9 @@ def _readings(
         together = [item for item in single[: max(1, TOGETHER_KEYS // (2 * least * PAGE))]
                     if len(item[0].pages) <= 2 * least]  # fmt: skip
         del single[: len(together)]
-        yield _reading(np.array([place for _, place in together]), [seen for seen, _ in together], 1, shape, local)
+        places = [place for _, place in together]
+        rows_of = slice(places[0], places[0] + 1) if len(places) == 1 else np.array(places)
+        yield _reading(rows_of, [seen for seen, _ in together], 1, shape, local)
 
 
 def _reading(rows: Any, seen: list[_Seen], count: int, shape: cip.Shape, local: bool) -> _Reading:
@@ -473,16 +476,21 @@ class _Store:
     def read(self, layer: int, reading: _Reading) -> "View":
         """What some rows see of a layer."""
         n, (sequences, pages) = self._kv_heads, reading.pages.shape
-        values, top, bits = (part[layer][reading.pages] for part in (self._values, self._top, self._bits))
 
         def join(part: np.ndarray, dtype: type) -> np.ndarray:  # [sequences, pages, heads, PAGE, ...]
-            whole = np.empty((sequences, n, pages, *part.shape[3:]), dtype)
+            whole = np.empty((sequences, part.shape[2], pages, *part.shape[3:]), dtype)
             whole[:] = part.swapaxes(1, 2)
-            return whole.reshape(sequences * n, pages * PAGE, *part.shape[4:])[:, reading.keys]
+            return whole.reshape(sequences, part.shape[2], pages * PAGE, *part.shape[4:])[:, :, reading.keys]
 
-        scales = [join(part[:, :, heads], np.int64)[:, None]
-                  for heads in (slice(n), slice(n, None)) for part in (top, bits)]  # fmt: skip
-        return View(join(values[:, :, :n], np.float32), join(values[:, :, n:], np.float64), *scales)
+        def flat(part: np.ndarray) -> np.ndarray:
+            return part.reshape(sequences * n, *part.shape[2:])
+
+        values, top, bits = (part[layer][reading.pages] for part in (self._values, self._top, self._bits))
+        scales = [join(part, np.int64) for part in (top, bits)]
+        k_scales = [flat(scale[:, :n])[:, None] for scale in scales]
+        v_scales = [flat(scale[:, n:])[:, None] for scale in scales]
+        k, v = flat(join(values[:, :, :n], np.float32)), flat(join(values[:, :, n:], np.float64))
+        return View(k, v, *k_scales, *v_scales)
 
 
 class View(NamedTuple):
@@ -541,7 +549,7 @@ class _Product:
             factor: Any = math.ldexp(top, -shift)
             top_max, factor_max = top, factor
         else:
-            shift = np.clip(shift, 0, 63)
+            shift = clamped(shift)
             factor = np.ldexp(top.astype(np.float64), -shift)
             top_max, factor_max = int(top.max()), float(factor.max())
         largest = self._largest
@@ -562,6 +570,17 @@ class _Product:
             saturate(out, cip.RESIDUAL_MAX)
             bound += 1 << 31
         return Wide(out, min(bound + 1, float(cip.RESIDUAL_MAX)))
+
+
+def extremes(values: np.ndarray) -> tuple[int, int]:
+    """Smallest and largest of some integers."""
+    flat = values.reshape(-1)
+    return int(flat[flat.argmin()]), int(flat[flat.argmax()])
+
+
+def clamped(shift: np.ndarray) -> np.ndarray:
+    """Within 0 .. 63. (np.clip takes as long as five calls of the like.)"""
+    return np.minimum(np.maximum(shift, 0), 63)
 
 
 def shifted(values: np.ndarray, left: int) -> np.ndarray:
@@ -674,7 +693,7 @@ def quantise_row(wide: np.ndarray, q: np.ndarray) -> tuple[int, int]:
 
 def bit_length(values: np.ndarray) -> np.ndarray:
     """Bit length of non-negative integers below 2^53, by float64's exponent (exact there)."""
-    return np.frexp(values.astype(np.float64))[1].astype(np.int64)
+    return np.frexp(values.astype(np.float64, copy=False))[1].astype(np.int64)
 
 
 def integer_sqrt(values: np.ndarray) -> np.ndarray:
