@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 pragma solidity ^0.8.20;
 
-import {Duty, Task} from "./LaboraTypes.sol";
+import {Batch, Duty, Task} from "./LaboraTypes.sol";
 
 /// @notice Inference tasks: posted, dealt, answered, audited, settled.
 /// @dev At 0x0000000000000000000000000000000000000a03. Generated from vm/system/abi.py.
@@ -114,6 +114,7 @@ interface ILaboraMarket {
     );
     event WorkRefused(bytes32 indexed task, address indexed operator, uint8 kind, string code, string text);
     event ItemFailed(bytes32 indexed task, string step, string code, string text);
+    event TaskCommissioned(bytes32 indexed task, uint16 batch, uint32 number, string name);
     event FundFilled(address indexed source, uint256 amount, uint256 fund);
     function post(
         uint8 kind,
@@ -145,5 +146,6 @@ interface ILaboraMarket {
     function getTask(bytes32 task) external view returns (Task memory info);
     function openTasks(address operator) external view returns (Duty[] memory duties);
     function fund() external view returns (uint256 commissioned, uint256 auditReserve);
+    function batches() external view returns (Batch[] memory commissioned);
     function taskCount() external view returns (uint64 posted);
 }

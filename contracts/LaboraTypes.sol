@@ -129,6 +129,14 @@ struct Duty {
     uint64 answeredBlock;
 }
 
+struct Batch {
+    string name;
+    bytes32 model;
+    uint8 kind;
+    uint32 prompts;
+    uint32 commissioned;
+}
+
 struct Totals {
     uint256 minted;
     uint256 burnedFees;

@@ -7,7 +7,8 @@ Owns the file's form; block 0 is made of it in genesis.build. Imports no virtual
      "models": [{"folder", "reference_macs_per_block"} or
                 {"id", "name", "record", "program_root", "stop_ids", "reference_macs_per_block"}],
      "validators": [{"operator", "consensus", "beacon_key", "node_key", "hot", "payout", "bond",
-                     "serves": [{"model": name or id, "macs_per_block": integer}]}]}
+                     "serves": [{"model": name or id, "macs_per_block": integer}]}],
+     "batches"?: [{"name", "model": name or id, "kind": "embed" or "score", "prompts": [[token id ...] ...]}]}
 
 Wei are decimal strings, multiply-adds integers, bytes 0x text; record is that of the model's shape. A template has no
 genesis_time_ms and no validators.
@@ -25,15 +26,19 @@ from inference.opening import claims_of, read_shape_record
 from inference.program import Manifest, ProgramError, decode_manifest
 from primitives.address import HISTORY_STORAGE, SYSTEM_ACCOUNTS, SYSTEM_ADDRESS, InvalidAddress, checksum, parse
 from primitives.bls import PUBLIC_KEY_BYTES, InvalidBLS, check_public_key
-from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
+from primitives.genesis import GenesisAccount, GenesisBatch, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.params import STAKE_UNIT, InvalidParams, params_from_json
-from primitives.task import STOP_IDS_MAX
+from primitives.task import STOP_IDS_MAX, Kind
 
 FORMAT = 1
 SPEC_BYTES_MAX = 8 * 1024 * 1024
 ACCOUNTS_MAX = 100_000
 MODELS_MAX = 256
+BATCHES_MAX = 16
+BATCH_PROMPTS_MAX = 256
+BATCH_TOKENS_MAX = 256
+"""Prompts of batches lie in the state: 32 words each."""
 TEXT_MAX = 64
 UINT64_MAX = 2**64 - 1
 WEI_MAX = 2**128 - 1
@@ -177,7 +182,7 @@ def _read(spec: dict[str, Any]) -> GenesisSpec:
     if "validators" not in spec and "validator" in spec:
         raise InvalidSpec("this is a template: complete it first (labora devnet and labora init do)")
     names = {"format", "params", "genesis_time_ms", "accounts", "models", "validators", "fund"}
-    _keys(spec, "the specification", names)
+    _keys(spec, "the specification", names, {"batches"})
     if spec["format"] != FORMAT:
         raise InvalidSpec(f"format {spec['format']!r}; this version reads {FORMAT}")
     try:
@@ -211,6 +216,10 @@ def _read(spec: dict[str, Any]) -> GenesisSpec:
         models=models,
         fund=_wei(spec["fund"], "fund"),
         spec_hash=spec_hash(spec),
+        batches=tuple(
+            _batch(entry, f"batches[{i}]", models)
+            for i, entry in enumerate(_list(spec.get("batches", []), "batches", BATCHES_MAX))
+        ),
     )
 
 
@@ -252,6 +261,34 @@ def _model(value: object, where: str) -> GenesisModel:
     return model
 
 
+def _batch(value: object, where: str, models: Sequence[GenesisModel]) -> GenesisBatch:
+    entry = _keys(value, where, {"name", "model", "kind", "prompts"})
+    model = _listed(entry["model"], f"{where}.model", models)
+    kinds = {kind.name.lower(): kind for kind in Kind if kind.is_vector}
+    if entry["kind"] not in kinds:
+        raise InvalidSpec(f"{where}.kind: expected one of {sorted(kinds)}, found {entry['kind']!r:.60}")
+    kind, shape = kinds[entry["kind"]], read_shape_record(model.record).shape
+    prompts = []
+    for index, tokens in enumerate(_list(entry["prompts"], f"{where}.prompts", BATCH_PROMPTS_MAX)):
+        place = f"{where}.prompts[{index}]"
+        prompt = tuple(_integer(token, place) for token in _list(tokens, place, BATCH_TOKENS_MAX))
+        if not (2 if kind is Kind.SCORE else 1) <= len(prompt) <= shape.context or max(prompt) >= shape.vocabulary:
+            raise InvalidSpec(f"{place}: {len(prompt)} tokens that the model cannot be asked of this kind")
+        prompts.append(prompt)
+    if not prompts or (kind is Kind.SCORE and not shape.causal):
+        raise InvalidSpec(f"{where}: there is nothing that the model could be asked of kind {entry['kind']}")
+    return GenesisBatch(_text(entry["name"], f"{where}.name"), model.model_id, int(kind), tuple(prompts))
+
+
+def _listed(value: object, where: str, models: Sequence[GenesisModel]) -> GenesisModel:
+    """The model of that name or id."""
+    wanted = _text(value, where) if not isinstance(value, str) or not HEX.fullmatch(value) else value
+    found = [model for model in models if wanted in (model.name, f"0x{model.model_id.hex()}")]
+    if not found:
+        raise InvalidSpec(f"{where}: no model {wanted!r} is listed")
+    return found[0]
+
+
 def shipped_manifest(folder: str) -> Manifest:
     """The manifest in a folder of genesis/models. Raises InvalidSpec."""
     if not FOLDER_NAME.fullmatch(folder):
@@ -289,11 +326,8 @@ def _validator(value: object, where: str, models: Sequence[GenesisModel]) -> Gen
     for index, item in enumerate(_list(entry["serves"], f"{where}.serves", MODELS_MAX)):
         place = f"{where}.serves[{index}]"
         served = _keys(item, place, {"model", "macs_per_block"})
-        wanted = _text(served["model"], f"{place}.model")
-        found = [model.model_id for model in models if wanted in (model.name, f"0x{model.model_id.hex()}")]
-        if not found:
-            raise InvalidSpec(f"{place}.model: no model {wanted!r} is listed")
-        serves.append((found[0], _integer(served["macs_per_block"], f"{place}.macs_per_block", 1)))
+        model_id = _listed(served["model"], f"{place}.model", models).model_id
+        serves.append((model_id, _integer(served["macs_per_block"], f"{place}.macs_per_block", 1)))
     _distinct(where, "serves", (model for model, _ in serves))
     return GenesisValidator(
         operator=address["operator"],

@@ -45,8 +45,9 @@ def write(accounts: Iterable[tuple[Account, int]], chain: str, file: TextIO) -> 
 
 
 def row(account: Account, timestamp: int, chain: str) -> dict[str, str]:
-    """One receipt. Billed and effective is everything that left the payer's escrow for good (execution, checks, tips,
-    the gas of messages); list and contracted cost is the execution fee at the price of its post."""
+    """One receipt. Billed and effective is everything that left the payer's escrow for the work (execution, checks,
+    tips, the gas of messages; of commissioned work: the fund's); list and contracted cost is the execution fee at the
+    price of its post."""
     r = account.receipt
     paid = account.paid_wei
     prefill, decode = r["prefillMacs"], r["decodeMacs"]

@@ -164,7 +164,9 @@ def check(account: Account, facts: Facts) -> None:
         _one(account, event, place) for event in (abi.TASK_ANSWERED, abi.TASK_DEALT, abi.TASK_SETTLED)
     )
     asked, said, end = posted.values, answered.values, settled.values
-    same("class", receipt["class"], abi.CLASS_CANARY if asked["canary"] else abi.CLASS_PAID)
+    commissioned = any(seen.name == abi.TASK_COMMISSIONED.name for seen in account.events)
+    paid_by = abi.CLASS_COMMISSIONED if commissioned else abi.CLASS_PAID
+    same("class", receipt["class"], abi.CLASS_CANARY if asked["canary"] else paid_by)
     same("lane", receipt["lane"], abi.LANE_EXACT)
     for name, of in (("kind", "kind"), ("model", "model"), ("payer", "poster"), ("pricePerCwu", "pricePerCwu")):
         same(name, receipt[name], asked[of])

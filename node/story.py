@@ -113,6 +113,8 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
     match e["event"]:
         case "TaskPosted":
             origin = "canary: made by the chain" if e["canary"] else f"asked by {short(e['poster'])}"
+            if not e["canary"] and not int(e["poster"], 16):
+                origin = "asked by the commissioned fund"
             escrow = coins(e["escrow"])
             out = WANTED[kind].format(most=e["maxTokens"])
             yield f"{origin}, {len(e['tokens'])} tokens in, {out}, escrow {escrow}"
@@ -159,6 +161,14 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
                 f"settled: fee {coins(e['fee'])} for {cwu_text(int(e['macs']))} CWU, executor "
                 f"{coins(e['executorWei'])}, burned {coins(e['burnedWei'])}, back to the asker "
                 f"{coins(e['refundedWei'])}; receipt {e['receipt'][2:18]}"
+            )
+        case "TaskCommissioned":
+            yield f"commissioned: number {e['number']} of {e['name']!r}, paid by the fund"
+        case "CalledBack":
+            ended = "took it" if e["succeeded"] else "failed"
+            yield (
+                f"called {short(e['target'])} back, which {ended}: {e['gasUsed']} gas, burned {coins(e['burnedWei'])}, "
+                f"back {coins(e['refundedWei'])}"
             )
         case "TaskRefunded":
             yield f"refunded {coins(e['amount'])} to the asker: {e['reason']}"

@@ -32,6 +32,17 @@ class GenesisModel:
 
 
 @dataclass(frozen=True)
+class GenesisBatch:
+    """A public good that the fund pays for: one model asked one kind of vector (embed, score) of many prompts."""
+
+    name: str
+    model_id: bytes
+    kind: int
+    prompts: tuple[tuple[int, ...], ...]
+    """Token ids."""
+
+
+@dataclass(frozen=True)
 class GenesisValidator:
     """A member of set(0) and set(1). Its keys are taken as the spec gives them (no proofs of possession in genesis)."""
 
@@ -63,3 +74,5 @@ class GenesisSpec:
     """Wei in the commissioned fund, held by the Market account."""
     spec_hash: bytes
     """keccak of the spec file's canonical JSON; also the beacon's first mix."""
+    batches: tuple[GenesisBatch, ...] = ()
+    """Commissioned work, in the order in which it is done."""

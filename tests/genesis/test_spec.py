@@ -243,3 +243,25 @@ def test_keys_of_ones_own_may_be_given():
 
 def test_the_hash_is_that_of_the_canonical_text():
     assert spec_hash({"b": 1, "a": [2]}) == keccak(b'{"a":[2],"b":1}')
+
+
+def test_batches_are_read_and_what_a_model_cannot_be_asked_is_refused():
+    spec = devnet()
+    found = load_spec(spec).batches
+    assert [(batch.name[:10], batch.kind, len(batch.prompts)) for batch in found] == [
+        ("evaluation", 2, 4), ("embeddings", 1, 4)
+    ]  # fmt: skip
+    good = spec["batches"][0]
+    for change, words in (
+        ({"kind": "generate"}, "kind: expected one of"),
+        ({"prompts": []}, "nothing that the model could be asked"),
+        ({"prompts": [[5]]}, r"prompts\[0\]: 1 tokens"),
+        ({"prompts": [[5, 2**31]]}, r"prompts\[0\]: 2 tokens"),
+        ({"prompts": [[1, "2"]]}, "expected an integer"),
+        ({"model": "nobody"}, "no model 'nobody' is listed"),
+        ({"more": 1}, "more"),
+    ):
+        with pytest.raises(InvalidSpec, match=words):
+            load_spec({**spec, "batches": [{**good, **change}]})
+    with pytest.raises(InvalidSpec, match="at most 16"):
+        load_spec({**spec, "batches": [good] * 17})

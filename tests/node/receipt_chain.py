@@ -22,12 +22,14 @@ from primitives.keys import address_of, sign
 from primitives.merkle import pack_tokens
 from primitives.task import (
     NO_BAD_POSITION,
+    Kind,
     Reveal,
     Submission,
     Verdict,
     WorkItem,
     encode_batch,
     execution_commitment,
+    result_length,
     verdict_commitment,
 )
 from primitives.transaction import sign_transaction
@@ -54,7 +56,8 @@ class ReceiptChain:
         self.ledger.on_commit.append(self.mempool.committed)
         self._dispatcher = Dispatcher(registry())
         self._context = Context(self, Filters(), registry().namespaces)  # type: ignore[arg-type]
-        self.model = views.models(self.ledger.reader(), self.ledger.params, 1)[0].model_id
+        listed = views.models(self.ledger.reader(), self.ledger.params, 1)[0]
+        self.model, self.width = listed.model_id, listed.width
         self.lazy: set[bytes] = set()
         """Operators that do nothing."""
         self.liars: set[bytes] = set()
@@ -127,7 +130,10 @@ class ReceiptChain:
                     self._send(keys.hot, abi.CHALLENGE.encode_call(duty.task, 0), 0, 1_500_000, to=REFEREE)
                     continue
                 if duty.role == abi.ROLE_EXECUTE:
-                    tokens = tuple(range(50, 50 + duty.max_tokens))
+                    asked = views.task(self.ledger.reader(), duty.task)
+                    assert asked is not None
+                    length = result_length(Kind(duty.kind), asked.prompt_tokens, duty.max_tokens, self.width)
+                    tokens = tuple(range(50, 50 + length))
                     commitment = execution_commitment(duty.task, operator, root)
                     items.append(Submission(duty.task, tokens, commitment, 1, 20, 300, b"memory"))
                 elif duty.role == abi.ROLE_AUDIT:

@@ -31,7 +31,8 @@ SCHEMA = json.loads((DOCS / "receipt.schema.json").read_text())
 
 @pytest.fixture(scope="module")
 def chain() -> ReceiptChain:
-    """Two epochs and a bit: canaries, paid tasks, one whose executor never answers, one that nobody checks."""
+    """Two epochs and a bit: canaries, what the fund commissions, paid tasks, one whose executor never answers, one that
+    nobody checks."""
     made = ReceiptChain(epoch_blocks=16)
     made.block()
     made.post()
@@ -125,7 +126,7 @@ def test_every_receipt_of_a_whole_history_follows_from_the_chain(chain: ReceiptC
     assert found.receipts > 20 and found.epochs == chain.height // 16 and found.macs > 0 and found.fees_wei > 0
     assert told[-1][0] == told[-1][1] == chain.height + 1
     classes = {account.receipt["class"] for account in accounts(chain, 0, chain.height)}  # type: ignore[arg-type]
-    assert classes == {abi.CLASS_PAID, abi.CLASS_CANARY}
+    assert classes == {abi.CLASS_PAID, abi.CLASS_COMMISSIONED, abi.CLASS_CANARY}
 
 
 def test_a_part_of_the_history_finds_posts_before_it(chain: ReceiptChain) -> None:
@@ -143,7 +144,7 @@ LIES = {
     "another root": (abi.RECEIPT, reidentified(lambda v: v.update(root=bytes(32))), "executor's commitment"),
     "a verifier less": (abi.RECEIPT, reidentified(lambda v: v.update(verifiers=v["verifiers"][:1])), "verifiers"),
     "another payer": (abi.RECEIPT, reidentified(lambda v: v.update(payer="0x" + "11" * 20)), "payer"),
-    "another class": (abi.RECEIPT, reidentified(lambda v: v.update({"class": 1})), "class"),
+    "another class": (abi.RECEIPT, reidentified(lambda v: v.update({"class": 2})), "class"),
     "another prompt": (abi.TASK_POSTED, lambda v: v.update(tokens=bytes(4) + v["tokens"][4:]), "promptHash"),
     "another output": (abi.TASK_ANSWERED, lambda v: v.update(tokens=bytes(4) + v["tokens"][4:]), "outputHash"),
     "other times": (abi.TASK_ANSWERED, lambda v: v.update(totalMs=9), "totalMs (self-reported)"),
@@ -220,7 +221,7 @@ def test_the_bill_has_the_columns_of_focus_and_adds_up(chain: ReceiptChain) -> N
     assert wanted <= rows[0].keys()
     assert all(name.startswith("x_") or name[0].isupper() for name in rows[0])
     billed = sum(int(row["BilledCost"].replace(".", "")) for row in rows)
-    paid = [account for account in whole if account.receipt["class"] == abi.CLASS_PAID]
+    paid = [account for account in whole if account.receipt["class"] != abi.CLASS_CANARY]
     left = sum(
         account.events[0].values["escrow"] - account.all(abi.TASK_SETTLED)[0].values["refundedWei"] for account in paid
     )

@@ -92,3 +92,16 @@ def test_logs_of_other_accounts_and_unknown_events_say_nothing() -> None:
     strange = PlacedLog(1, 1, b"", Log(b"\x77" * 20, POSTED.log.topics, POSTED.log.data))
     unknown = PlacedLog(1, 1, b"", Log(POSTED.log.address, (b"\x00" * 32,), b""))
     assert told(POSTED, strange, unknown).lines == told(POSTED).lines
+
+
+def test_callbacks_and_commissions_are_told() -> None:
+    nobody = "0x" + "00" * 20
+    posted = log(abi.TASK_POSTED, 5, TASK, nobody, MODEL, False, 2, bytes(8), 0, 0, 0, 1, 30, 0, 10**15, 1, 0, 0, 2)
+    commissioned = log(abi.TASK_COMMISSIONED, 5, TASK, 0, 3, "evaluation")
+    called = log(abi.CALLED_BACK, 15, TASK, A, 7, True, 50_000, 5 * 10**13, 10**14)
+    text = "\n".join(told(posted, commissioned, called).lines)
+    for words in (
+        "asked by the commissioned fund", "number 3 of 'evaluation', paid by the fund",
+        "called 0xaaaaaa… back, which took it: 50000 gas, burned 0.00005, back 0.0001",
+    ):  # fmt: skip
+        assert words in text

@@ -331,6 +331,8 @@ ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL, ROLE_CHALLENGE = 1, 2, 3, 4
 """Duty.role, and the role in Paid and TaskMissed (0 there: the poster). ROLE_CHALLENGE: a verdict that contradicts the
 answer must become a challenge (Referee.challenge) in the duty's blocks, or it is void and costs a lost challenge."""
 
+BATCH = _struct("Batch { string name; bytes32 model; uint8 kind; uint32 prompts; uint32 commissioned; }")
+
 POST = _function(MARKET, """post(uint8 kind, bytes32 model, bytes tokens, uint32 maxTokens, uint32 temperatureQ16,
     uint32 topK, uint8 assurance, uint256 valueAtRisk, uint256 tipPerCwu, uint32 deadlineBlocks, uint32 callbackGas)
     payable returns (bytes32 task)""")
@@ -344,6 +346,7 @@ QUOTE = _function(MARKET, """quote(uint8 kind, bytes32 model, uint32 promptToken
 GET_TASK = _function(MARKET, "getTask(bytes32 task) view returns (Task info)")
 OPEN_TASKS = _function(MARKET, "openTasks(address operator) view returns (Duty[] duties)")
 FUND = _function(MARKET, "fund() view returns (uint256 commissioned, uint256 auditReserve)")
+BATCHES = _function(MARKET, "batches() view returns (Batch[] commissioned)")
 TASK_COUNT = _function(MARKET, "taskCount() view returns (uint64 posted)")
 
 TASK_POSTED = _event(MARKET, """TaskPosted(bytes32 indexed task, address indexed poster, bytes32 indexed model,
@@ -380,6 +383,8 @@ TASK_REFUNDED = _event(MARKET, """TaskRefunded(bytes32 indexed task, address ind
 WORK_REFUSED = _event(MARKET, """WorkRefused(bytes32 indexed task, address indexed operator, uint8 kind, string code,
     string text)""")
 ITEM_FAILED = _event(MARKET, "ItemFailed(bytes32 indexed task, string step, string code, string text)")
+TASK_COMMISSIONED = _event(MARKET, """TaskCommissioned(bytes32 indexed task, uint16 batch, uint32 number,
+    string name)""")
 FUND_FILLED = _event(MARKET, "FundFilled(address indexed source, uint256 amount, uint256 fund)")
 
 # -------------------------------------------------------------------------------- Ledger

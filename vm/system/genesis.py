@@ -7,7 +7,7 @@ from primitives.address import MARKET, STAKING, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisSpec
 from primitives.hashing import ZERO_HASH
 from primitives.params import ChainParams
-from vm.system import beacon, ledger, market_state, models, staking, turn
+from vm.system import beacon, ledger, market_commission, market_state, models, staking, turn
 from vm.system.context import Refused
 
 
@@ -74,6 +74,8 @@ def _fill(ctx: "_GenesisContext", spec: GenesisSpec) -> None:
     ledger.put_base_price(ctx, params.base_price_start)
     ledger.put_capacity(ctx, models.set_capacity(ctx))
     market_state.FUND.set(ctx, spec.fund)
+    for batch in spec.batches:
+        market_commission.put_batch(ctx, batch)
 
 
 class _GenesisContext:

@@ -11,6 +11,7 @@ from vm.system import abi, courier
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.gas import VIEW_WORD
+from vm.system.market_commission import batches, commission
 from vm.system.market_deal import create_canaries, deal_tasks
 from vm.system.market_forget import forget_old
 from vm.system.market_post import cancel, fill_fund, post, quote
@@ -26,6 +27,7 @@ STEPS = (
     ("settle", settle_mature),
     ("call_back", courier.deliver),
     ("deal", deal_tasks),
+    ("commission", commission),
     ("create_canaries", create_canaries),
     ("forget", forget_old),
 )
@@ -55,6 +57,11 @@ def _task_count(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
     return (POSTED.get(ctx),)
 
 
+def _batches(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    ctx.charge(VIEW_WORD * 5 * 16, "batches")
+    return ([batch.values for batch in batches(ctx)],)
+
+
 HANDLERS = {
     abi.POST: post,
     abi.CANCEL: cancel,
@@ -64,5 +71,6 @@ HANDLERS = {
     abi.GET_TASK: _get_task,
     abi.OPEN_TASKS: _open_tasks,
     abi.FUND: _fund,
+    abi.BATCHES: _batches,
     abi.TASK_COUNT: _task_count,
 }

@@ -15,6 +15,7 @@ from vm.system.market_items import Source, run_queue
 from vm.system.market_post import enter
 from vm.system.market_state import (
     CANARIES,
+    COMMISSIONED,
     CREATED,
     DUTIES,
     EXPOSED,
@@ -40,13 +41,14 @@ CANARY_SHARE_PERCENT = 1
 
 
 def deal_tasks(ctx: SystemContext) -> bool:
-    """Step 4: fresh tasks by tip and then sequence, then a few retries, then canaries. False: stopped for want of gas.
-
-    (Refuted tasks would come first; nothing refutes a task until the Referee is active.)
+    """Step 4: fresh tasks by tip and then sequence, then a few retries, then what the fund commissioned, then canaries.
+    False: stopped for want of gas. (A refuted task goes to its next backup at once, without a deal.)
     """
     left = ctx.params.prologue_items_max
     gas_item = gas.deal(market_parties.set_size(ctx))
-    queues: tuple[tuple[Source, int], ...] = ((FRESH, left), (RETRIES, RETRIES_A_BLOCK), (CANARIES, left))
+    queues: tuple[tuple[Source, int], ...] = (
+        (FRESH, left), (RETRIES, RETRIES_A_BLOCK), (COMMISSIONED, left), (CANARIES, left),
+    )  # fmt: skip
     for queue, most in queues:
         done, go_on = run_queue(ctx, queue, "deal", lambda *_: gas_item, _deal, min(most, left), _undealt)
         left -= done
@@ -87,7 +89,7 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     for operator in drawn:
         DUTIES.add(ctx, identity, operator)
     hold(ctx, task, cost)
-    if not task.canary:
+    if not task.canary and not task.commissioned:
         ledger.add_backlog(ctx, cost)
     models.note_dealt(ctx, drawn[0], task.model)
     schedule(ctx, WINDOWS, identity, task, audit.slot_missed_at(task.dealt, task.deadline, 0))

@@ -58,6 +58,8 @@ TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG
 """A deal that finds nobody, apart from the members it looks at."""
 DEAL = TRY + POPPED + (9 + EXECUTOR_SLOTS * DUTY) * WRITE + EXPOSURE
 CANARY = 10 * READ + (8 + 2 * QUEUED) * WRITE + LOG
+COMMISSION = 48 * READ + 12 * WRITE + QUEUED * WRITE + 2 * LOG
+"""A task of a commissioned batch: its prompt, its escrow, apart from the members that are looked at."""
 PRUNE = (TASK + EXECUTOR_SLOTS * DUTY + QUEUED) * WRITE + EXPOSURE + 10 * READ
 PRUNE_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
 """A task's words, its slots' duties, what is left of it and when that is forgotten; each seat and its duty."""

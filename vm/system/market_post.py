@@ -114,7 +114,7 @@ def cancel(ctx: SystemContext, call: Call, identity: bytes) -> None:
     """Market.cancel: by the poster, before the deal or from `disputed` on; everything locked goes back."""
     ctx.charge(gas.CANCEL, "cancel")
     task = load(ctx, identity)
-    if task.canary or call.sender != task.poster:
+    if task.canary or task.commissioned or call.sender != task.poster:
         raise Refused("not_poster", f"only its poster 0x{task.poster.hex()} may cancel the task")
     if task.status not in (Status.POSTED, Status.DISPUTED):
         stage = Status(task.status).name.lower()

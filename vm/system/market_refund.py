@@ -8,7 +8,7 @@ from vm.system import abi, courier, ledger
 from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.courier import Callback
-from vm.system.market_state import TASKS, Task, finish, unlock
+from vm.system.market_state import FUND, TASKS, Task, finish, unlock
 
 
 def call_back(ctx: SystemContext, task_id: bytes, task: Task, status: Status, receipt: bytes) -> None:
@@ -22,6 +22,14 @@ def call_back(ctx: SystemContext, task_id: bytes, task: Task, status: Status, re
     task.callback_gas = 0
 
 
+def give_back(ctx: SystemContext, task: Task, wei: int) -> None:
+    """What a task does not need: to who posted it, or into the fund that commissioned it."""
+    if task.commissioned:
+        FUND.add(ctx, wei)
+    else:
+        ctx.transfer(MARKET, task.poster, wei)
+
+
 def refund(ctx: SystemContext, task_id: bytes, task: Task, reason: str, charged: bool = False) -> None:
     """Return the escrow, less the charge that is burned if `charged`, and end the task; a dispute goes on without it.
 
@@ -32,7 +40,7 @@ def refund(ctx: SystemContext, task_id: bytes, task: Task, reason: str, charged:
     escrow = unlock(ctx, task)
     burned = expiry_charge(escrow, ctx.params) if charged else 0
     ledger.burn(ctx, MARKET, burned, ledger.Burn.EXPIRY)
-    ctx.transfer(MARKET, task.poster, escrow - burned)
+    give_back(ctx, task, escrow - burned)
     ledger.count_refund(ctx)
     abi.emit(ctx, abi.TASK_REFUNDED, task_id, task.poster, escrow - burned, burned, reason)
     if task.status == Status.DISPUTED:

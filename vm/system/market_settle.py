@@ -14,7 +14,7 @@ from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.ledger import Burn, ComputeReceipt
 from vm.system.market_items import run_queue
-from vm.system.market_refund import call_back
+from vm.system.market_refund import call_back, give_back
 from vm.system.market_state import (
     CREDITED,
     FUND,
@@ -95,7 +95,7 @@ def _pay(ctx: SystemContext, task_id: bytes, task: Task, split: fees.Settlement,
     for operator, role, fee, work in payments:
         _move(ctx, task_id, operator, role, fee, work)
     ledger.burn(ctx, MARKET, split.burned, Burn.FEE)
-    ctx.transfer(MARKET, task.poster, split.refund)
+    give_back(ctx, task, split.refund)
     if split.minted:
         ledger.mint(ctx, MARKET, split.minted)
         FUND.add(ctx, split.minted)
@@ -117,7 +117,7 @@ def _receipt(task_id: bytes, task: Task, terms: fees.Terms, verifiers: list[Seat
     return ComputeReceipt(
         task=task_id,
         executor=task.executor,
-        kind_of_payer=abi.CLASS_CANARY if task.canary else abi.CLASS_PAID,
+        kind_of_payer=_class(task),
         lane=abi.LANE_EXACT,
         kind=task.kind,
         model=task.model,
@@ -142,6 +142,13 @@ def _receipt(task_id: bytes, task: Task, terms: fees.Terms, verifiers: list[Seat
         total_ms=task.total_ms,
         device=task.device[: task.device_bytes],
     )
+
+
+def _class(task: Task) -> int:
+    """Who paid for the work."""
+    if task.canary:
+        return abi.CLASS_CANARY
+    return abi.CLASS_COMMISSIONED if task.commissioned else abi.CLASS_PAID
 
 
 def _outcome(task: Task, verifiers: list[Seat]) -> int:

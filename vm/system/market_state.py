@@ -64,6 +64,8 @@ class Task:
     """Challenges of this attempt's answer that wait or run; while there is one, nothing is settled."""
     awaits: int = uint(8)
     """Place in QUEUES of the queue that looks at the task next."""
+    commissioned: int = uint(8)
+    """1: the fund pays it, and what is not needed returns there."""
 
     sequence: int = uint(64)
     due: int = uint(64)
@@ -230,11 +232,13 @@ MATURE = Queue(MARKET, "mature")
 """Step 3: tasks that settle."""
 RETRIES = Queue(MARKET, "retries")
 """Step 4: tasks that nobody could hold."""
+COMMISSIONED = Queue(MARKET, "commissioned")
+"""Step 4: tasks of commissioned batches."""
 CANARIES = Queue(MARKET, "canaries")
 """Step 4: canaries."""
 FORGET = Queue(MARKET, "forget")
 """End of step 5: finished tasks, due in the first block after the epochs for which the state remembers them."""
-QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES, CONTESTED)
+QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES, CONTESTED, COMMISSIONED)
 
 
 class ByTip:

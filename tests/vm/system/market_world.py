@@ -8,7 +8,7 @@ from consensus.work.fees import Terms, escrow_of
 from inference.opening import shape_record
 from inference.program import Shape, cost
 from primitives.address import COURIER, LEDGER, MARKET, REFEREE, STAKING
-from primitives.genesis import GenesisModel, GenesisSpec, GenesisValidator
+from primitives.genesis import GenesisBatch, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
 from primitives.params import COIN, ChainParams
@@ -66,7 +66,8 @@ def payout_of(operator: bytes) -> bytes:
 
 def spec_of(
     validators: int = 4, rate: int = 10**9, serving: int | None = None, bond: int = 10_000 * COIN,
-    encoder: bool = False, model: GenesisModel | None = None, **params: int,
+    encoder: bool = False, model: GenesisModel | None = None, batches: tuple[GenesisBatch, ...] = (),
+    fund: int = FUND, **params: int,
 ) -> GenesisSpec:  # fmt: skip
     """`serving` of the validators serve every model (all by default), each declaring `rate`. encoder: one is listed.
     model: what is listed in place of the small one."""
@@ -91,7 +92,8 @@ def spec_of(
             for i, operator in enumerate(operators)
         ),
         models=listed,
-        fund=FUND,
+        fund=fund,
+        batches=batches,
         spec_hash=keccak(b"spec"),
     )
 
