@@ -35,8 +35,8 @@ from inference.model import Model
 from inference.pipe import READ_BYTES, Pipe
 from inference.torch_engine import FLOAT32, Backend
 
-COLLECTIVE_SECONDS_MAX = 120
-"""A process that waits so long for another takes it for dead."""
+COLLECTIVE_SECONDS_MAX = 240
+"""A process that waits so long for another, which lives, takes it for hung. A first pass may compile for a minute."""
 EXIT_OK, EXIT_LOST, EXIT_NOT_READY = 0, 3, 1
 OUTPUTS_MULTIPLE = 8  # of a share: what int8 products take on CUDA
 
@@ -156,8 +156,12 @@ class Others:
     of them does. They load the model at once, while it does the same."""
 
     def __init__(self, model_dir: Path, count: int, threads: int, device: str) -> None:
-        """`count` processes, the first one included."""
+        """`count` processes, the first one included. Raises EngineUnavailable."""
         assert count >= 2, count
+        seen, last = torch.cuda.device_count(), device_of(device, count - 1)
+        if device != "cpu" and int(last.removeprefix("cuda:")) >= seen:
+            raise EngineUnavailable(f"a model split up to device {last!r} asked for, but torch {torch.__version__} "
+                                    f"sees {seen} CUDA devices")  # fmt: skip
         self._count, self._closing = count, False
         self._folder = tempfile.TemporaryDirectory(prefix="labora-split-")
         self._meeting = Path(self._folder.name, "meeting")
@@ -180,7 +184,7 @@ class Others:
                 threading.Thread(target=self._end_with, args=(other,), daemon=True).start()
 
     def tell(self, op: str, **fields: Any) -> None:
-        """What is about to be done. Raises BrokenPipeError when one of them is gone."""
+        """What is about to be done. Raises RuntimeError when one of them is gone."""
         frame = encode_frame({"op": op, **fields})
         for other in self._others:
             other.send(frame)
@@ -212,10 +216,13 @@ class _Other:
         self._reader = FrameReader()
 
     def send(self, frame: bytes) -> None:
-        """Raises BrokenPipeError when it is gone."""
+        """Raises RuntimeError when it is gone."""
         assert self.process.stdin is not None
-        self.process.stdin.write(frame)
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(frame)
+            self.process.stdin.flush()
+        except BrokenPipeError as error:
+            raise RuntimeError(f"process {self.rank} of a split model is gone") from error
 
     def hear(self, word: str) -> None:
         """Its next word, which must be this one. Raises EngineUnavailable."""

@@ -225,6 +225,9 @@ def test_a_split_is_of_torch_alone_and_says_what_went_wrong_elsewhere(
 ) -> None:
     with pytest.raises(EngineUnavailable, match="torch splits it over 2"):
         open_engine("numpy", served[1], split=2)
+    beyond = f"cuda:{torch.cuda.device_count()}"
+    with pytest.raises(EngineUnavailable, match=r"up to device 'cuda:\d+' asked for, but torch .* sees \d+ CUDA"):
+        open_engine("torch", served[1], device=beyond, split=2)
     others = Others(tmp_path, 2, 1, "cpu")  # no model there
     with pytest.raises(EngineUnavailable, match="process 1 of a split model: FileNotFoundError"):
         others.meet(1, "cpu")
