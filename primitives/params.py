@@ -16,6 +16,9 @@ STAKE_UNIT = 10**15
 """Bonds and powers are counted in units of this many wei."""
 CWU = 10**9
 """Multiply-adds in one canonical work unit."""
+FIRST_FORM_VALIDATORS_MAX = 10
+"""A larger set's consecutive proposers could choose who is drawn: where anything is at stake it needs a threshold
+beacon."""
 DISPUTE_MESSAGE_GAS = 700_000
 """A transaction of 16 KiB, none of it zero, costs 676,360 at EIP-7623's floor."""
 DISPUTE_MOVES_MAX = 11
@@ -181,7 +184,9 @@ class ChainParams:
             "result_bytes_max <= 32 KiB": 0 < self.result_bytes_max <= RESULT_BYTES_CAP,
             "base_fee_initial >= base_fee_min > 0": self.base_fee_initial >= self.base_fee_min > 0,
             "base_price_start >= base_price_floor > 0": self.base_price_start >= self.base_price_floor > 0,
-            "power_from_credit on a public chain needs the referee": not self.power_from_credit or self.devnet == 1,
+            "power_from_credit on a public chain of at most 10 validators while the beacon is of the first form": (
+                not self.power_from_credit or self.devnet == 1 or self.validators_max <= FIRST_FORM_VALIDATORS_MAX
+            ),
             "block_interval_ms >= 1 and epoch_blocks >= 1": self.block_interval_ms >= 1 and self.epoch_blocks >= 1,
             "0 < chain_id < 2**63": 0 < self.chain_id < 2**63,
         }

@@ -206,7 +206,8 @@ def test_challenges_from_anyone_stand_before_users_in_every_round(devnet, round_
 
 
 def test_only_moves_that_a_dispute_waits_for_have_room_of_their_own(devnet):
-    for account, call in enumerate([(abi.SHOW, 1, b"x"), (abi.CHOOSE, 2**64 - 1, 0, b"c" * 32, []), (abi.OPEN, 3, 0, b"")]):
+    calls = (abi.SHOW, 1, b"x"), (abi.CHOOSE, 2**64 - 1, 0, b"c" * 32, []), (abi.OPEN, 3, 0, b"")
+    for account, call in enumerate(calls):
         devnet.mempool.add(referee_call(account, *call).raw, 0)
     assert users(build(devnet, 3)) == []
     assert len(users(build(devnet, 0))) == 3, "as anybody's transactions"

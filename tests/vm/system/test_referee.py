@@ -4,14 +4,21 @@ import pytest
 from referee_world import POSTER, STRANGER, WATCHER, RefereeWorld, forged, hot_of, payout_of
 
 from consensus.work import slashing
+from consensus.work.incentive import AUDITORS_MAX
 from inference.opening import open_element
 from inference.ops import Leaf
 from primitives.address import REFEREE
 from primitives.hashing import ZERO_HASH
-from primitives.params import COIN
+from primitives.params import (
+    COIN,
+    DISPUTE_CHALLENGE_GAS,
+    DISPUTE_DEFENCE_GAS,
+    DISPUTE_MESSAGE_GAS,
+    ChainParams,
+)
 from primitives.reasons import Reason
 from primitives.task import NO_BAD_POSITION, Status, trace_key
-from vm.system import abi, ledger, mishaps, referee_end, referee_gas, referee_turns, staking
+from vm.system import abi, gas, ledger, market_gas, mishaps, referee_end, referee_gas, referee_turns, staking
 from vm.system.context import Refused
 from vm.system.market_state import SEAT_MISSED, SEATS, TASKS
 
@@ -640,3 +647,34 @@ def test_no_bytes_of_an_opening_leave_the_referee(world, rng):
             assert refusal.code == "invalid_opening"
         else:
             world.ctx.storage, world.ctx.balances = dict(storage), dict(balances)
+
+
+# Gas
+
+
+def message_gas(data: bytes, executed: int) -> int:
+    """What the EVM charges for a message to the Referee: EIP-7623's floor, or calldata and execution."""
+    tokens = sum(1 if byte == 0 else 4 for byte in data)
+    return 21_000 + max(10 * tokens, 4 * tokens + executed + gas.CALL + gas.CALLDATA_BYTE * len(data))
+
+
+def test_every_message_takes_less_than_a_dispute_message_may_and_a_whole_dispute_fits_its_bounds():
+    """The largest of each: a page of 256 hashes, a tile of 256 elements of 8 bytes, an opening of 16 KiB."""
+    end = referee_gas.end(2, 2)
+    page = message_gas(abi.SHOW.encode_call(1, b"\x01" * 8192), referee_gas.SHOW + 8192 * referee_gas.SHOW_BYTE)
+    tile = message_gas(abi.SHOW.encode_call(1, b"\x01" * 2048), referee_gas.SHOW + 2048 * referee_gas.SHOW_BYTE)
+    choice = message_gas(abi.CHOOSE.encode_call(1, 255, b"\x01" * 32, [b"\x01" * 32] * 8), referee_gas.CHOOSE)
+    longest = message_gas(abi.OPEN.encode_call(1, 2**33, b"\x01" * 13_907), referee_gas.OPEN + end)
+    most = message_gas(abi.OPEN.encode_call(1, 2**33, b"\x01" * 16_384), referee_gas.OPEN + end)
+    filing = message_gas(abi.CHALLENGE.encode_call(b"\x01" * 32, 2**32 - 1), referee_gas.CHALLENGE + end)
+    print({"page": page, "tile": tile, "choice": choice, "longest opening": longest, "most": most, "filing": filing})
+    assert max(page, tile, choice, longest, most, filing) < DISPUTE_MESSAGE_GAS
+    assert 10 * page + tile < DISPUTE_DEFENCE_GAS
+    assert filing + 10 * choice + most < DISPUTE_CHALLENGE_GAS
+
+
+def test_the_dearest_end_of_a_dispute_fits_the_smallest_prologue():
+    """Eight verifiers, their seats drawn anew three times."""
+    seats = AUDITORS_MAX * (1 + ChainParams().redraws_max)
+    needed = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(AUDITORS_MAX) + gas.MIX + gas.PRICE
+    assert needed < ChainParams().prologue_gas
