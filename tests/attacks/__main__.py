@@ -1,13 +1,18 @@
-"""Prints the table of attacks: `python -m tests.attacks [KIND ...]`."""
+"""Prints the table of attacks, `python -m tests.attacks [KIND ...]`, or that of lies by rule, `python -m tests.attacks
+ops`."""
 
 import sys
 
 from node.cheats import KINDS
 from node.story import REASONS, coins
+from tests.attacks import ops
 from tests.attacks.attacks import Outcome, play
 
 
 def main(kinds: list[str]) -> None:
+    if kinds == ["ops"]:
+        by_rule()
+        return
     for kind in kinds or KINDS:
         _, outcome = play(kind)
         print(f"\n{kind}: {KINDS[kind]}\n" + "\n".join(f"    {line}" for line in lines(outcome)), flush=True)
@@ -28,6 +33,18 @@ def lines(outcome: Outcome) -> list[str]:
         told.append(f"of that the asker got {coins(outcome.asker_wei)}, the finders {coins(outcome.bounty_wei)}")
     told += [f"{who} was paid {coins(wei)}" for who, wei in sorted(outcome.paid.items())]
     return told
+
+
+def by_rule() -> None:
+    """A line a rule: the operation that was falsified, and what its dispute took."""
+    print(f"{'rule':<11} {'model':<7} {'messages':>8} {'blocks':>6} {'gas, all':>9} {'largest':>8}  operation")
+    for case in ops.every_case():
+        fleet, outcome = ops.play(case)
+        (judgement,) = ops.judged(fleet)
+        assert not judgement["holds"], case
+        gas = sum(said.gas for said in fleet.messages)
+        print(f"{case.rule:<11} {case.model:<7} {outcome.messages:>8} {outcome.blocks:>6} {gas:>9,} "
+              f"{outcome.gas_max:>8,}  {judgement['op']}", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

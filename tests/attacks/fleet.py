@@ -22,7 +22,7 @@ from primitives.hashing import ZERO_HASH
 from primitives.merkle import unpack_tokens
 from primitives.task import Kind, Status, WorkItem, trace_key, vector_of, words_of
 from primitives.transaction import Transaction, sign_transaction
-from tests.e2e_in_process.chain_in_process import SHAPE, STOP, Chain, Engines, Operator
+from tests.e2e_in_process.chain_in_process import Chain, Engines, Operator
 from vm.call import CallRequest, call
 from vm.system import abi, views
 from vm.system.market_views import Duty
@@ -129,8 +129,11 @@ class Said:
 class Fleet:
     """A chain with its validators, each of which does after every block what its node would."""
 
-    def __init__(self, cheats: dict[int, str] | None = None, validators: int = 4, **params: int) -> None:
-        self.chain = Chain(Engines.make(), validators, canaries_per_validator=0, **params)
+    def __init__(
+        self, cheats: dict[int, str] | None = None, validators: int = 4, model: Model | None = None, **params: int
+    ) -> None:
+        engines = Engines.make() if model is None else Engines.of(model)
+        self.chain = Chain(engines, validators, canaries_per_validator=0, **params)
         kinds = cheats or {}
         friends = frozenset(self.chain.operators[i].operator for i, kind in kinds.items() if kind == "colluding")
         self.validators = []
@@ -142,10 +145,10 @@ class Fleet:
         """All messages of disputes so far."""
         self.spoil: Callable[[Validator, WorkItem], WorkItem | None] = lambda _, item: item
 
-    def post(self, max_tokens: int = 6, temperature_q16: int = 45_000, **asked: int) -> bytes:
+    def post(self, max_tokens: int = 6, temperature_q16: int = 45_000, **asked: Any) -> bytes:
         """A task in a block of its own; its id."""
-        chain = self.chain
-        chain.block([chain.post(chain.reader.nonce(chain.poster), PROMPT, max_tokens, temperature_q16, **asked)])
+        chain, prompt = self.chain, asked.pop("prompt", PROMPT)
+        chain.block([chain.post(chain.reader.nonce(chain.poster), prompt, max_tokens, temperature_q16, **asked)])
         (receipt,) = chain.receipts
         assert receipt.status == 1, "the post reverted"
         return abi.TASK_POSTED.decode(receipt.logs[0].topics, receipt.logs[0].data)["task"]
@@ -263,7 +266,8 @@ class Fleet:
         answer = program.ask({**request, "op": "make", "max_tokens": duty.max_tokens})
         tokens = words_of(answer["vector"]) if kind.is_vector else tuple(answer["tokens"])
         made = conduct.committed(Result(duty.task, duty.trace_key, answer["root"], tokens=tokens))
-        other = conduct.tokens(made.tokens, SHAPE.vocabulary, (STOP,))
+        manifest = self.chain.model.manifest
+        other = conduct.tokens(made.tokens, manifest.shape.vocabulary, manifest.stop)
         if other is None:
             return made
         root = made.root
@@ -314,6 +318,14 @@ class Fleet:
 
     def _move(self, validator: Validator, move: Move) -> Message | str:
         conduct = validator.conduct
+        request = conduct.argues(move, self._request(move), validator.me)
+        try:
+            reply = (validator.other if request["cheats"] else validator.honest).ask(request)
+        except NoMove as error:
+            return str(error)
+        return conduct.moves(move, reply) if conduct is not HONEST else message_of(move, reply)
+
+    def _request(self, move: Move) -> dict[str, Any]:
         prompt, output = self.texts(move.task.task)
         logs = [
             {**event.decode(entry.topics, entry.data), "event": event.name}
@@ -321,13 +333,7 @@ class Fleet:
             if (event := abi.EVENTS.get(entry.topics[0])) in (abi.SHOWN, abi.LIST_REFUTED)
         ]
         number = None if move.dispute is None else move.dispute.dispute
-        request = request_of(move, prompt, output, [each for each in logs if each["dispute"] == number])
-        request = conduct.argues(move, request, validator.me)
-        try:
-            reply = (validator.other if request["cheats"] else validator.honest).ask(request)
-        except NoMove as error:
-            return str(error)
-        return conduct.moves(move, reply) if conduct is not HONEST else message_of(move, reply)
+        return request_of(move, prompt, output, [each for each in logs if each["dispute"] == number])
 
 
 def name_of(fleet: Fleet, address: str) -> str:

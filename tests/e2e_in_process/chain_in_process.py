@@ -66,6 +66,12 @@ class Engines:
         lazy = Model(model.manifest, model.model_id, skipped)
         return cls(Engine(NumpyExecutor(model)), Engine(NumpyExecutor(lazy)))
 
+    @classmethod
+    def of(cls, model: Model) -> "Engines":
+        """Of another model, honest alone."""
+        engine = Engine(NumpyExecutor(model))
+        return cls(engine, engine)
+
 
 @dataclass
 class Operator:
@@ -108,7 +114,8 @@ class Chain:
         self.operators = [Operator(f"validator {i}") for i in range(validators)]
         self.poster_key = key_of("poster")
         self.poster = address_of(self.poster_key)
-        shape = self.model.manifest.cost
+        manifest = self.model.manifest
+        shape = manifest.cost
         cost = ModelCost(shape.a, shape.b, shape.c, 1, 4)
         rate = cost.execution(Kind.GENERATE, 48, 48)
         self.params = replace(ChainParams(), **params).check()
@@ -129,8 +136,8 @@ class Chain:
             ),
             models=(
                 GenesisModel(
-                    self.model.model_id, "random", shape_record(SHAPE, self.model.manifest.embedding_exponent),
-                    program_root(self.model.manifest), (STOP,), rate,
+                    self.model.model_id, "random", shape_record(manifest.shape, manifest.embedding_exponent),
+                    program_root(manifest), manifest.stop, rate,
                 ),
             ),
             fund=10 * COIN,
