@@ -34,12 +34,12 @@ VERIFIER = stand_alone()
 @pytest.fixture(scope="module")
 def chain() -> ReceiptChain:
     """Five epochs; the state has forgotten the receipts of the first two."""
-    made = ReceiptChain(epoch_blocks=16, receipts_kept_epochs=2)
+    made = ReceiptChain(epoch_blocks=8, receipts_kept_epochs=2, canaries_per_validator=1)
     made.block()
     made.post()
     made.run(12)
     made.post(most=3)
-    made.run(60)
+    made.run(28)
     return made
 
 
@@ -63,7 +63,7 @@ def kept(chain: ReceiptChain) -> dict[str, Any]:
 def test_a_receipt_in_state_and_one_under_an_epochs_root_are_believed(
     chain: ReceiptChain, kept: dict[str, Any], folded: dict[str, Any]
 ) -> None:
-    assert kept["folded"] is None and folded["folded"]["epoch"] == 0
+    assert kept["folded"] is None and folded["folded"]["epoch"] < 3
     for proof in (kept, folded):
         found = VERIFIER.check(proof, chain.ledger.genesis_hash)
         account = next(
@@ -79,7 +79,7 @@ def test_a_receipt_in_state_and_one_under_an_epochs_root_are_believed(
 def test_a_trusted_set_shortens_the_trail(chain: ReceiptChain, kept: dict[str, Any]) -> None:
     now = chain.ledger.validator_set(chain.height).hash
     short = proof_of(chain, 0, now)
-    assert short["trail"] == [] and len(kept["trail"]) == 1 + (chain.height - 1) // 16
+    assert short["trail"] == [] and len(kept["trail"]) == 1 + (chain.height - 1) // 8
     assert VERIFIER.check(short, chain.ledger.genesis_hash, now)["receipt"]
     with pytest.raises(VERIFIER.Wrong):
         VERIFIER.check(short, chain.ledger.genesis_hash, bytes(32))

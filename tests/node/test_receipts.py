@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 from receipt_chain import ReceiptChain
 
+from genesis.keys import ACCOUNT_ADDRESSES
 from node import focus
 from node.client import from_hex, to_hex
 from node.exits import Fatal
@@ -33,7 +34,7 @@ SCHEMA = json.loads((DOCS / "receipt.schema.json").read_text())
 def chain() -> ReceiptChain:
     """Two epochs and a bit: canaries, what the fund commissions, paid tasks, one whose executor never answers, one that
     nobody checks."""
-    made = ReceiptChain(epoch_blocks=16)
+    made = ReceiptChain(epoch_blocks=16, canaries_per_validator=2)
     made.block()
     made.post()
     made.run(5)
@@ -52,7 +53,9 @@ def test_the_receipt_of_a_refuted_task_is_that_of_the_attempt_which_settled() ->
     chain.block()
     chain.post(assurance=1)
     chain.block(2)
-    [task] = {log["topics"][1] for log in chain.call("eth_getLogs", {"fromBlock": "0x2"}) if log["topics"][1:2]}
+    asker = "0x" + ACCOUNT_ADDRESSES[0].rjust(32, b"\x00").hex()
+    posted = {"fromBlock": "0x2", "topics": [to_hex(abi.TASK_POSTED.topic), None, asker]}
+    [task] = {log["topics"][1] for log in chain.call("eth_getLogs", posted)}
     chain.liars = {from_hex(chain.call("labora_task", task)["slots"][0])}
     for _ in range(60):
         chain.run(1)
@@ -62,12 +65,13 @@ def test_the_receipt_of_a_refuted_task_is_that_of_the_attempt_which_settled() ->
     assert story["status"] == "settled", story["events"]
     assert "TaskRefuted" in [event["event"] for event in story["events"]]
     found = verify(chain, 0, None)  # type: ignore[arg-type]
-    assert found.receipts == 1
-    [account] = accounts(chain, 0, chain.height)  # type: ignore[arg-type]
+    everyone = list(accounts(chain, 0, chain.height))  # type: ignore[arg-type]
+    assert found.receipts == len(everyone)
+    [account] = [account for account in everyone if to_hex(account.task) == task]
     assert from_hex(account.receipt["executor"]) not in chain.liars
     assert account.receipt["root"] == keccak(b"trace" + account.task)
     [liar] = [row for row in chain.call("labora_validators")["validators"] if row["slashes"]]
-    assert from_hex(liar["operator"]) in chain.liars and liar["slashes"][0]["task"] == task
+    assert from_hex(liar["operator"]) in chain.liars and task in [slash["task"] for slash in liar["slashes"]]
 
 
 class Changed:
@@ -123,7 +127,7 @@ def reidentified(change: Callable[[dict[str, Any]], None]) -> Callable[[dict[str
 def test_every_receipt_of_a_whole_history_follows_from_the_chain(chain: ReceiptChain) -> None:
     told: list[tuple[int, int]] = []
     found = verify(chain, 0, None, lambda done, total: told.append((done, total)))  # type: ignore[arg-type]
-    assert found.receipts > 20 and found.epochs == chain.height // 16 and found.macs > 0 and found.fees_wei > 0
+    assert found.receipts > 12 and found.epochs == chain.height // 16 and found.macs > 0 and found.fees_wei > 0
     assert told[-1][0] == told[-1][1] == chain.height + 1
     classes = {account.receipt["class"] for account in accounts(chain, 0, chain.height)}  # type: ignore[arg-type]
     assert classes == {abi.CLASS_PAID, abi.CLASS_COMMISSIONED, abi.CLASS_CANARY}
