@@ -247,7 +247,8 @@ class NumpyExecutor:
             grouped = z.reshape(sequences, rows, s.kv_heads, shared, -1).swapaxes(1, 2)
             return grouped.reshape(len(kv.k), rows * shared, -1)
 
-        score = self._scores((fold(q) @ kv.k.swapaxes(1, 2)).astype(np.int64), fold(q_top), fold(q_bits), kv)
+        dot = matrix_product(fold(q), kv.k.swapaxes(1, 2)).astype(np.int64)
+        score = self._scores(dot, fold(q_top), fold(q_bits), kv)
         highest = kv.v_bits.max(axis=2, keepdims=True)
         if reading.hidden is not None:
             apart = score.reshape(sequences, s.kv_heads, rows, shared, -1)[..., reading.shown :]
@@ -262,7 +263,7 @@ class NumpyExecutor:
         heaviest = np.floor(np.ldexp(weight.max(axis=2, keepdims=True), -highest))
         narrow = np.maximum(bit_length(heaviest) - 15, 0)
         weight *= np.ldexp(1.0, -highest - narrow)
-        total = np.floor(weight, out=weight) @ kv.v
+        total = matrix_product(np.floor(weight, out=weight), kv.v)
         mass_bits = bit_length(mass)
         reciprocal = (1 << 43) // np.floor(np.ldexp(mass, cip.WINDOW_BITS - mass_bits)).astype(np.int64)
         shift = clamped((52 - cip.ATTENTION_BITS) + mass_bits - narrow - highest)
@@ -724,20 +725,20 @@ def product_tiles(weight: np.ndarray) -> list[np.ndarray]:
 def exact_product(q: np.ndarray, tiles: list[np.ndarray]) -> np.ndarray:
     """int8 rows times all tiles: float32 if there is one, else float64, the sum of theirs."""
     if len(tiles) == 1:
-        return _few_or_many(q, tiles[0])
+        return matrix_product(q, tiles[0])
     end = len(tiles[0])
-    total = _few_or_many(q[:, :end], tiles[0]).astype(np.float64)
+    total = matrix_product(q[:, :end], tiles[0]).astype(np.float64)
     for tile in tiles[1:]:
-        total += _few_or_many(q[:, end : end + len(tile)], tile)
+        total += matrix_product(q[:, end : end + len(tile)], tile)
         end += len(tile)
     return total
 
 
-def _few_or_many(q: np.ndarray, tile: np.ndarray) -> np.ndarray:
-    """q @ tile. Two or three rows are slower together than so many times one."""
-    if not 1 < len(q) < 4:
-        return q @ tile
-    return np.stack([row @ tile for row in q])
+def matrix_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a @ b of matrices, or stacks of them. BLAS takes longer for two or three rows together than for each alone."""
+    if not 1 < a.shape[-2] < 4:
+        return a @ b
+    return (a[..., :, None, :] @ b[..., None, :, :])[..., 0, :]
 
 
 def tile_width(bound: int) -> int:
