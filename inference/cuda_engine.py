@@ -33,6 +33,7 @@ from inference.model import Model
 if TYPE_CHECKING:
     from inference.split import Split
 
+CAPABILITY_LEAST = 8, 0  # what the kernels are compiled for by the tests
 STEP_ROWS_MAX = 64  # rows of the largest recorded step; more sequences than that take several
 WIDTH_MAX, HEAD_WIDTH_MAX, SHARED_MAX = 1 << 14, 256, 64  # a row, a head, and the heads that share a key fit registers
 TILE = 1024  # elements of a row that one program takes where a row needs several
@@ -41,12 +42,16 @@ ITEM_ROWS_LEAST = 16  # the least that tensor cores multiply
 SPLITS = ((16, 16), (64, 4))  # (programs, shares): up to so many programs, each one's keys are shared out like that
 EVERYTHING = 1 << 30  # window of a layer that sees all keys
 NORMED_BITS = cip.NORM_BITS + cip.GAIN_BITS
+CACHE_BYTES = 128 << 20  # more than a device's cache holds
+LAUNCH_CYCLES = 2_000_000  # a device idles so long while the host launches what it then times: about a millisecond
 PRODUCT_ROWS = 32  # CUDA's int8 product takes more than 16 rows; inputs by 16 and outputs by 8, zeros where they lack
 log = logging.getLogger(__name__)
 
 
-def takes(shape: cip.Shape) -> bool:
-    """Whether the kernels are made for this shape."""
+def takes(shape: cip.Shape, device: str) -> bool:
+    """Whether the kernels are made for this shape and device."""
+    if device != "cpu" and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < CAPABILITY_LEAST:
+        return False
     return (shape.causal and shape.width <= WIDTH_MAX and shape.head_width <= HEAD_WIDTH_MAX
             and shape.heads // shape.kv_heads <= SHARED_MAX)  # fmt: skip
 
@@ -64,10 +69,11 @@ class CudaExecutor:
             raise EngineUnavailable(f"device {device!r} asked for, but torch {torch.__version__} sees no CUDA device")
         self.model, self.shape = model, model.manifest.shape
         s = self.shape
-        assert takes(s), f"the kernels are not made for {s}"
+        assert takes(s, device), f"the kernels are not made for {s}"
         self._device, self._split = torch.device(device), split
         self._try_to_compile()
-        self.products = [product for product in PRODUCTS if torch_engine.is_exact(product.backend, device)]
+        with self._current():
+            self.products = [product for product in PRODUCTS if torch_engine.is_exact(product.backend, device)]
         if not self.products:
             raise EngineUnavailable(f"no product of {', '.join(p.name for p in PRODUCTS)} is exact on {device!r}")
         self.chosen: dict[tuple[int, int, int], Product] = {}
@@ -285,15 +291,23 @@ class CudaExecutor:
             except RuntimeError as error:  # exact, but this shape is not for it
                 log.info("product %s of %d rows by %s: %s", product.name, rows.rows, tuple(weight.shape), error)
                 continue
-            trials = []
-            for _ in range(3):
-                self._wait()
-                began = time.perf_counter()
-                product.multiply(rows.q, weight, rows.rows)
-                self._wait()
-                trials.append(time.perf_counter() - began)
-            seconds[product] = min(trials)
+            seconds[product] = min(self._seconds(product, rows, weight) for _ in range(5))
         return min(seconds, key=lambda product: seconds[product])
+
+    def _seconds(self, product: "Product", rows: "_Rows", weight: torch.Tensor) -> float:
+        """Time on the device, without the launch, which a recorded step does not pay; weights not in its cache."""
+        if self._device.type != "cuda":
+            began = time.perf_counter()
+            product.multiply(rows.q, weight, rows.rows)
+            return time.perf_counter() - began
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.empty(CACHE_BYTES, dtype=torch.int8, device=self._device).zero_()
+        torch.cuda._sleep(LAUNCH_CYCLES)
+        begin.record()
+        product.multiply(rows.q, weight, rows.rows)
+        end.record()
+        end.synchronize()
+        return begin.elapsed_time(end) / 1000
 
     def _weights_of(self, linear: cip.Linear) -> "_Weights":
         terms = [self._put(f"{linear.name}.weight{suffix}", torch.int8) for suffix in ("", "2")[: linear.terms]]
@@ -397,10 +411,6 @@ class CudaExecutor:
         """Triton launches on the current device."""
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
 
 class _Step:
     """One token each of up to `rows` sequences, from static inputs: on a CUDA device recorded as a graph at first use,
@@ -418,11 +428,14 @@ class _Step:
         items = torch.stack([each, torch.ones_like(each), each], 1).contiguous()
         tables = self._inputs[self._head :].view(rows, table_width)
         self._pass = _Pass(tokens, positions, pages, tables, items, each, 1, True)
+        self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None
         self._graph: Any = None
         self._given: _Given | None = None
 
     def run(self, segments: Items[Segment], starts: list[int]) -> "_Given":
         """Feed one token to each segment's sequence. What it gives is overwritten by the next run."""
+        if self._copied is not None:
+            self._copied.synchronize()
         rows, staged = self._rows, self._staged.numpy()
         head, tables = staged[: self._head].reshape(3, -1), staged[self._head :].reshape(rows, -1)
         head[:2], head[2], tables[:] = 0, self._spare, self._spare
@@ -431,6 +444,8 @@ class _Step:
             head[:, row] = segment.tokens[0], start, own[start // PAGE]
             tables[row, : len(own)] = own
         self._inputs.copy_(self._staged, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
         if self._inputs.is_cuda and not self._executor.graphs_refused:
             if self._graph is None:
                 self._record()

@@ -107,7 +107,7 @@ def make_executor(
     if device != "cpu" and find_spec("triton") is not None:  # which torch's builds for CUDA bring along
         from inference.cuda_engine import CudaExecutor, takes
 
-        if takes(model.manifest.shape):
+        if takes(model.manifest.shape, device):
             return CudaExecutor(model, device, pages, split)
     return TorchExecutor(model, threads, device, pages, split)
 
