@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def program(folder: Path) -> Path:
-    """Gemma as an integer program, found or made."""
+    """Gemma as an integer program, found or made. One of another version may fail its check: then remove its folder."""
     found = folder / f"{real_models.GEMMA.name}-labora"
     if (found / "manifest.json").exists():
         return found
@@ -104,7 +104,7 @@ def labora(*arguments: object) -> str:
     command = [*harness.LABORA, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, timeout=STEP_SECONDS, check=False, env=harness.ENVIRONMENT)
     if done.returncode:
-        raise SystemExit(f"labora {' '.join(map(str, arguments[:2]))}: {done.stderr.decode()}")
+        raise SystemExit(f"labora {' '.join(map(str, arguments[:3]))}: {done.stderr.decode()}")
     return done.stdout.decode()
 
 
