@@ -28,6 +28,7 @@ from vm.system.referee_state import (
     Accused,
     Dispute,
     accused_of,
+    item_of,
     load,
 )
 from vm.system.referee_turns import Case, ask_for_list, begin_turn, catch_up, note_full_lane, set_tree
@@ -148,8 +149,13 @@ def _begin_those_called(ctx: SystemContext) -> bool:
         record.called = 0
         number = _next_of(ctx, operator, record)
         ACCUSED.put(ctx, record, operator)
-        if number:
-            room -= _begin(ctx, number)
+        if not number:
+            continue
+        try:
+            with ctx.frame():
+                room -= _begin(ctx, number)
+        except Refused as refusal:
+            abi.emit(ctx, abi.ITEM_FAILED, item_of(number), "beginning of a dispute", refusal.code, refusal.text)
     return True
 
 

@@ -274,6 +274,58 @@ def test_a_challenge_holds_the_settlement_and_a_lost_one_lets_it_go(world):
     assert world.status(case.task) == Status.SETTLED
 
 
+def test_a_challenge_while_reveals_are_still_open_waits_for_them_and_they_for_it(world):
+    """One verifier never opens its verdict: the task is agreed with the other only when the challenge is lost."""
+    task = world.asked()
+    case = world.answered(task)
+    silent, honest = case.verifiers
+    assert world.verdict(silent, task, b"\x08" * 32) == []
+    assert world.verdict(honest, task, *world.honest_says(case)) == []
+    world.block()
+    assert world.reveal(case.executor, task, case.claimed.root) == []
+    assert world.status(task) == Status.REVEALING
+    number = world.challenge(task)
+    world.block(world.params.reveal_window + 1)
+    assert (world.status(task), world.task(task).disputes) == (Status.REVEALING, 1)
+    assert {e["operator"] for e in world.of(abi.TASK_MISSED, task)} == {world.text(silent)}
+    world.show(number, case.claimed, hot_of(case.executor))
+    world.block(world.params.silence_blocks + 2)
+    assert world.dispute(number).reason == abi.ENDED_ABANDONED
+    assert world.status(task) == Status.AGREED
+    world.block(world.params.maturity_blocks + world.delay)
+    assert world.status(task) == Status.SETTLED
+
+
+def test_of_two_who_contradict_only_what_proved_right_is_rewarded(world):
+    task = world.asked()
+    case = world.answered(task, forged(world.model, LIE, 3))
+    right, guessing = case.verifiers
+    world.revealed(case, [world.honest_says(case), (b"\x05" * 32, NO_BAD_POSITION)])
+    number = world.challenge(task, sender=hot_of(right))
+    other = world.challenge(task, sender=hot_of(guessing))
+    before = {who: world.bond(who) for who in (right, guessing)}
+    held = world.ctx.balance(payout_of(guessing))
+    world.block()
+    world.play(number, world.honest_party(case), case.claimed)
+    world.block()
+    assert world.dispute(other).reason == abi.ENDED_MOOT
+    assert {who: world.bond(who) for who in before} == before
+    assert world.ctx.balance(payout_of(guessing)) == held
+    assert world.ended(number)["bountyWei"] == COIN // 10
+
+
+def test_with_every_verdict_void_and_an_asker_who_wanted_some_everything_goes_back(world):
+    task = world.asked(assurance=1)
+    escrow, before = world.task(task).escrow, world.ctx.balance(POSTER)
+    case = world.answered(task)
+    world.revealed(case, [(b"\x07" * 32, NO_BAD_POSITION)] * 2)
+    world.block(world.params.verdict_window + 2)
+    assert len(world.of(abi.VERDICT_VOID, task)) == 2
+    assert world.status(task) == Status.REFUNDED
+    assert world.ctx.balance(POSTER) - before == escrow
+    assert world.bond(case.executor) == 10_000 * COIN
+
+
 # Silence
 
 
