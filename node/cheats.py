@@ -44,6 +44,8 @@ KINDS = {
     "wrong-token": "changes a token of its answer and commits the true trace of what it gives",
     "wrong-token-true-trace": "changes a token of its answer and commits the trace of the true answer",
     "wrong-layer": "skips a layer's feed-forward part at a quarter of all (position, layer group), to save work",
+    "stale-kv": "reads keys and values of nothing at a quarter of all positions, as from a cache that was not filled",
+    "cached-replay": "gives the answer, with its root, that it once gave to the same prompt",
     "small-model": "runs the model with the lower half of each weight cut off",
     "altered-prompt": "answers another prompt of the same length",
     "wrong-seed": "draws its tokens with a seed of its own choice",
@@ -58,7 +60,7 @@ KINDS = {
     "colluding": "with the next validator: both skip what wrong-layer skips, and confirm each other",
 }
 LAYER_SKIPPERS = ("wrong-layer", "withheld-reveal", "withheld-list", "colluding")
-OTHER_PROGRAMS = (*LAYER_SKIPPERS, "small-model")
+OTHER_PROGRAMS = (*LAYER_SKIPPERS, "stale-kv", "small-model")
 """Kinds whose answers come from another program than the task asks for."""
 ONE_IN = 4
 LATE_BLOCKS = 2
@@ -123,8 +125,10 @@ class Conduct:
         prompt = list(request["prompt"])
         return {**request, "prompt": [*prompt[:-1], prompt[-1] ^ 1]}
 
-    def committed(self, made: Result) -> Result:
-        """What it says of an answer that it made."""
+    def committed(self, made: Result, before: Result | None) -> Result:
+        """What it says of an answer that it made. before: its answer to the same prompt, if it gave one."""
+        if self.kind == "cached-replay" and before is not None:
+            return replace(made, tokens=before.tokens, root=before.root)
         return replace(made, root=keccak(b"no trace" + made.task)) if self.kind == "garbage-reveal" else made
 
     def tokens(self, tokens: tuple[int, ...], vocabulary: int, stops: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -172,6 +176,8 @@ class Cheating(InferenceService):
         super().__init__(*arguments)
         self._false: dict[bytes, Worker] = {}
         """The second process of a model."""
+        self._given: dict[bytes, Result] = {}
+        """The first answer to each prompt."""
 
     async def _keep(self, model: bytes, worker: Worker) -> None:
         config = replace(worker.config, program=("node.cheats", self.conduct.kind))
@@ -195,7 +201,8 @@ class Cheating(InferenceService):
         made = await super()._ask(duty, worker)
         if duty.role != abi.ROLE_EXECUTE:
             return made
-        made, height = self.conduct.committed(made), self._ledger.head.number + 1
+        made, height = self.conduct.committed(made, self._given.get(duty.prompt_hash)), self._ledger.head.number + 1
+        self._given.setdefault(duty.prompt_hash, made)
         models = views.models(self._ledger.reader(), self._ledger.params, height)
         model = next(model for model in models if model.model_id == duty.model)
         tokens = self.conduct.tokens(made.tokens, model.vocabulary, model.stop_ids)
@@ -287,6 +294,20 @@ class Stubborn(Party):
             return Opening(element, open_element(self.working(game.leaf), game.op, element))
 
 
+class StaleReader(NumpyExecutor):
+    """Keeps what was in the cache before where `skips` says, and commits what it should have written."""
+
+    def __init__(self, model: Model, pages: int | None = None) -> None:
+        super().__init__(model, pages)
+        store, self._filled = self._store, self._store.write
+
+        def write(layer: int, batch: Any, values: np.ndarray, top: np.ndarray, bits: np.ndarray) -> None:
+            stale = np.array([skips(int(position), 0) for position in batch.positions])[:, None, None]
+            self._filled(layer, batch, np.where(stale, 0, values), np.where(stale, 1, top), np.where(stale, 0, bits))
+
+        store.write = write  # type: ignore[method-assign]
+
+
 def skips(position: int, group: int) -> bool:
     """Whether work is left out there: one place in four."""
     return keccak(position.to_bytes(8, "big") + group.to_bytes(8, "big"))[0] % ONE_IN == 0
@@ -315,6 +336,8 @@ def executor_of(kind: str, model: Model, pages: int) -> NumpyExecutor:
     """What runs the model as a kind does."""
     if kind in LAYER_SKIPPERS:
         return LayerSkipper(model, pages)
+    if kind == "stale-kv":
+        return StaleReader(model, pages)
     return NumpyExecutor(coarse(model) if kind == "small-model" else model, pages)
 
 

@@ -12,7 +12,7 @@ CHEAT = 1
 """Which validator cheats."""
 EXECUTORS = (
     "wrong-token", "wrong-token-true-trace", "wrong-layer", "small-model", "altered-prompt", "wrong-seed",
-    "withheld-reveal", "withheld-list", "late-reveal", "garbage-reveal", "colluding",
+    "stale-kv", "cached-replay", "withheld-reveal", "withheld-list", "late-reveal", "garbage-reveal", "colluding",
 )  # fmt: skip
 """Kinds that cheat when a task is dealt to them; the others when they are drawn to check one."""
 
@@ -46,6 +46,9 @@ def play(kind: str, prepare: Callable[[Fleet], None] = lambda fleet: None) -> tu
     fleet = Fleet({CHEAT: kind, CHEAT + 1: kind} if kind == "colluding" else {CHEAT: kind})
     prepare(fleet)
     task = hit(fleet, by_executor=kind in EXECUTORS)
+    if kind == "cached-replay":  # the first answer is an honest one
+        fleet.until(task, Status.SETTLED)
+        task = hit(fleet, by_executor=True)
     fleet.until_quiet(task)
     return fleet, outcome(kind, fleet, task)
 

@@ -91,7 +91,7 @@ class Validator:
     other: Program
     is_offline: bool = False
     results: dict[Any, Result] = field(default_factory=dict)
-    tries: dict[Hashable, int] = field(default_factory=dict)
+    given: dict[bytes, Result] = field(default_factory=dict)
     idle: set[Hashable] = field(default_factory=set)
 
     @property
@@ -265,7 +265,9 @@ class Fleet:
             return Result(duty.task, duty.trace_key, found["root"], bad=found["bad"])
         answer = program.ask({**request, "op": "make", "max_tokens": duty.max_tokens})
         tokens = words_of(answer["vector"]) if kind.is_vector else tuple(answer["tokens"])
-        made = conduct.committed(Result(duty.task, duty.trace_key, answer["root"], tokens=tokens))
+        found = Result(duty.task, duty.trace_key, answer["root"], tokens=tokens)
+        made = conduct.committed(found, validator.given.get(duty.prompt_hash))
+        validator.given.setdefault(duty.prompt_hash, made)
         manifest = self.chain.model.manifest
         other = conduct.tokens(made.tokens, manifest.shape.vocabulary, manifest.stop)
         if other is None:

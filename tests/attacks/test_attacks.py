@@ -14,12 +14,14 @@ from vm.system import abi, views
 
 PROVEN = {
     "wrong-token": ("target", "hit", "found", "leaf"), "wrong-layer": ("rescale",),
-    "small-model": ("dot",), "altered-prompt": ("embed",), "wrong-seed": ("target",), "colluding": ("rescale",),
+    "small-model": ("dot",), "stale-kv": ("leaf",), "altered-prompt": ("embed",), "wrong-seed": ("target",),
+    "colluding": ("rescale",),
 }  # fmt: skip
 """Kinds that a recomputation convicts."""
 BY_TIME = {
     "withheld-list": abi.ENDED_UNDEFENDED, "garbage-reveal": abi.ENDED_UNDEFENDED,
-    "wrong-token-true-trace": abi.ENDED_UNDEFENDED, "withheld-reveal": abi.ENDED_WITHHELD,
+    "wrong-token-true-trace": abi.ENDED_UNDEFENDED, "cached-replay": abi.ENDED_UNDEFENDED,
+    "withheld-reveal": abi.ENDED_WITHHELD,
 }  # fmt: skip
 """Kinds that show nothing: of the answer that they gave there is no such trace, or they are silent."""
 FALSE_VERDICTS = {"false-challenge": abi.ENDED_HELD, "contradict-and-run": abi.ENDED_UNCHALLENGED}

@@ -38,7 +38,7 @@ def answered(kind: str, model: Model) -> tuple[Task, Execution, bytes]:
     return task, record(executor, task, KEY, PROMPT, answer.tokens), answer.root
 
 
-@pytest.mark.parametrize("kind", ["wrong-layer", "small-model"])
+@pytest.mark.parametrize("kind", ["wrong-layer", "stale-kv", "small-model"])
 def test_another_program_is_consistent_in_its_lies_and_convicted(model: Model, kind: str) -> None:
     task, theirs, root = answered(kind, model)
     assert theirs.statement.trace == root, "checking its own answer it finds the root that it committed"
@@ -47,7 +47,7 @@ def test_another_program_is_consistent_in_its_lies_and_convicted(model: Model, k
     assert honest.root != root
     played = game.play(honest, accused, None)
     assert played.convicted
-    assert played.rule == {"wrong-layer": "rescale", "small-model": "dot"}[kind]
+    assert played.rule == {"wrong-layer": "rescale", "stale-kv": "leaf", "small-model": "dot"}[kind]
 
 
 def test_whoever_challenges_the_truth_can_go_to_the_end_and_loses(model: Model) -> None:
