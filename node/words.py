@@ -5,6 +5,7 @@ knows ids only: who asks and who reads turn them into text here.
 import base64
 import binascii
 import hashlib
+import shutil
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -28,6 +29,9 @@ from node.config import DataFolder, default_data_dir
 from node.store import ModelStore, write_whole
 from primitives.hashing import keccak
 
+KEPT_MAX = 32
+"""Models whose tokenizers were asked for, at most TOKENIZER_BYTES_MAX each."""
+
 
 class NoWords(Exception):
     """This machine cannot turn a model's ids into text and back; the text says why, and what to do."""
@@ -48,8 +52,9 @@ def _asked_for(model: bytes, node: Client) -> Path:
     """A folder with the manifest and the tokenizer.json that the node has of a model. They are kept, and need no trust:
     the model's id is the manifest's hash, and the manifest names the tokenizer's. Raises NoWords, ProgramError,
     OSError."""
-    folder = user_cache_path("labora") / "words" / model.hex()
-    if (folder / MANIFEST_NAME).exists():  # it is written last
+    kept = user_cache_path("labora") / "words"
+    folder = kept / model.hex()
+    if (folder / MANIFEST_NAME).exists() and keccak(read_manifest(folder)) == model:  # it is written last
         return folder
     try:
         manifest = node.call("labora_modelManifest", to_hex(model))
@@ -67,7 +72,15 @@ def _asked_for(model: bytes, node: Client) -> Path:
     except RpcFailure as failure:
         raise NoWords(f"the node at {node.url} gives no tokenizers ({failure.message}): --ids takes ids") from failure
     write_whole(folder / MANIFEST_NAME, manifest.encode())
+    _forget(kept)
     return folder
+
+
+def _forget(kept: Path) -> None:
+    """Of what is kept the oldest goes: whoever reads many chains' stories fills no disk."""
+    folders = sorted((path for path in kept.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in folders[:-KEPT_MAX]:
+        shutil.rmtree(path, ignore_errors=True)  # another command may be at it, too
 
 
 def _tokenizer_from(model: bytes, sha256: str, node: Client) -> bytes:

@@ -22,6 +22,7 @@ from inference.model import Model, save
 from inference.opening import claims_of
 from inference.tokenizer import TOKENIZER_NAME
 from node import backend, catalogue, validator
+from node import words as words_module
 from node.client import Client, RpcFailure, to_hex
 from node.config import DataFolder, NodeConfig
 from node.exits import CONFIGURATION, RUNTIME, USAGE
@@ -146,9 +147,14 @@ def test_who_asks_a_node_that_holds_a_model_has_its_words(
         with pytest.raises(NoWords, match=r"gives 0 bytes of|hashes to"):
             tokenizer_of(model, liar)
         assert len(text) > 200, "several pieces"
+        for number in range(3):
+            (tmp_path / "cache" / "labora" / "words" / f"{number:064x}").mkdir(parents=True)
+        monkeypatch.setattr(words_module, "KEPT_MAX", 2)
         assert tokenizer_of(model, client).encode("the sea") == [5, 7]
 
     against_a_node(tmp_path, commands)
+    kept = sorted(path.name for path in (tmp_path / "cache" / "labora" / "words").iterdir())
+    assert len(kept) == 2 and model.hex() in kept, "the oldest are forgotten"
     nobody = Client("http://127.0.0.1:9")
     assert tokenizer_of(model, nobody).encode("the old sea") == [5, 9, 7], "it is asked for once"
 
