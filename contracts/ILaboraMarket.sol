@@ -114,6 +114,20 @@ interface ILaboraMarket {
     );
     event WorkRefused(bytes32 indexed task, address indexed operator, uint8 kind, string code, string text);
     event ItemFailed(bytes32 indexed task, string step, string code, string text);
+    event TrapSprung(
+        bytes32 indexed task,
+        address indexed executor,
+        bytes32 salt,
+        bytes32 trapRoot,
+        address[] caught
+    );
+    event TrapPaid(
+        bytes32 indexed task,
+        address indexed operator,
+        address indexed to,
+        uint8 role,
+        uint256 amount
+    );
     event TaskCommissioned(bytes32 indexed task, uint16 batch, uint32 number, string name);
     event FundFilled(address indexed source, uint256 amount, uint256 fund);
     function post(

@@ -12,6 +12,7 @@ from primitives.task import (
     NO_BAD_POSITION,
     Reveal,
     Submission,
+    TrapOpening,
     Verdict,
     WorkItem,
     encode_batch,
@@ -28,7 +29,7 @@ GAS_MARGIN = 20_000
 
 KIND_OF_ROLE = {abi.ROLE_EXECUTE: 1, abi.ROLE_AUDIT: 2, abi.ROLE_REVEAL: 3}
 """Role of a duty -> kind of the batch item that fulfils it. A challenge is no item (node.disputes)."""
-KIND_OF_ITEM: Mapping[type[WorkItem], int] = {Submission: 1, Verdict: 2, Reveal: 3}
+KIND_OF_ITEM: Mapping[type[WorkItem], int] = {Submission: 1, Verdict: 2, Reveal: 3, TrapOpening: 4}
 
 
 @dataclass(frozen=True)
@@ -144,3 +145,5 @@ def _item_gas(item: WorkItem) -> int:
             return market_gas.VERDICT
         case Reveal():
             return market_gas.REVEAL
+        case TrapOpening():
+            return market_gas.TRAP

@@ -28,6 +28,7 @@ from primitives.task import (
     Status,
     execution_commitment,
     sampling_seed,
+    trap_root,
     verdict_commitment,
 )
 from rpc.task_story import cwu_text
@@ -202,7 +203,9 @@ def _check_verification(account: Account, said: dict[str, Any], same: Any, place
     same("outcome", receipt["outcome"], abi.OUTCOME_UPHELD if contradicted else abi.OUTCOME_AGREED)
     root, task = receipt["root"], account.task
     executor = from_hex(receipt["executor"])
-    same("executor's commitment", said["commitment"], execution_commitment(task, executor, root))
+    sprung = account.last(abi.TRAP_SPRUNG)
+    committed_to = root if sprung is None else trap_root(sprung.values["salt"], root)
+    same("executor's commitment", said["commitment"], execution_commitment(task, executor, committed_to))
     drawn = {verifier for seen in account.all(abi.AUDIT_DRAWN) for verifier in seen.values["verifiers"]}
     committed = {
         seen.values["verifier"]: seen.values["commitment"] for seen in account.all(abi.VERDICT_COMMITTED)

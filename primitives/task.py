@@ -167,6 +167,11 @@ def verdict_commitment(task: bytes, verifier: bytes, bad: int, root: bytes) -> b
     return keccak(b"v" + task + verifier + bad.to_bytes(4, "big") + root)
 
 
+def trap_root(salt: bytes, root: bytes) -> bytes:
+    """T* = keccak("trap" | salt | T): what an executor may commit to instead of T, to catch who copies it."""
+    return keccak(b"trap" + salt + root)
+
+
 @dataclass(frozen=True)
 class Submission:
     """Item 1: the executor's output and commitment; times and device are self-reported."""
@@ -198,7 +203,16 @@ class Reveal:
     bad: int
 
 
-WorkItem = Submission | Verdict | Reveal
+@dataclass(frozen=True)
+class TrapOpening:
+    """Item 4: what an executor's commitment to a trap hides: keccak("trap" | salt | root)."""
+
+    task: bytes
+    salt: bytes
+    root: bytes
+
+
+WorkItem = Submission | Verdict | Reveal | TrapOpening
 
 
 @dataclass(frozen=True)
@@ -223,6 +237,8 @@ def encode_batch(items: Iterable[WorkItem]) -> bytes:
                 encoded.append([b"\x02", item.task, item.commitment])
             case Reveal():
                 encoded.append([b"\x03", item.task, item.root, uint(item.bad)])
+            case TrapOpening():
+                encoded.append([b"\x04", item.task, item.salt, item.root])
     return rlp.encode(encoded)
 
 
@@ -255,6 +271,9 @@ def _decode_item(fields: Sequence[rlp.Item]) -> WorkItem | MalformedItem:
         if kind == 3:
             _, _, root, bad = rlp.as_list(fields, 4)
             return Reveal(task, rlp.as_bytes(root, 32), rlp.as_uint(bad, 32))
+        if kind == 4:
+            _, _, salt, root = rlp.as_list(fields, 4)
+            return TrapOpening(task, rlp.as_bytes(salt, 32), rlp.as_bytes(root, 32))
         raise rlp.RLPError(f"unknown kind of work item {kind}")
     except ValueError as error:
         return MalformedItem(kind, task, str(error))

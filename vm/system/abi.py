@@ -383,6 +383,10 @@ TASK_REFUNDED = _event(MARKET, """TaskRefunded(bytes32 indexed task, address ind
 WORK_REFUSED = _event(MARKET, """WorkRefused(bytes32 indexed task, address indexed operator, uint8 kind, string code,
     string text)""")
 ITEM_FAILED = _event(MARKET, "ItemFailed(bytes32 indexed task, string step, string code, string text)")
+TRAP_SPRUNG = _event(MARKET, """TrapSprung(bytes32 indexed task, address indexed executor, bytes32 salt,
+    bytes32 trapRoot, address[] caught)""")
+TRAP_PAID = _event(MARKET, """TrapPaid(bytes32 indexed task, address indexed operator, address indexed to, uint8 role,
+    uint256 amount)""")
 TASK_COMMISSIONED = _event(MARKET, """TaskCommissioned(bytes32 indexed task, uint16 batch, uint32 number,
     string name)""")
 FUND_FILLED = _event(MARKET, "FundFilled(address indexed source, uint256 amount, uint256 fund)")

@@ -192,6 +192,13 @@ def forget_work(ctx: SystemContext, operator: bytes) -> None:
     _STANDINGS.delete(ctx, operator)
 
 
+def forget_epoch(ctx: SystemContext, operator: bytes) -> None:
+    """The work of this epoch to nothing: on a copied root."""
+    record = standing(ctx, operator)
+    record.executed = record.audited = 0
+    _STANDINGS.put(ctx, record, operator)
+
+
 def keep_credited(ctx: SystemContext, active: Sequence[bytes]) -> None:
     """At a turn: who left the active operators since the last one loses its credit."""
     for operator in _CREDITED.addresses(ctx):

@@ -40,10 +40,13 @@ WORK = 3 * READ
 """A batch, without its items."""
 EXPOSURE = READ + WRITE
 """What an operator has open in tasks, more or less by one."""
-SUBMIT = (TASK + 12) * READ + (9 + QUEUED) * WRITE + 2 * EXPOSURE + LOG
+SUBMIT = (TASK + 12) * READ + (9 + QUEUED) * WRITE + 3 * EXPOSURE + LOG
 SUBMIT_TOKEN = 12
 VERDICT = TASK * READ + (3 + QUEUED) * WRITE + 2 * LOG
 REVEAL = TASK * READ + (6 + QUEUED) * WRITE + 2 * LOG
+TRAP = REVEAL + 2 * EXPOSURE + LOG
+"""A trap opened; with its seats, and for each that was caught TRAPPED."""
+TRAPPED = 24 * READ + 20 * WRITE + MISHAP + 4 * LOG
 SEAT_SEEN = SEAT * READ
 """On top of both: a seat of the task, lost ones with them."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from consensus.work.audit import Window, reveal_window, slot_window, verdict_window
 from consensus.work.deal import EXECUTOR_SLOTS
 from consensus.work.fees import Terms
-from primitives.address import MARKET
+from primitives.address import MARKET, STAKING
 from primitives.params import ChainParams
 from primitives.task import Kind, Status, result_length, task_id
 from vm.system.context import ReadContext, Refused, SystemContext
@@ -219,6 +219,8 @@ CREDITED = Words(MARKET, "credited")
 """Epoch + 1 in which work without a seed on a (model, prompt hash, kind) last earned credit."""
 EXPOSED = Words(MARKET, "exposed")
 """Sum of the G of the open tasks in which an operator executes or gave or owes a verdict, in wei."""
+TRAPLESS = Words(STAKING, "trapless")
+"""Answers of an operator since it last opened a trap, as far as that counts (with its record: it outlives tasks)."""
 IN_FLIGHT = Words(MARKET, "in_flight")
 """Multiply-adds that an operator is to execute now."""
 

@@ -18,11 +18,12 @@ from primitives.task import (
     Reveal,
     Status,
     Submission,
+    TrapOpening,
     Verdict,
     WorkItem,
     decode_batch,
 )
-from vm.system import abi, ledger, mishaps, models, staking
+from vm.system import abi, ledger, market_trap, mishaps, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.market_contest import contradicted
@@ -45,7 +46,7 @@ from vm.system.market_state import (
 from vm.system.market_verdict import agree, outcome_of
 from vm.system.market_windows import begin_reveals
 
-KINDS = {Submission: 1, Verdict: 2, Reveal: 3}
+KINDS = {Submission: 1, Verdict: 2, Reveal: 3, TrapOpening: 4}
 
 
 def work(ctx: SystemContext, call: Call, batch: bytes) -> None:
@@ -78,6 +79,8 @@ def _gas_of(item: WorkItem | MalformedItem) -> int:
             return gas.VERDICT
         case Reveal():
             return gas.REVEAL
+        case TrapOpening():
+            return gas.TRAP
         case MalformedItem():
             return gas.VERDICT
 
@@ -90,6 +93,8 @@ def _item(ctx: SystemContext, operator: bytes, item: WorkItem | MalformedItem) -
             _verdict(ctx, operator, item)
         case Reveal():
             _reveal(ctx, operator, item)
+        case TrapOpening():
+            _trap(ctx, operator, item)
         case MalformedItem():
             raise Refused("malformed", item.reason)
 
@@ -105,6 +110,7 @@ def _submit(ctx: SystemContext, operator: bytes, item: Submission) -> None:
     _check_answer(ctx, task, item.tokens)
     release(ctx, task)
     expose(ctx, task, operator)
+    market_trap.note_answer(ctx, operator)
     task.status, task.slot, task.answered = Status.ANSWERED, slot, ctx.height
     task.output, task.output_hash, task.commitment = len(item.tokens), tokens_root(item.tokens), item.commitment
     task.queue_ms, task.first_token_ms, task.total_ms = item.queue_ms, item.first_token_ms, item.total_ms
@@ -194,6 +200,14 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
         contradicted(ctx, item.task, task, seats[opened[0]].verifier, verdict)
     elif outcome_of(task, seats, closed=False) is Outcome.AGREED:
         agree(ctx, item.task, task, seats)
+
+
+def _trap(ctx: SystemContext, operator: bytes, item: TrapOpening) -> None:
+    """The executor's own reveal, of a commitment that was a trap."""
+    task = load(ctx, item.task)
+    _require_stage(task, "trap", Status.REVEALING)
+    _require_window(ctx, task.reveal_window(ctx.params, operator))
+    market_trap.spring(ctx, operator, task, item)
 
 
 def _require_stage(task: Task, what: str, *stages: Status) -> None:

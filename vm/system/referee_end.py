@@ -249,7 +249,7 @@ def _amount(ctx: SystemContext, task: Task, operator: bytes, again: bool) -> int
         return slashing.first_offence(ctx.params, task.gain, ctx.base_fee)
     record = staking.operator(ctx, operator)
     assert record is not None
-    return slashing.repeated_offence(ctx.params, task.gain, ctx.base_fee, record.bond)
+    return slashing.repeated_offence(ctx.params, task.gain, ctx.base_fee, record.stake)
 
 
 def _pay_work(ctx: SystemContext, purse: Purse, task: Task, seats: Sequence[Seat]) -> int:
@@ -267,7 +267,7 @@ def _pay_work(ctx: SystemContext, purse: Purse, task: Task, seats: Sequence[Seat
 
 
 def _pay_asker(purse: Purse, task: Task) -> None:
-    if not task.canary:
+    if not task.canary and not task.commissioned:
         purse.asker = purse.pay(task.poster, task.gain)
 
 

@@ -278,11 +278,14 @@ def test_a_batch_reverts_whole_only_for_a_stranger_or_bad_rlp(world):
 
     task = world.post()
     world.block()
-    items = [[b"\x04", task, b"\x01" * 32, b"\x02" * 32], [b"\x01", task], [b"\x02", b"\x05" * 32, b"\x06" * 32]]
+    items = [[b"\x05", task, b"\x01" * 32, b"\x02" * 32], [b"\x01", task], [b"\x02", b"\x05" * 32, b"\x06" * 32]]
+    items.append([b"\x04", task, b"\x01" * 32, b"\x02" * 32])
     before = len(world.ctx.logs)
     world.ctx.call(market.HANDLERS, abi.WORK, rlp.encode(items), sender=hot_of(operator_of(0)))
     refused = world.events(abi.WORK_REFUSED, before)
-    assert [(e["kind"], e["code"]) for e in refused] == [(4, "malformed"), (0, "malformed"), (2, "unknown_task")]
+    assert [(e["kind"], e["code"]) for e in refused] == [
+        (5, "malformed"), (0, "malformed"), (2, "unknown_task"), (4, "stage")
+    ]  # fmt: skip
 
 
 def test_anyone_fills_the_fund(world):

@@ -1,0 +1,169 @@
+"""Traps: who copies a root that was let out pays for it, and who computes is paid double."""
+
+import pytest
+from market_world import COST, World, payout_of
+
+from primitives.address import REFEREE, STAKING
+from primitives.hashing import keccak
+from primitives.reasons import Reason
+from primitives.task import (
+    NO_BAD_POSITION,
+    Kind,
+    Status,
+    Submission,
+    TrapOpening,
+    Verdict,
+    execution_commitment,
+    price_of,
+    trap_root,
+    verdict_commitment,
+)
+from vm.system import abi, market_state, market_trap, pools, staking
+
+SALT = keccak(b"salt")
+TOKENS = tuple(range(2, 10))
+
+
+class Trapped(World):
+    """A chain on which an executor may trap, and stake may be taken."""
+
+    def __init__(self, **spec: int) -> None:
+        super().__init__(canaries_per_validator=0, **spec)
+        self.block()
+
+    def check(self) -> None:
+        held = sum(staking.require(self.ctx, v.operator).bond for v in self.spec.validators)
+        assert self.ctx.balance(STAKING) == held + pools.rewards_held(self.ctx)
+        assert self.ctx.balance(REFEREE) == 0
+        self.check_coins()
+
+    def committed(self, *, entitled: bool = True) -> tuple[bytes, bytes, bytes]:
+        """(task, executor, T) of a task whose executor committed to a trap."""
+        task = self.post()
+        self.block()
+        executor = self.task(task).slots[0]
+        if entitled:
+            market_state.TRAPLESS.set(self.ctx, market_trap.TRAP_EVERY - 1, executor)
+        self.block()
+        root = self.root(task, TOKENS)
+        commitment = execution_commitment(task, executor, trap_root(SALT, root))
+        assert self.work(executor, Submission(task, TOKENS, commitment, 1, 2, 3, b"trap")) == []
+        self.block(self.delay + 1)
+        return task, executor, root
+
+    def say(self, operator: bytes, task: bytes, root: bytes) -> None:
+        assert self.work(operator, Verdict(task, verdict_commitment(task, operator, NO_BAD_POSITION, root))) == []
+
+    def spring(self, operator: bytes, task: bytes, root: bytes, salt: bytes = SALT) -> list[str]:
+        return self.work(operator, TrapOpening(task, salt, root))
+
+
+@pytest.fixture
+def world() -> Trapped:
+    return Trapped()
+
+
+def test_who_copied_pays_who_computed_is_paid_double_and_the_task_is_settled(world):
+    task, executor, root = world.committed()
+    copier, honest = world.task(task).verifiers
+    world.say(copier, task, trap_root(SALT, root))
+    world.say(honest, task, root)
+    world.block()
+    payouts = {operator: world.ctx.balance(payout_of(operator)) for operator in (executor, honest, copier)}
+    bond = staking.require(world.ctx, copier).bond
+    price = world.task(task).price_per_cwu
+    assert world.spring(executor, task, root) == []
+    audit = price_of(COST.audit(Kind.GENERATE, 8, 8), price)
+    lost = bond - staking.require(world.ctx, copier).bond
+    assert lost == 256 * audit
+    assert world.ctx.balance(payout_of(executor)) - payouts[executor] == lost // 2
+    assert world.ctx.balance(payout_of(honest)) - payouts[honest] == audit
+    (sprung,) = world.events(abi.TRAP_SPRUNG)
+    assert sprung["caught"] == (world.text(copier),) and sprung["trapRoot"] == trap_root(SALT, root)
+    assert world.status(task) == Status.AGREED
+    world.finish(task)
+    (receipt,) = world.of(abi.RECEIPT, task)
+    assert receipt["verifiers"] == (world.text(honest),) and receipt["root"] == root
+    assert world.ctx.balance(payout_of(copier)) == payouts[copier]
+    burned = sum(e["amount"] for e in world.events(abi.SLASHED)) - sum(e["amount"] for e in world.events(abi.TRAP_PAID))
+    assert burned > 0
+    assert not market_state.EXPOSED.get(world.ctx, copier)
+
+
+def test_the_copiers_work_of_this_epoch_counts_for_nothing_and_earlier_credit_stays(world):
+    from vm.system import ledger
+
+    task, executor, root = world.committed()
+    copier, honest = world.task(task).verifiers
+    record = ledger.standing(world.ctx, copier)
+    record.credit, record.executed, record.audited = 10**12, 5, 7
+    ledger.put_standing(world.ctx, copier, record)
+    world.say(copier, task, trap_root(SALT, root))
+    world.say(honest, task, root)
+    world.block()
+    world.spring(executor, task, root)
+    record = ledger.standing(world.ctx, copier)
+    assert (record.credit, record.executed, record.audited) == (10**12, 0, 0)
+    (slashed,) = world.events(abi.SLASHED)
+    assert slashed["reason"] == Reason.COPIED_ROOT
+
+
+def test_a_trap_that_catches_nobody_is_a_reveal_like_any_other(world):
+    task, executor, root = world.committed()
+    for verifier in world.task(task).verifiers:
+        world.say(verifier, task, root)
+    world.block()
+    assert world.spring(executor, task, root) == []
+    assert world.status(task) == Status.AGREED
+    assert not world.events(abi.SLASHED)
+    assert market_state.TRAPLESS.get(world.ctx, executor) == 0
+
+
+def test_when_all_copied_nobody_vouches_for_the_answer(world):
+    task, executor, root = world.committed()
+    for verifier in world.task(task).verifiers:
+        world.say(verifier, task, trap_root(SALT, root))
+    world.block()
+    assert world.spring(executor, task, root) == []
+    assert len(world.events(abi.TRAP_SPRUNG)[0]["caught"]) == 2
+    world.block(30)
+    assert world.status(task) == Status.UNVERIFIED
+
+
+@pytest.mark.parametrize(
+    ("who", "salt", "code"),
+    [("executor", bytes(32), "opens_nothing"), ("other", SALT, "not_dealt")],
+    ids=["another salt", "another operator"],
+)
+def test_only_the_executor_opens_its_trap_and_only_with_what_it_hid(world, who, salt, code):
+    task, executor, root = world.committed()
+    other = next(v.operator for v in world.spec.validators if v.operator != executor)
+    for verifier in world.task(task).verifiers:
+        world.say(verifier, task, root)
+    world.block(4)  # others may reveal too by now
+    assert world.spring(executor if who == "executor" else other, task, root, salt) == [code]
+
+
+def test_one_answer_in_sixteen_may_be_a_trap(world):
+    task, executor, root = world.committed(entitled=False)
+    for verifier in world.task(task).verifiers:
+        world.say(verifier, task, root)
+    world.block()
+    assert world.spring(executor, task, root) == ["trap_allowance"]
+    assert market_state.TRAPLESS.get(world.ctx, executor) == 1
+    for _ in range(40):
+        market_trap.note_answer(world.ctx, executor)
+    assert market_state.TRAPLESS.get(world.ctx, executor) == market_trap.TRAP_EVERY
+    assert world.spring(executor, task, root) == []
+    assert world.spring(executor, task, root) == ["stage"]
+
+
+def test_a_trap_that_is_not_opened_stands_as_the_answers_root_and_is_contradicted(world):
+    task, executor, root = world.committed()
+    for verifier in world.task(task).verifiers:
+        world.say(verifier, task, root)
+    world.block(3)
+    verifier = world.task(task).verifiers[0]
+    assert world.reveal(verifier, task, root) == []
+    assert world.status(task) == Status.DISPUTED
+    assert world.spring(executor, task, root) == ["stage"]
