@@ -106,7 +106,7 @@ def engines_of(devnet: Devnet, story: dict[str, Any]) -> set[str]:
     return {by_address[address] for address in (story["executor"], *story["verifiers"])}
 
 
-def test_a_users_first_hour(devnet: Devnet) -> None:
+def test_a_users_first_hour(devnet: Devnet, tmp_path: Path) -> None:
     check_transactions(devnet)
     check_contract(devnet)
     stories = post_tasks(devnet)
@@ -143,6 +143,8 @@ def test_a_users_first_hour(devnet: Devnet) -> None:
     for index in range(4):
         health = devnet.health(index)
         assert health is not None and health["evidence"] == 0, "nobody signed twice"
+    check_receipts(devnet, tmp_path)
+    check_operators(devnet)
     assert "Traceback" not in devnet.logs()
 
 
@@ -198,7 +200,6 @@ def test_a_follower_made_by_init_syncs_and_serves_the_same_chain(tmp_path: Path)
         assert block["stateRoot"] == devnet.block(0, target)["stateRoot"]
         status = devnet.labora("validator", "status")
         assert status.returncode == 0 and devnet.info["validators"][0]["address"] in status.stdout
-        check_receipts(devnet, tmp_path)
     finally:
         devnet.stop()
 
@@ -217,6 +218,29 @@ def check_receipts(devnet: Devnet, folder: Path) -> None:
     bill = folder / "bill.csv"
     assert devnet.labora("receipts", "export", "--csv", str(bill), "--to", str(found["to"])).returncode == 0
     assert len(bill.read_text().splitlines()) == 1 + len(receipts)
+    proof = folder / "proof.json"
+    assert devnet.labora("receipts", "prove", receipts[-1]["task"], "--out", str(proof)).returncode == 0
+    genesis = devnet.client(0).call("eth_getBlockByNumber", "0x0", False)["hash"]
+    command = [sys.executable, str(ROOT / "docs" / "verify_receipt.py"), str(proof)]
+    checked = subprocess.run([*command, genesis], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(checked.stdout)["receipt"] == receipts[-1]["receipt"]
+    refused = subprocess.run([*command, "0x" + "00" * 32], capture_output=True, text=True, check=False, timeout=60)
+    assert refused.returncode == 1 and "genesis" in refused.stderr
+
+
+def check_operators(devnet: Devnet) -> None:
+    """What an operator sees of itself, what a machine would earn, and what one does not take."""
+    operator = devnet.info["validators"][1]["address"]
+    rows = json.loads(devnet.labora("validator", "status", "--json").stdout)
+    assert {row["operator"] for row in rows} == {validator["address"] for validator in devnet.info["validators"]}
+    [mine] = [row for row in rows if row["operator"] == operator]
+    assert mine.keys() >= {"operator", "bond", "credit", "power", "misses", "slashes"} and mine["slashes"] == []
+    shown = json.loads(devnet.labora("validator", "status", "--operator", operator, "--json").stdout)
+    assert shown["operator"] == operator
+    told = json.loads(devnet.labora("validator", "estimate", "--macs-per-second", "100000000", "--json").stdout)
+    assert 0 < told["dealShare"] < 1 and int(told["weiPerDayFull"]) > 0
+    stranger = devnet.labora("validator", "declare", "--hours", "8-18", "--account", "3")
+    assert stranger.returncode == 1 and "is no operator" in stranger.stderr
 
 
 @pytest.mark.slow
