@@ -15,7 +15,7 @@ from inference.build import random_model
 from inference.engine import Engine, ExactnessError
 from inference.kv import Segment
 from inference.program import Shape
-from inference.reference import NumpyExecutor
+from inference.reference import NumpyExecutor, exact_product, product_tiles
 
 torch = pytest.importorskip("torch")
 from inference import torch_engine as engine  # noqa: E402 - imports torch
@@ -117,3 +117,18 @@ def test_products_of_random_operands_are_those_of_numpys_integers() -> None:
             packed = backend.pack(torch.from_numpy(weight.astype(np.int8)), 127)
             found = packed.multiply(torch.from_numpy(q.astype(np.float32)))
             assert np.array_equal(found.long().numpy(), q @ weight.T), backend.name
+
+
+@pytest.mark.parametrize("inputs, magnitude, tiles", [(1040, 127, 1), (1041, 127, 2), (2080, 63, 1), (2100, 127, 3)])
+def test_float32_tiles_are_as_few_as_the_weights_magnitudes_allow(inputs: int, magnitude: int, tiles: int) -> None:
+    """Of both executors, whatever the format's bound; inputs of the weights' own signs reach the largest sum there is.
+    One row and a few are multiplied in other ways than many."""
+    dice = np.random.default_rng(inputs)
+    weight = (magnitude * dice.choice([-1, 1], (5, inputs))).astype(np.int8)
+    ours, others = product_tiles(weight), engine.FLOAT32.pack_weight(torch.from_numpy(weight), 127)
+    assert len(ours) == len(others) == tiles
+    worst = 127 * np.sign(weight).astype(np.int64)
+    for q in (worst[:1], worst[:2], worst[:3], worst, -worst, dice.integers(-127, 128, (9, inputs))):
+        exact = q @ weight.T.astype(np.int64)
+        assert np.array_equal(exact_product(q.astype(np.float32), ours), exact)
+        assert np.array_equal(engine.FLOAT32.multiply(torch.from_numpy(q).float(), others).numpy(), exact)

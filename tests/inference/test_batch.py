@@ -273,3 +273,28 @@ def test_an_audit_gets_logits_in_portions_when_a_vocabulary_is_large(
     found = results(run(batch))[0]
     monkeypatch.undo()
     assert found == alone(wide, request)
+
+
+def test_a_lone_prompt_takes_the_whole_room_and_several_share_it_by_pages(
+    wide: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large products cost less a row. Chunks end with a page where they can, and each page of a prompt is kept."""
+    executor = NumpyExecutor(wide, pages=30)
+    fed: list[list[int]] = []
+    feed = executor.feed
+    monkeypatch.setattr(
+        executor, "feed", lambda segments: fed.append([len(each.tokens) for each in segments]) or feed(segments)
+    )
+    batch = Batch(executor, Limits(running_max=3, prefill_rows_max=2 * PAGE + 5))
+    batch.add(0, generate([1] * (4 * PAGE), 1))
+    run(batch)
+    assert fed == [[2 * PAGE], [2 * PAGE]]
+    fed.clear()
+    for number, length in enumerate((3 * PAGE, 2 * PAGE)):
+        batch.add(number, generate([2 + number] * length, 1))
+    batch.step(0.0)
+    assert sorted(fed[0]) == [PAGE, PAGE], "a page each; five rows more would not reach the end of another"
+    run(batch)
+    batch.add(0, generate([1] * (4 * PAGE), 1))
+    run(batch)
+    assert batch.reused_tokens == 3 * PAGE, "all pages before the one with the prompt's last position"
