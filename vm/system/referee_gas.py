@@ -21,7 +21,7 @@ END = LIST + (DISPUTE + TASK + 30) * READ + (DISPUTE + TASK + 40) * WRITE + 8 * 
 END_PARTY = 16 * READ + 12 * WRITE + 2 * LOG
 """On top of END: an executor or verifier that may be slashed or paid. Seats are pruned besides."""
 MOOT = (DISPUTE + TASK) * READ + (DISPUTE + 14) * WRITE + LOG
-LANE = 2 * READ + WRITE
+LANE = 2 * READ + 2 * WRITE
 """Once a block: whether the lane of the block before was full."""
 LATE = (DISPUTE + 4) * READ + (4 + QUEUED) * WRITE
 """A clock that stood for some blocks is set anew; or an entry that means nothing any more."""

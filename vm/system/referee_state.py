@@ -53,7 +53,9 @@ class Dispute:
     """Last block for the move that is due."""
     turn_began: int = uint(64)
     stopped: int = uint(64)
-    """Blocks in which all clocks stood, up to the turn's beginning."""
+    """Blocks in which all clocks stood that are in `turn_began` and `due`, or lie before the turn."""
+    turn_block: int = uint(64)
+    """Block in which the turn began: clocks run from the next one on."""
     task: bytes = raw(32)
     accused: bytes = raw(20)
     bond: int = uint(96)
@@ -124,6 +126,9 @@ OFFENCES = Table(REFEREE, "offences", Offences)
 LANE = Table(REFEREE, "lane", Lane)
 STOPPED = Scalar(REFEREE, "stopped")
 """Blocks so far in which all clocks stood, their lane having been full."""
+STOPPED_AT = Words(REFEREE, "stopped_at")
+"""Of the last such blocks, by height % STOPPED_KEPT: height << 64 | how many there were with this one."""
+STOPPED_KEPT = 1024
 RUNNING = Scalar(REFEREE, "running")
 
 CLOCKS = Queue(REFEREE, "clocks")

@@ -14,8 +14,22 @@ from vm.system import abi, models
 from vm.system.context import ReadContext, Refused, SystemContext
 from vm.system.layout import u64
 from vm.system.market_state import Task
-from vm.system.referee_state import CLOCKS, DISPUTES, LANE, MOVES, STOPPED, TURNS_MAX, Dispute, Lane, item_of, load
+from vm.system.referee_state import (
+    CLOCKS,
+    DISPUTES,
+    LANE,
+    MOVES,
+    STOPPED,
+    STOPPED_AT,
+    STOPPED_KEPT,
+    TURNS_MAX,
+    Dispute,
+    Lane,
+    item_of,
+    load,
+)
 
+COUNT_BITS = 64
 WAITING_STATES = (abi.DISPUTE_QUEUED, abi.DISPUTE_ENDED)
 
 
@@ -73,7 +87,7 @@ def begin_turn(ctx: SystemContext, number: int, dispute: Dispute, turn: int) -> 
     else:
         left = clock - dispute.challenger_used if dispute.challenger_spoke else silence
     dispute.turn, dispute.turn_began, dispute.due = turn, ctx.height, ctx.height + left
-    dispute.stopped = STOPPED.get(ctx)
+    dispute.stopped, dispute.turn_block = STOPPED.get(ctx), ctx.height
     CLOCKS.push(ctx, dispute.due + 1, item_of(number))
     DISPUTES.put(ctx, dispute, u64(number))
 
@@ -107,16 +121,24 @@ def note_full_lane(ctx: SystemContext) -> None:
     lane = LANE.get(ctx)
     full = ctx.params.dispute_lane_gas - DISPUTE_MESSAGE_GAS
     if lane is not None and lane.height == ctx.height - 1 and lane.gas > full:
-        STOPPED.add(ctx, 1)
+        STOPPED_AT.set(ctx, lane.height << COUNT_BITS | STOPPED.add(ctx, 1), u64(lane.height % STOPPED_KEPT))
 
 
 def catch_up(ctx: ReadContext, dispute: Dispute) -> int:
-    """Move a turn on by the blocks in which all clocks stood since it was looked at. How many."""
-    stood = STOPPED.get(ctx) - dispute.stopped
+    """Move a turn on by the blocks in which all clocks stood since it was looked at last. How many."""
+    stood = stood_still(ctx, dispute)
     dispute.turn_began += stood
     dispute.due += stood
-    dispute.stopped += stood
+    dispute.stopped = STOPPED.get(ctx)
     return stood
+
+
+def stood_still(ctx: ReadContext, dispute: Dispute) -> int:
+    """Blocks in which all clocks stood since a turn was looked at; not the one in which it began, for its own message
+    may be what filled that one's lane."""
+    height, count = divmod(STOPPED_AT.get(ctx, u64(dispute.turn_block % STOPPED_KEPT)), 1 << COUNT_BITS)
+    known = count if height == dispute.turn_block else 0
+    return STOPPED.get(ctx) - max(dispute.stopped, known)
 
 
 def set_place(dispute: Dispute, level: int, index: int, node: bytes) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from vm.system import abi
 from vm.system.context import ReadContext
 from vm.system.layout import u64
-from vm.system.referee_state import DISPUTES, OF_TASK, OPEN, STOPPED, Dispute
+from vm.system.referee_state import DISPUTES, OF_TASK, OPEN, Dispute
+from vm.system.referee_turns import stood_still
 
 NUMBER_BYTES = 8
 
@@ -57,7 +58,7 @@ def dispute_view(ctx: ReadContext, number: int) -> DisputeView | None:
     if found is None:
         return None
     running = found.state not in (abi.DISPUTE_QUEUED, abi.DISPUTE_ENDED)
-    last = found.due + (STOPPED.get(ctx) - found.stopped if running else 0)
+    last = found.due + (stood_still(ctx, found) if running else 0)
     left = _left(ctx, found) if found.state != abi.DISPUTE_ENDED else (0, 0)
     return DisputeView(
         number, found.task, found.attempt, found.state, found.turn, found.reason, found.accused, found.challenger,

@@ -595,6 +595,7 @@ def test_clocks_stand_while_the_lane_is_full(world):
     number = world.challenge(case.task, sender=hot_of(case.verifiers[0]))
     world.block()
     last = world.dispute(number).last_block
+    world.block()  # the block in which the turn began is not counted
     for _ in range(5):
         referee_turns.note_message(world.ctx, world.params.dispute_lane_gas)
         world.block()
@@ -603,6 +604,27 @@ def test_clocks_stand_while_the_lane_is_full(world):
     assert world.dispute(number).state == abi.DISPUTE_TRACE
     world.block()
     assert world.dispute(number).reason == abi.ENDED_UNDEFENDED
+
+
+def test_the_slowest_dispute_takes_two_silences_and_two_clocks(world):
+    """Each side waits as long as it may; no message of its own stops a clock."""
+    case = caught(world)
+    number = world.challenge(case.task, sender=hot_of(case.verifiers[0]))
+    world.block()
+    began, moves = world.height, 0
+    while (view := world.dispute(number)).state != abi.DISPUTE_ENDED:
+        left = view.defender_left if view.turn == abi.TURN_DEFENDER else view.challenger_left
+        spoke = view.defender_spoke if view.turn == abi.TURN_DEFENDER else view.challenger_spoke
+        world.block(min(left, 4) if spoke else left)
+        assert world.height <= world.dispute(number).last_block
+        if view.turn == abi.TURN_DEFENDER:
+            world.show(number, case.claimed, hot_of(case.executor))
+        else:
+            world.answer(number, world.honest_party(case))
+        moves += 1
+    assert moves > 5
+    longest = 2 * (world.params.silence_blocks + world.params.dispute_clock_blocks)
+    assert 2 * world.params.silence_blocks < world.height - began <= longest == 180
 
 
 # What is refused
