@@ -215,7 +215,11 @@ def _before(client: Client, task: bytes, last: int) -> list[Seen]:
 
 def _decoded(log: dict[str, Any]) -> tuple[int, abi.Event, dict[str, Any]]:
     topics = [from_hex(topic) for topic in log["topics"]]
-    event = abi.EVENTS.get(topics[0])
+    event = abi.EVENTS.get(topics[0]) if topics else None
     if event is None or to_hex(event.account) != log["address"].lower():
         raise Fatal(RUNTIME, f"block {log['blockNumber']}: {log['address']} logged what is no event of this release")
-    return int(log["blockNumber"], 16), event, event.decode(topics, from_hex(log["data"]))
+    try:
+        values = event.decode(topics, from_hex(log["data"]))
+    except abi.AbiError as error:
+        raise Fatal(RUNTIME, f"block {log['blockNumber']}: a {event.name} that cannot be read: {error}") from error
+    return int(log["blockNumber"], 16), event, values

@@ -241,6 +241,14 @@ def test_no_cell_of_the_bill_is_a_formula(chain: ReceiptChain) -> None:
     assert focus.row(account, 0, "c")["x_SelfReportedDevice"] == "'=cmd()"
 
 
+def test_a_log_that_cannot_be_read_is_named(chain: ReceiptChain) -> None:
+    def cut(logs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{**log, "data": log["data"][:66]} for log in logs]
+
+    with pytest.raises(Fatal, match="cannot be read"):
+        verify(Changed(chain, "eth_getLogs", cut), 0, None)  # type: ignore[arg-type]
+
+
 # The vectors on file: for whoever writes a receipt without this code.
 
 
