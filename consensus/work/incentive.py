@@ -8,7 +8,7 @@ Q128 and every rounding goes down for q, so that what is accepted here holds in 
 from dataclasses import dataclass
 
 from consensus.work import slashing
-from primitives.params import ChainParams
+from primitives.params import DISPUTE_WORST_GAS, ChainParams
 
 ONE = 1 << 128
 COALITION_DEN = 3
@@ -90,5 +90,5 @@ def stakes_of(params: ChainParams, gain: int, cost: int) -> Stakes:
     """Of a task: the slash of a first offence at the lowest base fee, less what may return to the culprit's friends:
     the bounty to its own challenger, the gas of the dispute, and G to its own asker."""
     slash = slashing.first_offence(params, gain, params.base_fee_min)
-    returned = slashing.bounty_of(params, slash) + slashing.WORST_DISPUTE_GAS * params.base_fee_min + gain
+    returned = slashing.bounty_of(params, slash) + DISPUTE_WORST_GAS * params.base_fee_min + gain
     return Stakes(max(0, slash - returned), gain, cost)

@@ -4,13 +4,8 @@ Pure: takes nothing from anybody. Whether somebody lied is the Referee's questio
 make lying a loss is incentive.py's.
 """
 
-from primitives.params import DISPUTE_MESSAGE_GAS, ChainParams
+from primitives.params import DISPUTE_WORST_GAS, ChainParams
 from primitives.task import price_of
-
-WORST_DISPUTE_MESSAGES = 16
-"""Both players' messages of the longest dispute: two pages of the trace, two of the list, two of a tree inside an
-operation, the tile and the opening, each shown and chosen from."""
-WORST_DISPUTE_GAS = WORST_DISPUTE_MESSAGES * DISPUTE_MESSAGE_GAS
 
 
 def gain_of(fee: int, macs: int, base_price: int) -> int:
@@ -24,7 +19,7 @@ def first_offence(params: ChainParams, gain: int, base_fee: int) -> int:
     A flipped bit is not a crime: it costs more than any cheat brings, and little of a bond.
     """
     return max(
-        params.slash_first_fees * gain, 2 * WORST_DISPUTE_GAS * base_fee, params.bond_min // params.slash_bond_div
+        params.slash_first_fees * gain, 2 * DISPUTE_WORST_GAS * base_fee, params.bond_min // params.slash_bond_div
     )
 
 

@@ -17,10 +17,10 @@ from consensus.work.incentive import (
     stakes_of,
     value_at_risk_max,
 )
-from consensus.work.slashing import WORST_DISPUTE_GAS, bounty_of, first_offence, gain_of
+from consensus.work.slashing import bounty_of, first_offence, gain_of
 from genesis.spec import devnet_spec, load_spec
 from inference.opening import read_shape_record
-from primitives.params import COIN, ChainParams
+from primitives.params import COIN, DISPUTE_WORST_GAS, ChainParams
 from primitives.task import Kind, ModelCost, price_of
 
 PARAMS = ChainParams()
@@ -114,7 +114,7 @@ def test_two_verifiers_make_cheating_a_loss_in_any_task_of_every_model(params: C
                 fee = price_of(macs, price) + price_of(macs, tip)
                 gain, saved = gain_of(fee, macs, price), price_of(macs, price)
                 slash = first_offence(params, gain, params.base_fee_min)
-                back = bounty_of(params, slash) + gain + WORST_DISPUTE_GAS * params.base_fee_min
+                back = bounty_of(params, slash) + gain + DISPUTE_WORST_GAS * params.base_fee_min
                 q = exact(odds, params.auditors)
                 assert q * (slash - back + gain) > saved
                 assert deters(caught(odds, params.auditors), stakes_of(params, gain, saved), 0)

@@ -5,14 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consensus.work.slashing import (
-    WORST_DISPUTE_GAS,
     bounty_of,
     exposure_max,
     first_offence,
     gain_of,
     repeated_offence,
 )
-from primitives.params import COIN, CWU, ChainParams
+from primitives.params import COIN, CWU, DISPUTE_WORST_GAS, ChainParams
 
 PARAMS = ChainParams()
 wei = st.integers(0, 2**96 - 1)
@@ -28,7 +27,7 @@ def test_what_a_task_is_worth_is_its_fee_or_its_work():
     [
         (0, 0, COIN),  # a thousandth of the bond minimum
         (COIN, 0, 64 * COIN),
-        (0, 10**12, 2 * WORST_DISPUTE_GAS * 10**12),
+        (0, 10**12, 2 * DISPUTE_WORST_GAS * 10**12),
     ],
 )
 def test_a_first_offence_costs_the_largest_of_three_amounts(gain: int, base_fee: int, expected: int):
