@@ -12,7 +12,7 @@ from inference.engine import Engine
 from inference.model import Model
 from inference.opening import program_root, shape_record
 from inference.reference import NumpyExecutor
-from primitives.address import MARKET, REFEREE, SYSTEM_ACCOUNTS
+from primitives.address import COURIER, MARKET, REFEREE, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.keys import address_of
@@ -35,7 +35,7 @@ from primitives.transaction import Transaction, sign_transaction, system_transac
 from vm.executor import BlockEnv, BlockExecutor, Execution
 from vm.genesis import build_state
 from vm.state import StateReader
-from vm.system import abi, market_gas, views
+from vm.system import abi, courier, market_gas, market_state, views
 from vm.system.market_views import Duty, TaskView
 from vm.system.prologue import prologue_data
 from vm.validity import next_base_fee
@@ -158,7 +158,7 @@ class Chain:
         known = {self.poster, *SYSTEM_ACCOUNTS}
         known |= {address for operator in self.operators for address in (operator.hot, operator.payout)}
         self.known = sorted(known | {contract.address for contract in contracts})
-        self.start = self.sum_of_balances()
+        self.start = self.supply = self.sum_of_balances()
 
     @property
     def reader(self) -> "CachedReader":
@@ -205,10 +205,17 @@ class Chain:
         return sum(reader.balance(address) for address in self.known)
 
     def check_coins(self) -> None:
-        """The invariant of docs/formats.md."""
-        totals = views.totals(self.reader)
+        """The invariant of docs/formats.md; the supply never rises; the Market and the Courier hold what they owe."""
+        totals, supply = views.totals(self.reader), self.sum_of_balances()
         expected = self.start + totals.minted - totals.burned - self.base_fees_burned
-        assert self.sum_of_balances() == expected, f"coins at height {self.height}"
+        assert supply == expected, f"coins at height {self.height}"
+        assert supply <= self.supply, f"the supply rose at height {self.height}"
+        assert 2 * totals.minted <= totals.burned_fees
+        self.supply = supply
+        ctx = views.ViewContext(self.reader)
+        owed = market_state.ESCROWED, market_state.FUND, market_state.AUDIT_RESERVE
+        assert self.reader.balance(MARKET) == sum(scalar.get(ctx) for scalar in owed)
+        assert self.reader.balance(COURIER) == courier.prepaid(ctx)
 
     def transaction(
         self, key: bytes, nonce: int, gas: int, value: int, data: bytes, to: bytes = MARKET

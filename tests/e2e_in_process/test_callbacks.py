@@ -2,6 +2,7 @@
 whatever a hostile one does, the settlement stands, nothing else waits, and it pays for its own gas alone."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def engines() -> Engines:
 class Place:
     """A chain with the contracts in its genesis, and calls of them."""
 
-    def __init__(self, engines: Engines, **params: int) -> None:
+    def __init__(self, engines: Engines, accounts: Sequence[GenesisAccount] = (), **params: int) -> None:
         def code(name: str) -> bytes:
             return bytes.fromhex(json.loads((CLIENTS / f"{name}.json").read_text())["runtime"][2:])
 
@@ -43,7 +44,7 @@ class Place:
         contracts = [GenesisAccount(address, 10 * COIN, 1, text) for address, text in (
             (STORYTELLER, told), (HOSTILE, code("Hostile")), (SECOND, code("Hostile")),
         )]  # fmt: skip
-        contracts.append(GenesisAccount(DEAD, 1, 0, b""))
+        contracts += [GenesisAccount(DEAD, 1, 0, b""), *accounts]
         self.chain = Chain(engines, validators=4, contracts=contracts, canaries_per_validator=0, **params)
         self.fleet = HonestFleet(self.chain, engines.honest, Library(self.chain))
         self.model = model

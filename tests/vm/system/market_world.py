@@ -153,6 +153,7 @@ class World:
         """Coins: all there is = genesis + minted - burned, and what the Market holds is what it owes."""
         totals = ledger.get_totals(self.ctx)
         assert self.ctx.total_balance() == self.start + totals.minted - totals.burned
+        assert 2 * totals.minted <= totals.burned_fees  # so that the supply never rises
         held = market_state.ESCROWED, market_state.FUND, market_state.AUDIT_RESERVE
         assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
         assert self.ctx.balance(LEDGER) == 0

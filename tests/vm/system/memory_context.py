@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from primitives.hashing import keccak
 from primitives.params import ChainParams
@@ -30,6 +31,8 @@ class MemoryContext:
         self.contracts: dict[bytes, tuple[bool, int]] = {}
         self.calls: list[tuple[bytes, bytes, bytes, int]] = []
         self._limits: list[int] = []
+        self._undo: list[list[tuple[dict[Any, int], Any, int | None]]] = []
+        """A list a frame: where, which key, what stood there."""
 
     def next_block(self, mix: bytes | None = None) -> None:
         """The next height, with a mix of its own and fresh gas; logs of earlier blocks stay."""
@@ -50,6 +53,7 @@ class MemoryContext:
         assert len(account) == 20
         assert 0 <= slot < 2**256
         assert 0 <= value < 2**256
+        self._note(self.storage, (account, slot))
         if value:
             self.storage[account, slot] = value
         else:
@@ -60,11 +64,11 @@ class MemoryContext:
 
     def transfer(self, source: bytes, target: bytes, wei: int) -> None:
         self._take(source, wei)
-        self.balances[target] = self.balance(target) + wei
+        self._give(target, wei)
 
     def mint(self, target: bytes, wei: int) -> None:
         self._refuse_in_view()
-        self.balances[target] = self.balance(target) + wei
+        self._give(target, wei)
         self.minted += wei
 
     def burn(self, source: bytes, wei: int) -> None:
@@ -90,18 +94,27 @@ class MemoryContext:
 
     @contextmanager
     def frame(self, gas_max: int | None = None) -> Iterator[None]:
-        storage, balances, logged = dict(self.storage), dict(self.balances), len(self.logs)
-        totals = self.minted, self.burned
+        undo: list[tuple[dict[Any, int], Any, int | None]] = []
+        self._undo.append(undo)
+        logged, totals = len(self.logs), (self.minted, self.burned)
         if gas_max is not None:
             self._limits.append(self.gas_used + gas_max)
         try:
             yield
         except BaseException:
-            self.storage, self.balances = storage, balances
+            for written, key, before in reversed(undo):
+                if before is None:
+                    written.pop(key, None)
+                else:
+                    written[key] = before
+            undo.clear()
             self.minted, self.burned = totals
             del self.logs[logged:]
             raise
         finally:
+            self._undo.pop()
+            if self._undo:
+                self._undo[-1].extend(undo)
             if gas_max is not None:
                 self._limits.pop()
 
@@ -137,7 +150,17 @@ class MemoryContext:
         assert wei >= 0
         if self.balance(source) < wei:
             raise Refused("insufficient_balance", f"0x{source.hex()} holds {self.balance(source)} wei, not {wei}")
+        self._note(self.balances, source)
         self.balances[source] = self.balance(source) - wei
+
+    def _give(self, target: bytes, wei: int) -> None:
+        self._note(self.balances, target)
+        self.balances[target] = self.balance(target) + wei
+
+    def _note(self, written: dict[Any, int], key: Any) -> None:
+        """What a frame that fails puts back."""
+        if self._undo:
+            self._undo[-1].append((written, key, written.get(key)))
 
     def _refuse_in_view(self) -> None:
         if self.read_only:

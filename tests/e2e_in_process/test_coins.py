@@ -1,0 +1,132 @@
+"""Coins over everything that moves them, on real blocks: tips, values at risk, callbacks, delegation, cancellations and
+silence. After every block balances = genesis + minted - burned - base fees, the supply has not risen, and the Market
+and the Courier hold what they owe (Chain.check_coins).
+
+Shows the account of a run: `python -m pytest tests/e2e_in_process/test_coins.py -s`
+"""
+
+import os
+import random
+from dataclasses import fields
+
+import pytest
+from chain_in_process import key_of
+from test_callbacks import BURN, HOSTILE, HUGE_RETURN, LOGS, NOTHING, REVERT, SECOND, Engines, Place
+
+from primitives.address import MARKET, STAKING
+from primitives.genesis import GenesisAccount
+from primitives.keys import address_of
+from primitives.merkle import pack_tokens
+from primitives.params import COIN
+from primitives.transaction import Transaction
+from vm.system import abi, pools, views
+
+pytestmark = pytest.mark.slow
+
+BLOCKS = 120
+SILENCE = range(60, 85)
+"""Blocks in which no validator works: what is asked then expires."""
+
+
+class Mixture:
+    """Everything that costs somebody something, drawn from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.rng = seed, random.Random(seed)
+        self.head_key = key_of("validator 0 operator")
+        head = GenesisAccount(address_of(self.head_key), COIN, 0, b"")
+        self.place = Place(Engines.make(), [head])
+        self.chain = self.place.chain
+        self.head = self.chain.operators[0]
+        self.sent: list[Transaction] = []
+
+    def run(self) -> None:
+        declared = abi.DECLARE_COMMISSION.encode_call(500)
+        self.block([self.chain.transaction(self.head_key, 0, 200_000, 0, declared, STAKING)])
+        for number in range(BLOCKS):
+            self.block([self.act() for _ in range(self.rng.randrange(3))], number in SILENCE)
+        self.block([self.poster(STAKING, abi.CLAIM.encode_call(self.head.operator), 0)])
+
+    def block(self, transactions: list[Transaction], silent: bool = False) -> None:
+        self.sent = []
+        work = [] if silent else self.place.fleet.transactions()
+        self.chain.block([*transactions, *work])
+
+    def act(self) -> Transaction:
+        match self.rng.randrange(8):
+            case 0 | 1 | 2:
+                tip = self.rng.choice((0, 10**6, 10**12))
+                risk = self.rng.choice((0, 0, COIN // 4))
+                data = abi.POST.encode_call(
+                    0, self.place.model, pack_tokens((3, 1, 4)), self.rng.randrange(1, 9), 65_536, 0,
+                    self.rng.randrange(4), risk, tip, 12, self.rng.choice((0, 60_000)),
+                )  # fmt: skip
+                return self.poster(MARKET, data, COIN // 100)
+            case 3:
+                deed = self.rng.choice((NOTHING, BURN, REVERT, HUGE_RETURN, LOGS))
+                to = self.rng.choice((HOSTILE, SECOND))
+                return self.place.ask(deed, gas=self.rng.choice((40_000, 150_000)), to=to, after=self.nonce())
+            case 4:
+                return self.poster(STAKING, abi.DELEGATE.encode_call(self.head.operator), 2 * COIN)
+            case 5:
+                return self.poster(STAKING, abi.UNDELEGATE.encode_call(self.head.operator, COIN), 0)
+            case 6:
+                return self.poster(MARKET, abi.FILL_FUND.encode_call(), self.rng.randrange(1, COIN))
+            case _:
+                tasks = [event["task"] for _, event in self.chain.events(abi.TASK_POSTED)]
+                task = tasks[-1] if tasks else bytes(32)
+                return self.poster(MARKET, abi.CANCEL.encode_call(task), 0)
+
+    def poster(self, to: bytes, data: bytes, value: int) -> Transaction:
+        nonce = self.chain.reader.nonce(self.chain.poster) + self.nonce()
+        return self.chain.transaction(self.chain.poster_key, nonce, 1_700_000, value, data, to)
+
+    def nonce(self) -> int:
+        """Of the poster's next transaction in this block, counted from its first."""
+        self.sent.append(None)  # type: ignore[arg-type]
+        return len(self.sent) - 1
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Mixture:
+    seed = int(os.environ.get("LABORA_SEED", random.SystemRandom().randrange(2**32)))
+    print(f"seed {seed} (repeat with LABORA_SEED={seed})")
+    mixture = Mixture(seed)
+    mixture.run()
+    return mixture
+
+
+def test_every_wei_has_a_place_after_every_block_and_the_supply_only_falls(mixture, capsys, seeds):
+    seeds.append(mixture.seed)
+    chain = mixture.chain
+    assert chain.height == BLOCKS + 2
+    totals = views.totals(chain.reader)
+    with capsys.disabled():
+        print(f"\n{'at the beginning':<36}{chain.start:>36} wei")
+        for field in fields(totals)[:5]:
+            print(f"{field.name:<36}{getattr(totals, field.name):>36} wei")
+        print(f"{'base fees burned':<36}{chain.base_fees_burned:>36} wei")
+        print(f"{'in the end':<36}{chain.supply:>36} wei")
+    assert chain.supply < chain.start
+
+
+def test_the_run_moved_coins_in_all_these_ways(mixture):
+    chain, totals = mixture.chain, views.totals(mixture.chain.reader)
+    assert totals.minted and totals.burned_fees and totals.burned_callbacks and totals.burned_expiry
+    seen = {
+        event.name
+        for event in (abi.CALLED_BACK, abi.DELEGATED, abi.UNDELEGATED, abi.CLAIMED, abi.FUND_FILLED, abi.TASK_REFUNDED)
+        if next(chain.events(event), None)
+    }
+    assert len(seen) == 6, seen
+    assert not list(chain.events(abi.ITEM_FAILED))
+
+
+def test_what_staking_holds_is_bonds_delegations_and_rewards(mixture):
+    chain = mixture.chain
+    ctx = views.ViewContext(chain.reader, chain.params, chain.height + 1)
+    held = pools.rewards_held(ctx)
+    for operator in chain.operators:
+        record = views.staking.require(ctx, operator.operator)
+        held += record.stake + record.unbonding + pools.leaving(ctx, operator.operator)
+    assert chain.reader.balance(STAKING) == held
