@@ -80,6 +80,8 @@ class Limits:
 
 ALONE = Limits(running_max=1, waiting_max=1, prefill_rows_max=4 * PAGE, prefix_bytes_max=0)
 """For one task at a time, computed from its first position on."""
+DEVICE = Limits(running_max=64, prefill_rows_max=8 * PAGE)
+"""For a device that does more at once in the same time."""
 
 
 @dataclass(frozen=True, slots=True)

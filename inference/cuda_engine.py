@@ -1,17 +1,19 @@
-"""The executor of CUDA devices: whole passes of fused integer kernels between int8 products, decoding steps recorded
-once as CUDA graphs. Owns what runs when: which rows go together, the buffers, the bytes of the pool, the choice of
+"""The executor of CUDA devices: whole passes of fused integer kernels between int8 products, recorded once as
+CUDA graphs. Owns what runs when: which rows go together, the buffers, the bytes of the pool, the choice of
 products. The arithmetic is inference/triton_kernels.py's; a shape that these kernels do not take, and a device without
 Triton, are torch_engine.py's.
 
 Knows no trace, no sampling and no other process. Batch composition cannot change a bit: nothing mixes rows but
-attention, which reads one sequence's own pages; rows that only fill a recorded step up write to a page that nobody
+attention, which reads one sequence's own pages; rows that only fill a recorded pass up write to a page that nobody
 holds.
 
-    segments of one token -> a step of 1, 2, 4 .. 64 rows: static inputs, recorded at first use, replayed
-    longer segments       -> one pass, launched kernel by kernel, in which neighbouring positions attend together
+    segments of one token -> passes of 1, 2, 4 .. 64 rows
+    longer segments       -> one pass, in which neighbouring positions attend together
+    both                  -> static inputs, recorded at first use, replayed; only very large ones are launched anew
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
     from inference.split import Split
 
 CAPABILITY_LEAST = 8, 0  # what the kernels are compiled for by the tests
-STEP_ROWS_MAX = 64  # rows of the largest recorded step; more sequences than that take several
+STEP_ROWS_MAX = 64  # sequences of one recorded pass; more that go on by one token take several
+RECORDED_ROWS_LEAST = 16  # of a pass of longer segments: fewer take no less time
+RECORDED_ROWS_MAX = 512  # rows of the largest recorded pass: with more, a device is busy longer than launches take
 WIDTH_MAX, HEAD_WIDTH_MAX, SHARED_MAX = 1 << 14, 256, 64  # a row, a head, and the heads that share a key fit registers
 TILE = 1024  # elements of a row that one program takes where a row needs several
 ITEM_ROWS = 32  # rows of a product of queries and keys where positions attend together: more do not fit registers
@@ -90,9 +94,11 @@ class CudaExecutor:
         self._store = _Store(s, default_pages(s) if pages is None else pages, self._device)
         self.copy_page = self._store.copy_page
         self.pool = Pool(self._store.pages, self.copy_page)
-        self._steps: dict[int, _Step] = {}
+        self._recordings: dict[_Form, _Recording] = {}
+        self.graph_pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        """Memory of all recordings: what lies between two kernels of one is of no use to it when another runs."""
         self.graphs_refused = ""
-        """Why steps are launched kernel by kernel, where recording one failed."""
+        """Why kernels are launched one by one, where recording a pass failed."""
 
     def new_sequence(self, capacity: int = 0) -> Sequence:
         """An empty sequence with pages for `capacity` positions. Raises PoolExhausted."""
@@ -114,14 +120,15 @@ class CudaExecutor:
     def passes(self, segments: Items[Segment], starts: Items[int]) -> Iterator[tuple[list[int], "_Given"]]:
         """The same, all results left on the device: each launch with the segments that it feeds. A later one may
         overwrite what an earlier one gave."""
-        single = [i for i, segment in enumerate(segments) if len(segment.tokens) == 1 and STEP_ROWS_MAX]
-        rest = sorted(set(range(len(segments))) - set(single))
+        single = [i for i, segment in enumerate(segments) if len(segment.tokens) == 1]
+        rest = [i for i, segment in enumerate(segments) if len(segment.tokens) > 1]
         with self._current():
-            for begin in range(0, len(single), STEP_ROWS_MAX or 1):
+            for begin in range(0, len(single), STEP_ROWS_MAX):
                 some = single[begin : begin + STEP_ROWS_MAX]
-                yield some, self._step(len(some)).run([segments[i] for i in some], [starts[i] for i in some])
+                yield some, self._run([segments[i] for i in some], [starts[i] for i in some], 1)
             if rest:
-                yield rest, self.forward(self._place([segments[i] for i in rest], [starts[i] for i in rest]))
+                item_rows = max(1, ITEM_ROWS // (self.shape.heads // self.shape.kv_heads))
+                yield rest, self._run([segments[i] for i in rest], [starts[i] for i in rest], item_rows)
 
     @torch.inference_mode()
     def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:
@@ -166,7 +173,7 @@ class CudaExecutor:
         logits = self._new((at.picks.shape[0], s.vocabulary), torch.int64)
         if at.picks.shape[0]:
             self._logits(self._norm(x, at.picks, "norm", "head"), logits)
-        return _Given(states, kv, kv_scale, logits, at.every)
+        return _Given(states, kv, kv_scale, logits)
 
     # ------------------------------------------------------------------ parts of a pass
 
@@ -321,37 +328,22 @@ class CudaExecutor:
 
     # ------------------------------------------------------------------ rows, pages and results
 
-    def _place(self, segments: Items[Segment], starts: list[int]) -> "_Pass":
-        """Rows of segments of any length, one after the other."""
-        tokens, positions, pages, items, picks = [], [], [], [], []
-        item_rows = max(1, ITEM_ROWS // (self.shape.heads // self.shape.kv_heads))
-        width = max(len(segment.sequence.pages) for segment in segments)
-        tables = np.zeros((len(segments), width), np.int32)
-        for number, (segment, start) in enumerate(zip(segments, starts, strict=True)):
-            first, count, own = len(tokens), len(segment.tokens), segment.sequence.pages
-            tables[number, : len(own)] = own
-            tokens += segment.tokens
-            positions += range(start, start + count)
-            pages += [own[position // PAGE] for position in range(start, start + count)]
-            picks += range(first + segment.logits_from, first + count)
-            items += [(first + row, min(item_rows, count - row), number) for row in range(0, count, item_rows)]
-
-        def put(values: Any) -> torch.Tensor:
-            return torch.from_numpy(np.asarray(values, np.int32)).to(self._device)
-
-        return _Pass(put(tokens), put(positions), put(pages), put(tables), put(items), put(picks), item_rows,
-                     len(picks) == len(tokens))  # fmt: skip
-
-    def _step(self, rows: int) -> "_Step":
-        bucket = power_of_two(rows)
-        if bucket not in self._steps:
-            self._steps[bucket] = _Step(self, bucket, pages_of(self.shape.context), self._store.pages)
-        return self._steps[bucket]
+    def _run(self, segments: Items[Segment], starts: Items[int], item_rows: int) -> "_Given":
+        """One launch of everything, recorded where it is small."""
+        form = _Form.of(segments, item_rows, pages_of(self.shape.context))
+        if form.rows > RECORDED_ROWS_MAX or form.sequences > STEP_ROWS_MAX:
+            at = _Inputs(form, self._store.pages, self._device)
+            at.fill(segments, starts)
+            return self.forward(at.passed)
+        if form not in self._recordings:
+            self._recordings[form] = _Recording(self, form, self._store.pages, self._device)
+        return self._recordings[form].run(segments, starts)
 
     def _feds(self, given: "_Given", segments: Items[Segment]) -> list[Fed]:
         """What a pass gives each segment."""
-        s, rows, every = self.shape, sum(len(segment.tokens) for segment in segments), given.every
-        states, kv, kv_scale, logits = self._host(given, rows, rows if every else given.logits.shape[0])
+        s, rows = self.shape, sum(len(segment.tokens) for segment in segments)
+        picks = sum(len(segment.tokens) - segment.logits_from for segment in segments)
+        states, kv, kv_scale, logits = self._host(given, rows, picks)
         payloads = []
         for group in range(s.groups):
             parts = [_octets(states[group], "<i8")]
@@ -362,8 +354,7 @@ class CudaExecutor:
         for segment in segments:
             count = len(segment.tokens)
             wanted = count - segment.logits_from
-            begin = row + segment.logits_from if every else taken
-            feds.append(Fed(logits[begin : begin + wanted], [payload[row : row + count] for payload in payloads]))
+            feds.append(Fed(logits[taken : taken + wanted], [payload[row : row + count] for payload in payloads]))
             row, taken = row + count, taken + wanted
         return feds
 
@@ -412,48 +403,99 @@ class CudaExecutor:
         return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
 
-class _Step:
-    """One token each of up to `rows` sequences, from static inputs: on a CUDA device recorded as a graph at first use,
-    and launched kernel by kernel where that fails, as on a CPU. Rows that are not used fill up: token 0 at position 0
-    of the page `spare`."""
+class _Form(NamedTuple):
+    """Extents of a pass: what a recording is made for. Rows, items and picks are filled up to few different numbers."""
 
-    def __init__(self, executor: CudaExecutor, rows: int, table_width: int, spare: int) -> None:
-        self._executor, self._rows, self._spare = executor, rows, spare
-        device = executor._device
-        self._head = 3 * max(rows, 4)  # what comes after it is aligned, as kernels are compiled for it
-        self._inputs = torch.zeros(self._head + rows * table_width, dtype=torch.int32, device=device)
-        self._staged = torch.zeros(self._inputs.shape, dtype=torch.int32, pin_memory=device.type == "cuda")
-        tokens, positions, pages = self._inputs[: self._head].view(3, -1)[:, :rows]
-        each = torch.arange(rows, dtype=torch.int32, device=device)
-        items = torch.stack([each, torch.ones_like(each), each], 1).contiguous()
-        tables = self._inputs[self._head :].view(rows, table_width)
-        self._pass = _Pass(tokens, positions, pages, tables, items, each, 1, True)
+    rows: int
+    item_rows: int
+    items: int
+    picks: int
+    sequences: int
+    table_width: int
+
+    @classmethod
+    def of(cls, segments: Items[Segment], item_rows: int, table_width: int) -> "_Form":
+        """The form that takes these segments."""
+        count = sum(len(segment.tokens) for segment in segments)
+        if item_rows == 1:
+            rows = power_of_two(count)
+            return cls(rows, 1, rows, rows, power_of_two(len(segments)), table_width)
+        rows, sequences = max(RECORDED_ROWS_LEAST, power_of_two(count)), max(4, power_of_two(len(segments)))
+        wanted = sum(len(segment.tokens) - segment.logits_from for segment in segments)
+        picks = next(most for most in (0, sequences, rows) if wanted <= most)
+        return cls(rows, item_rows, rows // item_rows + sequences + 1, picks, sequences, table_width)
+
+
+class _Inputs:
+    """Where rows lie, in one tensor that stays where it is. Rows that fill up are one more sequence's, of token 0 at
+    the first positions of the page `spare`; items that fill up have no rows."""
+
+    def __init__(self, form: _Form, spare: int, device: torch.device) -> None:
+        self._form, self._spare = form, spare
+        extents = [(form.rows,)] * 3 + [(form.picks,), (form.items, 3), (form.sequences + 1, form.table_width)]
+        # Every part begins at a multiple of 16 bytes: kernels are compiled for it.
+        ends = np.cumsum([-(-math.prod(extent) // 4) * 4 for extent in extents])
+        self._device = torch.zeros(int(ends[-1]), dtype=torch.int32, device=device)
+        self._staged = torch.zeros(self._device.shape, dtype=torch.int32, pin_memory=device.type == "cuda")
         self._copied: Any = torch.cuda.Event() if device.type == "cuda" else None
-        self._graph: Any = None
-        self._given: _Given | None = None
 
-    def run(self, segments: Items[Segment], starts: list[int]) -> "_Given":
-        """Feed one token to each segment's sequence. What it gives is overwritten by the next run."""
+        def parts(whole: torch.Tensor) -> list[torch.Tensor]:
+            return [whole[end - (-(-math.prod(extent) // 4) * 4) :][: math.prod(extent)].view(extent)
+                    for end, extent in zip(ends.tolist(), extents, strict=True)]  # fmt: skip
+
+        self._parts = [part.numpy() for part in parts(self._staged)]
+        tokens, positions, pages, picks, items, tables = parts(self._device)
+        self.passed = _Pass(tokens, positions, pages, tables, items, picks, form.item_rows)
+
+    def fill(self, segments: Items[Segment], starts: Items[int]) -> None:
+        """These segments, each from its position on, and what fills them up."""
         if self._copied is not None:
             self._copied.synchronize()
-        rows, staged = self._rows, self._staged.numpy()
-        head, tables = staged[: self._head].reshape(3, -1), staged[self._head :].reshape(rows, -1)
-        head[:2], head[2], tables[:] = 0, self._spare, self._spare
-        for row, (segment, start) in enumerate(zip(segments, starts, strict=True)):
-            own = segment.sequence.pages
-            head[:, row] = segment.tokens[0], start, own[start // PAGE]
-            tables[row, : len(own)] = own
-        self._inputs.copy_(self._staged, non_blocking=True)
+        form = self._form
+        tokens, positions, pages, picks, items, tables = self._parts
+        row = item = pick = 0
+        for number, (segment, start) in enumerate(zip(segments, starts, strict=True)):
+            count, own = len(segment.tokens), np.array(segment.sequence.pages, np.int32)
+            end = row + count
+            tokens[row:end], positions[row:end] = segment.tokens, range(start, start + count)
+            pages[row:end] = own[positions[row:end] // PAGE]
+            tables[number, : len(own)] = own
+            for first in range(row, end, form.item_rows):
+                items[item] = first, min(form.item_rows, end - first), number
+                item += 1
+            wanted = count - segment.logits_from
+            picks[pick : pick + wanted] = range(end - wanted, end)
+            row, pick = end, pick + wanted
+        tokens[row:], pages[row:], picks[pick:], tables[form.sequences] = 0, self._spare, 0, self._spare
+        for first in range(row, form.rows, form.item_rows):
+            end = min(first + form.item_rows, form.rows)
+            positions[first:end] = range(end - first)
+            items[item] = first, end - first, form.sequences
+            item += 1
+        items[item:] = 0, 0, form.sequences
+        self._device.copy_(self._staged, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
-        if self._inputs.is_cuda and not self._executor.graphs_refused:
+
+
+class _Recording:
+    """A pass of one form: on a CUDA device recorded as a graph at first use, and launched kernel by kernel where that
+    fails, as on a CPU."""
+
+    def __init__(self, executor: CudaExecutor, form: _Form, spare: int, device: torch.device) -> None:
+        self._executor, self._form, self._inputs = executor, form, _Inputs(form, spare, device)
+        self._records, self._graph, self._given = device.type == "cuda", None, None
+
+    def run(self, segments: Items[Segment], starts: Items[int]) -> "_Given":
+        """Feed segments of this form. What it gives may be overwritten by the next pass."""
+        self._inputs.fill(segments, starts)
+        if self._records and not self._executor.graphs_refused:
             if self._graph is None:
                 self._record()
             if self._graph is not None:
                 self._graph.replay()
-                assert self._given is not None
                 return self._given
-        return self._executor.forward(self._pass)
+        return self._executor.forward(self._inputs.passed)
 
     def _record(self) -> None:
         """A first run on these inputs compiles kernels and chooses products; to run twice writes the same again."""
@@ -461,15 +503,15 @@ class _Step:
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                self._executor.forward(self._pass)
+                self._executor.forward(self._inputs.passed)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._given = self._executor.forward(self._pass)
+            with torch.cuda.graph(graph, pool=self._executor.graph_pool):
+                self._given = self._executor.forward(self._inputs.passed)
             self._graph = graph
         except RuntimeError as error:
-            self._executor.graphs_refused = f"a step of {self._rows} rows cannot be recorded: {error}"
-            log.warning("no CUDA graphs, decoding launches kernel by kernel: %s", self._executor.graphs_refused)
+            self._executor.graphs_refused = f"a pass of {self._form} cannot be recorded: {error}"
+            log.warning("no CUDA graphs, every kernel is launched: %s", self._executor.graphs_refused)
 
 
 class _Weights(NamedTuple):
@@ -502,8 +544,7 @@ class _Rows(NamedTuple):
 
 class _Pass(NamedTuple):
     """Where rows lie, all int32: token, position and page of each; pages of each sequence; items (first row, count,
-    sequence) of at most item_rows rows that attend together; rows whose logits are wanted, and whether that is every
-    row."""
+    sequence) of at most item_rows rows that attend together; rows whose logits are wanted."""
 
     tokens: torch.Tensor
     positions: torch.Tensor
@@ -512,18 +553,16 @@ class _Pass(NamedTuple):
     items: torch.Tensor
     picks: torch.Tensor
     item_rows: int
-    every: bool
 
 
 class _Given(NamedTuple):
     """Results on the device: residual of each group [groups, rows, width] and logits [picked rows, vocabulary] in
-    int64, int8 keys and values [layers, rows, heads, width] and their scales; whether every row was picked."""
+    int64, int8 keys and values [layers, rows, heads, width] and their scales."""
 
     states: torch.Tensor
     kv: torch.Tensor
     kv_scale: torch.Tensor
     logits: torch.Tensor
-    every: bool
 
 
 class _Store:

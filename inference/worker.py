@@ -112,12 +112,12 @@ def serve(setup: Setup, ends: Ends, make_service: "MakeService | None" = None) -
     """Load the model, prove it, work until the stream ends; the exit status. make_service(engine, limits, ends): what
     serves the engine."""
     began = time.monotonic()
-    from inference.batch import Batch, Limits, RequestError
+    from inference.batch import DEVICE, Batch, Limits, RequestError
     from inference.engine import EngineUnavailable, ExactnessError, open_engine
     from inference.kv import PAGE
     from inference.program import ProgramError
 
-    limits = Limits()
+    limits = Limits() if setup.device == "cpu" else DEVICE
     try:
         engine = open_engine(
             setup.engine, setup.model_dir, setup.threads, setup.device,

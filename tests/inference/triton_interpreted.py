@@ -28,7 +28,8 @@ FLOAT64 = cuda_engine.PRODUCTS[-1]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Products are exact or not used, whichever they are: here one that needs no interpreting. No keys are shared
-    out."""
+    out, and recordings are filled up to fewer rows."""
+    monkeypatch.setattr(cuda_engine, "RECORDED_ROWS_LEAST", 1)
     monkeypatch.setattr(cuda_engine, "PRODUCTS", (FLOAT64,))
     monkeypatch.setattr(cuda_engine, "SPLITS", ())
 
@@ -141,8 +142,8 @@ def test_a_recorded_step_gives_what_a_pass_gives_in_any_company(monkeypatch: pyt
     for who in ([2, 0], [1], [0, 1, 2]):
         tokens = [[(3 * i + len(who)) % 11] for i in who]
         assert feed(stepped, ours, who, tokens) == feed(reference, theirs, who, tokens)
-    assert sorted(stepped._steps) == [1, 2, 4]
-    monkeypatch.setattr(cuda_engine, "STEP_ROWS_MAX", 0)
+    assert sorted(form.rows for form in stepped._recordings) == [1, 2, 4, 8]
+    monkeypatch.setattr(cuda_engine, "RECORDED_ROWS_MAX", 0)
     assert feed(stepped, ours, [0, 1, 2], [[1], [2], [3]]) == feed(reference, theirs, [0, 1, 2], [[1], [2], [3]])
 
 
