@@ -141,6 +141,11 @@ class Fleet:
             kind = kinds.get(index, "honest")
             self.validators.append(Validator(operator, Conduct(kind, friends), *programs(kind, self.chain.model)))
         self.watcher: Watcher | None = None
+        self._read = 0
+        self._prompts: dict[bytes, tuple[int, ...]] = {}
+        self._outputs: dict[bytes, tuple[int, ...]] = {}
+        self._commitments: dict[bytes, list[bytes]] = {}
+        self._shown: dict[int, list[dict[str, Any]]] = {}
         self.messages: list[Said] = []
         """All messages of disputes so far."""
         self.spoil: Callable[[Validator, WorkItem], WorkItem | None] = lambda _, item: item
@@ -193,13 +198,25 @@ class Fleet:
                 self.messages.append(each)
 
     def texts(self, task: bytes) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        prompt: tuple[int, ...] = ()
-        output: tuple[int, ...] = ()
-        for _, event in self.chain.events(abi.TASK_POSTED):
-            prompt = unpack_tokens(event["tokens"]) if event["task"] == task else prompt
-        for _, event in self.chain.events(abi.TASK_ANSWERED):
-            output = unpack_tokens(event["tokens"]) if event["task"] == task else output
-        return prompt, output
+        """Prompt and latest answer."""
+        self._read_logs()
+        return self._prompts[task], self._outputs.get(task, ())
+
+    def _read_logs(self) -> None:
+        """Of the blocks since the last time, what nodes look up in their index."""
+        for _, entry in self.chain.logs[self._read :]:
+            event = abi.EVENTS.get(entry.topics[0])
+            if event in (abi.TASK_POSTED, abi.TASK_ANSWERED, abi.VERDICT_COMMITTED, abi.SHOWN, abi.LIST_REFUTED):
+                values = event.decode(entry.topics, entry.data)
+                if event is abi.TASK_POSTED:
+                    self._prompts[values["task"]] = unpack_tokens(values["tokens"])
+                elif event is abi.TASK_ANSWERED:
+                    self._outputs[values["task"]] = unpack_tokens(values["tokens"])
+                elif event is abi.VERDICT_COMMITTED:
+                    self._commitments.setdefault(values["task"], []).append(values["commitment"])
+                else:
+                    self._shown.setdefault(values["dispute"], []).append({**values, "event": event.name})
+        self._read = len(self.chain.logs)
 
     def bond(self, function: abi.Function, of: bytes | int, account: bytes) -> int:
         """Wei that a challenge, or a stand-in's list, must bring; 0 where a stake holds it."""
@@ -296,11 +313,11 @@ class Fleet:
 
     def _items(self, validator: Validator) -> list[WorkItem]:
         duties, height = self.chain.duties(validator.keys), self.chain.height + 1
+        self._read_logs()
         items = []
         for item in items_to_send(validator.keys.operator, duties, validator.results, set(), height):
             first = min(duty.first_block for duty in duties if duty.task == item.task)
-            given = [e["commitment"] for _, e in self.chain.events(abi.VERDICT_COMMITTED) if e["task"] == item.task]
-            said = validator.conduct.says(item, height, first, given)
+            said = validator.conduct.says(item, height, first, self._commitments.get(item.task, []))
             said = None if said is None else self.spoil(validator, said)
             items += [] if said is None else [said]
         return items
@@ -329,13 +346,8 @@ class Fleet:
 
     def _request(self, move: Move) -> dict[str, Any]:
         prompt, output = self.texts(move.task.task)
-        logs = [
-            {**event.decode(entry.topics, entry.data), "event": event.name}
-            for _, entry in self.chain.logs
-            if (event := abi.EVENTS.get(entry.topics[0])) in (abi.SHOWN, abi.LIST_REFUTED)
-        ]
-        number = None if move.dispute is None else move.dispute.dispute
-        return request_of(move, prompt, output, [each for each in logs if each["dispute"] == number])
+        shown = [] if move.dispute is None else self._shown.get(move.dispute.dispute, [])
+        return request_of(move, prompt, output, shown)
 
 
 def name_of(fleet: Fleet, address: str) -> str:
