@@ -37,7 +37,7 @@ class Outcome:
     messages: int = 0
     gas_max: int = 0
     blocks: int = 0
-    """From the challenge to the judgement; 0 without one."""
+    """From a challenge to its end, the longest; 0 without one."""
     judged: str = ""
 
 
@@ -81,12 +81,13 @@ def outcome(name: str, fleet: Fleet, task: bytes) -> Outcome:
         return [(height, values) for height, values in chain.events(event) if values["task"] == task]
 
     found.attempt = len(of_task(abi.TASK_REFUTED))
-    began = [height for height, _ in of_task(abi.CHALLENGED)]
+    began = {values["dispute"]: height for height, values in of_task(abi.CHALLENGED)}
     for height, values in of_task(abi.DISPUTE_ENDED_LOG):
         found.ended.append(values["reason"])
         found.asker_wei += values["askerWei"]
         found.bounty_wei += values["bountyWei"]
-        found.blocks = height - began[0] if began else 0
+        if values["reason"] != abi.ENDED_MOOT:
+            found.blocks = max(found.blocks, height - began.get(values["dispute"], height))
     for _, values in of_task(abi.SLASHED):
         who = name_of(fleet, values["operator"])
         found.slashed[who] = found.slashed.get(who, 0) + values["amount"]

@@ -101,7 +101,7 @@ def test_asking_oneself_costs_what_is_burned() -> None:
     task = hit(fleet, by_executor=True)
     fleet.until_quiet(task)
     (settled,) = [event for _, event in fleet.chain.events(abi.TASK_SETTLED) if event["task"] == task]
-    assert 0 < settled["executorWei"] < settled["fee"] and settled["burnedWei"] * 5 >= settled["fee"]
+    assert 0 < settled["executorWei"] < settled["fee"] and settled["burnedWei"] * 5 > settled["fee"] - 5
     totals = views.totals(fleet.chain.reader)
     assert totals.minted * 2 <= totals.burned + 1, "half of what is burned comes into being, and goes to the fund"
 
