@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 
 TASKS = 200
 POSTS_A_BLOCK = 2
-MOVES_A_BLOCK = 2
+MOVES_A_BLOCK = 3
+DISPUTES_MAX = 8
+"""With more of them open nothing is posted: the chain is a small one."""
 HONEST, WRONG_TOKEN, SKIPPED_LAYER, SILENT, COPIES = "honest", "wrong token", "skipped layer", "silent", "copies"
 
 
@@ -59,21 +61,20 @@ class Fleet:
         self.library.update()
         self.follow()
         batches: list[Transaction] = []
-        room = MOVES_A_BLOCK
-        moves = {operator.operator: list(self.moves(operator)) for operator in self.chain.operators}
+        calls: list[tuple[int, Operator, int, tuple[Any, ...]]] = []
         for operator in self.chain.operators:
             duties = self.chain.duties(operator)
             items = [item for duty in duties if (item := self.item(operator, duty)) is not None]
             if items:
                 batches.append(self.chain.work(operator, items[:16]))
             nonce = self.chain.reader.nonce(operator.hot) + bool(items)
-            challenges = [d for d in duties if d.role == abi.ROLE_CHALLENGE and d.first_block <= self.chain.height + 1]
-            calls = [(abi.CHALLENGE, duty.task, self.leaf(operator, duty)) for duty in challenges]
-            calls += moves[operator.operator]
-            if calls and room:
-                room -= 1
-                batches.append(self.chain.move(operator, nonce, *calls[0]))
-        return batches
+            due = [d for d in duties if d.role == abi.ROLE_CHALLENGE and d.first_block <= self.chain.height + 1]
+            if due:  # its window is short
+                calls.append((0, operator, nonce, (abi.CHALLENGE, due[0].task, self.leaf(operator, due[0]))))
+            else:
+                calls += [(1, operator, nonce, move) for move in list(self.moves(operator))[:1]]
+        calls.sort(key=lambda call: call[0])
+        return batches + [self.chain.move(operator, nonce, *call) for _, operator, nonce, call in calls[:MOVES_A_BLOCK]]
 
     # Disputes: cheats defend what they committed, honest verifiers make good what they said
 
@@ -186,7 +187,8 @@ def run(seed: int, tasks: int = TASKS) -> tuple[Chain, Fleet]:
     for _ in range(60 + 2 * tasks):
         posts: list[Transaction] = []
         nonce = chain.reader.nonce(chain.poster)
-        for _ in range(min(rng.randrange(POSTS_A_BLOCK + 1), tasks - len(posted))):
+        busy = len(views.open_disputes(chain.reader)) > DISPUTES_MAX
+        for _ in range(0 if busy else min(rng.randrange(POSTS_A_BLOCK + 1), tasks - len(posted))):
             prompt = tuple(rng.randrange(36) for _ in range(rng.randrange(1, 24)))
             asked = {"assurance": rng.randrange(3), "top_k": rng.choice((0, 5)), "deadline": rng.choice((12, 18))}
             temperature = rng.choice((0, 32_768, 65_536))
