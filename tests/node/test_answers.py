@@ -18,6 +18,7 @@ from node.answers import Book, Judgement, SoftAnswers
 from node.client import Client
 from node.config import NodeConfig
 from node.inference import InferenceService
+from node.outbox import Outbox
 from node.store import ModelStore
 from node.watch import Watcher
 from node.words import tokenizer_of
@@ -149,8 +150,9 @@ def test_no_model_steers_the_terminal() -> None:
 async def serve(nursery: trio.Nursery, node: LocalNode) -> SoftAnswers:
     answers = SoftAnswers(node.ledger, node.network, node.keys.hot)
     node.consensus.on_commit.append(answers.on_commit)
+    outbox = Outbox(node.ledger, node.host.submit, node.keys.hot)
     service = InferenceService(
-        node.ledger, node.consensus, node.host.submit, node.keys.hot, NodeConfig(engine="numpy"),
+        node.ledger, node.consensus, outbox, node.keys.hot, NodeConfig(engine="numpy"),
         node.folder / "journal", ModelStore(node.folder / "models", 0), answers,
     )  # fmt: skip
     nursery.start_soon(answers.run)
@@ -178,13 +180,14 @@ def test_the_asker_reads_along_at_another_node_before_the_answer_is_in_a_block(t
 
     async def scenario() -> None:
         nodes = make_cluster(tmp_path, 2)
+        asker = address_of(ACCOUNT_KEYS[0])
         asked: list[bytes] = []
         answers: dict[bytes, list[int]] = {}
 
         def follow(committed: Committed) -> None:
             for log in (log for receipt in committed.receipts for log in receipt.logs if log.topics):
                 event = abi.EVENTS.get(log.topics[0])
-                if event is abi.TASK_POSTED and not event.decode(log.topics, log.data)["canary"]:
+                if event is abi.TASK_POSTED and log.topics[2][12:] == asker:
                     asked.append(log.topics[1])
                 if event is abi.TASK_ANSWERED:
                     answers[log.topics[1]] = list(unpack_tokens(event.decode(log.topics, log.data)["tokens"]))
