@@ -1,7 +1,8 @@
 """Fills a block within a budget of gas, bytes and time. Everything here is the proposer's policy, nothing is validity.
 
 Order: the prologue, then work batches of operators (one an operator, at most half of the gas), then messages of
-disputes from anyone (an eighth of the gas, at least one message; the oldest dispute first), then users' transactions by
+disputes from anyone (an eighth of the gas, at least one message; what a drawn verifier has to challenge first, then the
+oldest dispute), then users' transactions by
 effective tip and nonce. In round r users have 1/2**r of the gas and of the bytes, none from round 3 on: a block that
 was too slow for one round is smaller in the next. Work batches and dispute messages, up to 64 KiB of each, stay in
 every round.
@@ -18,7 +19,7 @@ from primitives.address import MARKET, REFEREE
 from primitives.block import EMPTY_EVIDENCE_ROOT, Block
 from primitives.hashing import ZERO_HASH, keccak
 from primitives.header import Header, Sidecar
-from primitives.params import DISPUTE_MESSAGE_GAS
+from primitives.params import DISPUTE_MESSAGE_GAS, ChainParams
 from primitives.receipt import BLOOM_BYTES
 from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction
 from vm.executor import BlockEnv, BlockExecutor, Execution
@@ -31,8 +32,9 @@ WORK_GAS_DIVISOR = 2
 """Work batches get at most this part of the block's gas."""
 DISPUTE_BYTES_MAX = 64 * 1024
 """Of dispute messages in a block, in every round."""
-NEW_DISPUTE = 2**64
-"""Where a challenge stands among dispute messages: after those of disputes that run."""
+DUE_CHALLENGE, NEW_DISPUTE = -1, 2**64
+"""Where a challenge stands among dispute messages: a drawn verifier's before all, for its window is short, no full lane
+stops it, and who misses it pays; anybody else's after those of disputes that run."""
 ROUND_WITHOUT_USERS = 3
 WORD_BYTES = 32
 LENGTH_BYTES_MAX = 5
@@ -183,7 +185,8 @@ class _Filler:
         gas_left = max(params.dispute_lane_gas, DISPUTE_MESSAGE_GAS)
         bytes_left = min(DISPUTE_BYTES_MAX, self.bytes_left)
         firsts = [queue[0] for queue in waiting.values() if queue and queue[0].to == REFEREE]
-        found = [(number, each) for each in firsts if (number := self._dispute_of(each)) is not None]
+        where = self.context.reader, params, self.context.number
+        found = [(number, each) for each in firsts if (number := place_in_lane(*where, each)) is not None]
         base_fee = self.env.base_fee_per_gas
         found.sort(key=lambda item: (item[0], -item[1].effective_tip(base_fee), item[1].hash))
         included: list[Transaction] = []
@@ -200,24 +203,9 @@ class _Filler:
             gas_left -= receipt.gas_used
             bytes_left -= size
             included.append(transaction)
-            if receipt.status and number != NEW_DISPUTE:
+            if receipt.status and number not in (DUE_CHALLENGE, NEW_DISPUTE):
                 moved.add(number)
         return included
-
-    def _dispute_of(self, transaction: Transaction) -> int | None:
-        """The dispute that waits for this message's kind, by whom it may come from; NEW_DISPUTE of a challenge."""
-        selector, arguments = transaction.data[:4], transaction.data[4:]
-        if selector == abi.CHALLENGE.selector:
-            return NEW_DISPUTE
-        if selector not in (abi.SHOW.selector, abi.CHOOSE.selector, abi.OPEN.selector) or len(arguments) < WORD_BYTES:
-            return None
-        number = int.from_bytes(arguments[:WORD_BYTES], "big")
-        view = views.dispute(self.context.reader, number, self.context.params, self.context.number)
-        if view is None:
-            return None
-        if selector == abi.SHOW.selector:
-            return number if view.turn == abi.TURN_DEFENDER else None
-        return number if view.turn == abi.TURN_CHALLENGER and view.challenger == transaction.sender else None
 
     def add_users(self, waiting: Mapping[bytes, Sequence[Transaction]]) -> Transaction | None:
         """By tip and nonce until a budget is used up; the transaction in which the time ran out, if a slow one."""
@@ -308,3 +296,25 @@ def _assemble(
         base_fee_per_gas=env.base_fee_per_gas,
     )
     return Block(header, sidecar, tuple(transactions), request.last_commit)
+
+
+def place_in_lane(reader: views.Reader, params: ChainParams, height: int, transaction: Transaction) -> int | None:
+    """The dispute that waits for a message of this kind from its sender; of a challenge DUE_CHALLENGE or NEW_DISPUTE.
+    None: nothing waits for it. height: of the block that is built."""
+    selector, arguments = transaction.data[:4], transaction.data[4:]
+    if len(arguments) < WORD_BYTES:
+        return None
+    if selector == abi.CHALLENGE.selector:
+        operator = views.operator_by_hot(reader, transaction.sender)
+        duties = [] if operator is None else views.open_tasks(reader, operator, params, height)
+        due = any(duty.role == abi.ROLE_CHALLENGE and duty.task == arguments[:WORD_BYTES] for duty in duties)
+        return DUE_CHALLENGE if due else NEW_DISPUTE
+    if selector not in (abi.SHOW.selector, abi.CHOOSE.selector, abi.OPEN.selector):
+        return None
+    number = int.from_bytes(arguments[:WORD_BYTES], "big")
+    view = views.dispute(reader, number, params, height)
+    if view is None:
+        return None
+    if selector == abi.SHOW.selector:
+        return number if view.turn == abi.TURN_DEFENDER else None
+    return number if view.turn == abi.TURN_CHALLENGER and view.challenger == transaction.sender else None
