@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all fairness real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
+.PHONY: setup devnet test test-all faults fairness economics real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -18,6 +18,14 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Honest validators under faults, 100,000 tasks on real blocks: hours. ARGS="--tasks 2000 --workers 2" for less.
+faults: $(VENV)/.dev
+	$(BIN)/python -m tests.sim.faults $(ARGS)
+
+# Whether cheating is a loss, by model and value at risk.
+economics: setup
+	$(BIN)/python bench/economics.py $(ARGS)
 
 # Deals and checks of 10,000 tasks against bonds: chi-square.
 fairness: setup
