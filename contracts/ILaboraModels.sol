@@ -6,6 +6,7 @@ import {Model, Serving, Terms} from "./LaboraTypes.sol";
 /// @notice Models that tasks may name, and who serves them.
 /// @dev At 0x0000000000000000000000000000000000000a02. Generated from vm/system/abi.py.
 interface ILaboraModels {
+    event ModelSuspended(bytes32 indexed model, uint64 indexed dispute);
     event TermsDeclared(
         address indexed operator,
         uint64 fromBlock,
@@ -37,6 +38,7 @@ interface ILaboraModels {
     function serve(bytes32 model, uint256 macsPerBlock) external;
     function stopServing(bytes32 model) external;
     function getModel(bytes32 model) external view returns (Model memory info);
+    function isSuspended(bytes32 model) external view returns (bool suspended);
     function models() external view returns (bytes32[] memory ids);
     function servers(bytes32 model) external view returns (address[] memory operators);
     function getServing(address operator) external view returns (Serving[] memory models);

@@ -46,6 +46,19 @@ interface ILaboraReferee {
         uint64 element,
         bool holds
     );
+    event RefereesDiverged(
+        uint64 indexed dispute,
+        bytes32 indexed task,
+        bytes32 indexed model,
+        address accused,
+        uint32 leaf,
+        string op,
+        string rule,
+        uint64 element,
+        bool nativeHolds,
+        string second,
+        uint256 heldWei
+    );
     event ListRefuted(
         uint64 indexed dispute,
         bytes32 indexed task,
@@ -78,4 +91,5 @@ interface ILaboraReferee {
         uint64 dispute,
         address author
     ) external view returns (uint256 amount, bool fromStake);
+    function heldWei() external view returns (uint256 amount);
 }

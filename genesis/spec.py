@@ -24,7 +24,15 @@ from typing import Any
 from genesis.keys import ACCOUNT_ADDRESSES, ValidatorKeys, devnet_validator
 from inference.opening import claims_of, read_shape_record
 from inference.program import Manifest, ProgramError, decode_manifest
-from primitives.address import HISTORY_STORAGE, SYSTEM_ACCOUNTS, SYSTEM_ADDRESS, InvalidAddress, checksum, parse
+from primitives.address import (
+    HISTORY_STORAGE,
+    SECOND_REFEREE,
+    SYSTEM_ACCOUNTS,
+    SYSTEM_ADDRESS,
+    InvalidAddress,
+    checksum,
+    parse,
+)
 from primitives.bls import PUBLIC_KEY_BYTES, InvalidBLS, check_public_key
 from primitives.genesis import GenesisAccount, GenesisBatch, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
@@ -226,7 +234,7 @@ def _read(spec: dict[str, Any]) -> GenesisSpec:
 def _account(value: object, where: str) -> GenesisAccount:
     entry = _keys(value, where, {"address", "balance"}, {"nonce", "code"})
     address = _address(entry["address"], f"{where}.address")
-    if address in (*SYSTEM_ACCOUNTS, HISTORY_STORAGE, SYSTEM_ADDRESS):
+    if address in (*SYSTEM_ACCOUNTS, SECOND_REFEREE, HISTORY_STORAGE, SYSTEM_ADDRESS):
         raise InvalidSpec(f"{where}.address: {entry['address']} is set by the chain itself")
     return GenesisAccount(
         address=address,

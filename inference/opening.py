@@ -49,6 +49,7 @@ RECORD_BYTES_MAX, RECORD_PATH_MAX = 512, 24
 GROUP_LAYERS_MAX = 8  # of one leaf: some 770 operations, whose list a judge builds in 4 ms
 SHAPE_FIELDS = tuple(field.name for field in dataclasses.fields(Shape) if field.name != "kind")
 TENSOR_DOMAIN = b"labora/tensor"
+TENSOR_BYTES_MAX = 1 << 48  # more than any shape has: a record may claim it, and two referees read it alike
 Hash = Callable[[bytes], bytes]
 Tree = Sequence[Sequence[bytes]]
 
@@ -144,7 +145,32 @@ class Working:
         return merkle.levels([merkle.digest(root) for root in self.roots])
 
 
+class Reading(NamedTuple):
+    """A slice that an element read; of an op also how many elements it has, of how many bytes."""
+
+    slice: Slice
+    length: int = 0
+    width: int = 0
+
+
+class Judgement(NamedTuple):
+    """What a judge found, and the address that it went by: the op as the records have it, and the list's length."""
+
+    holds: bool
+    op: Op
+    listed: int
+    """Ops that the list's root is over."""
+    reads: tuple[Reading, ...]
+
+
 def judge(statement: Statement, operations: bytes, leaf: Leaf, number: int, element: int, opening: bytes) -> bool:
+    """Whether an element holds (`examine`). Raises InvalidOpening."""
+    return examine(statement, operations, leaf, number, element, opening).holds
+
+
+def examine(
+    statement: Statement, operations: bytes, leaf: Leaf, number: int, element: int, opening: bytes
+) -> Judgement:
     """Whether one element of op `number` of a leaf's list, whose root is `operations`, is what its inputs give, and of
     the last op of a token or a vector also what the answer holds. Everything in the opening is checked against the
     statement and that root. Raises InvalidOpening."""
@@ -158,10 +184,10 @@ def judge(statement: Statement, operations: bytes, leaf: Leaf, number: int, elem
     answered = walk.answered(op, element)
     tape.end()
     if answered not in (None, computed):
-        return False
+        return Judgement(False, op, walk.listed, tuple(walk.reads))
     if op.rule == "leaf":
         computed = walk.piece_hash(computed)
-    return committed == computed
+    return Judgement(committed == computed, op, walk.listed, tuple(walk.reads))
 
 
 def open_element(working: Working, number: int, element: int) -> bytes:
@@ -507,6 +533,12 @@ class _Walk:
         self._working, self._checks = working, working is None
         self._shown: dict[object, bytes] = {}
         self._tensors: dict[str, Tensor] = {}
+        self.reads: list[Reading] = []
+
+    @property
+    def listed(self) -> int:
+        """Ops of the list but the last."""
+        return len(self._ops) - 1
 
     def op(self, number: int, element: int) -> Op:
         """The op that is opened. Reads the records of the shape and of the op's product."""
@@ -620,6 +652,8 @@ class _Walk:
             if dtype not in DTYPE_BYTES or not all(extent.isdecimal() and len(extent) < 10 for extent in extents):
                 raise InvalidOpening(f"the record of tensor {name} holds {fields[:-32]!r}")
             self._tensors[name] = Tensor(name, dtype, tuple(map(int, extents)), fields[-32:])
+            if self._tensors[name].size_bytes > TENSOR_BYTES_MAX:
+                raise InvalidOpening(f"the record of tensor {name} is of {self._tensors[name].size_bytes} bytes")
         return self._tensors[name]
 
     def _record(self, sort: str, name: str) -> bytes:
@@ -647,6 +681,8 @@ class _Walk:
 
     def _read(self, part: Slice) -> list[int]:
         source, begin, count = part
+        op = self._ops[source] if isinstance(source, int) else None
+        self.reads.append(Reading(part, op.length, op.width) if op else Reading(part))
         if count == 0:
             return []
         if isinstance(source, int):

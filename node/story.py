@@ -33,6 +33,7 @@ REASONS = {
     abi.ENDED_MOOT: "the answer was refuted before, or its task is gone",
     abi.ENDED_LIST_REFUTED: "a stand-in's list does not follow",
     abi.ENDED_LIST_UNDEFENDED: "a stand-in did not answer in time",
+    abi.ENDED_DIVERGED: "the two referees disagree: nobody wins, the task is refunded",
 }
 WANTED = {
     Kind.GENERATE: "at most {most} out",
@@ -201,12 +202,18 @@ def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
             holds = "follows" if e["holds"] else "does NOT follow"
             what = f"element {e['element']} of {e['op']} ({e['rule']}) at leaf {e['leaf']}"
             yield f"dispute {number}: judged by one recomputation: {what} {holds}"
+        case "RefereesDiverged":
+            holds = "follows" if e["nativeHolds"] else "does not follow"
+            yield (
+                f"dispute {number}: element {e['element']} of {e['op']} ({e['rule']}) {holds}, the second referee "
+                f"{e['second']}; {coins(e['heldWei'])} of {short(e['accused'])} are held, the model is suspended"
+            )
         case "ListRefuted":
             why = REASONS.get(e["reason"], f"reason {e['reason']}")
             yield f"dispute {number}: the list of {short(e['author'])} falls, {why}; bond lost {coins(e['bond'])}"
         case "DisputeEnded":
             why = REASONS.get(e["reason"], f"reason {e['reason']}")
-            paid = "" if e["reason"] == abi.ENDED_MOOT else (
+            paid = "" if e["reason"] in (abi.ENDED_MOOT, abi.ENDED_DIVERGED) else (
                 f". {short(e['winner'])} wins, {short(e['loser'])} loses {coins(e['lostWei'])}: costs "
                 f"{coins(e['costsWei'])}, asker {coins(e['askerWei'])}, bounty {coins(e['bountyWei'])}, burned "
                 f"{coins(e['burnedWei'])}"

@@ -20,6 +20,8 @@ LEDGER = _system(0x0A04)
 REFEREE = _system(0x0A05)
 BEACON = _system(0x0A06)
 COURIER = _system(0x0A07)
+SECOND_REFEREE = _system(0x0A08)
+"""The referee in Solidity: an ordinary contract, there from block 0."""
 SYSTEM_ACCOUNTS = (STAKING, MODELS, MARKET, LEDGER, REFEREE, BEACON, COURIER)
 
 HISTORY_STORAGE = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")

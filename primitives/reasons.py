@@ -28,6 +28,7 @@ class Reason(IntEnum):
     ROOT_WITHHELD = 39
     CHALLENGE_LOST = 40
     STAND_IN_LOST = 41
+    REFEREES_DIVERGED = 42
     MALFORMED = 64
     UNKNOWN_TASK = 65
     FINISHED = 66
@@ -93,6 +94,10 @@ _MEANING = {
     Reason.ROOT_WITHHELD: _Meaning("a verdict contradicted the answer, and nobody revealed its root", _ONLINE),
     Reason.CHALLENGE_LOST: _Meaning("a challenge, its bond in the stake, was lost or never made", _BITS),
     Reason.STAND_IN_LOST: _Meaning("a list posted in somebody's defence, its bond in the stake, was refuted", _BITS),
+    Reason.REFEREES_DIVERGED: _Meaning(
+        "the two referees disagree about the answer; the stake is held, not burned",
+        "keep the execution and the node's log: governance will ask for them",
+    ),
     Reason.MALFORMED: _Meaning("the message cannot be read", _OWN),
     Reason.UNKNOWN_TASK: _Meaning("there is no such task", _OWN),
     Reason.FINISHED: _Meaning("the task has ended", _HARMLESS),

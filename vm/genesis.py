@@ -3,10 +3,11 @@
 from eth.vm.forks.prague.constants import HISTORY_STORAGE_CONTRACT_CODE
 
 from primitives import rlp
-from primitives.address import HISTORY_STORAGE, SYSTEM_ACCOUNTS
+from primitives.address import HISTORY_STORAGE, SECOND_REFEREE, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisSpec
 from primitives.hashing import EMPTY_KECCAK, keccak
 from vm import mpt
+from vm.system import second_referee
 from vm.system.genesis import genesis_balances, genesis_storage
 
 SYSTEM_STUB = b"\xfe"
@@ -14,12 +15,14 @@ SYSTEM_STUB = b"\xfe"
 
 
 def build_state(spec: GenesisSpec) -> tuple[bytes, dict[bytes, bytes]]:
-    """State root and nodes: the spec's accounts, the history contract (EIP-2935), the system accounts."""
+    """State root and nodes: the spec's accounts, the history contract (EIP-2935), the second referee,
+    the system accounts."""
     balances = {account.address: account.balance for account in spec.accounts}
     nonces = {account.address: account.nonce for account in spec.accounts}
     codes = {account.address: account.code for account in spec.accounts}
     for address, code in {
         HISTORY_STORAGE: HISTORY_STORAGE_CONTRACT_CODE,
+        SECOND_REFEREE: second_referee.code(),
         **dict.fromkeys(SYSTEM_ACCOUNTS, SYSTEM_STUB),
     }.items():
         codes[address], nonces[address] = code, 1

@@ -9,11 +9,12 @@ const CONTRACTS = [
   { name: "ReceiptWatcher", path: "contracts/examples/ReceiptWatcher.sol", viaIR: true },
   { name: "Storyteller", path: "contracts/examples/Storyteller.sol", viaIR: true },
   { name: "Hostile", path: "tests/clients/Hostile.sol", viaIR: true },
+  { name: "SolidityReferee", path: "contracts/SolidityReferee.sol", viaIR: true, target: "../../contracts/" },
 ];
 const read = (path) => fs.readFileSync(new URL("../../" + path, import.meta.url), "utf8");
 let stale = false;
 
-for (const { name, path, viaIR } of CONTRACTS) {
+for (const { name, path, viaIR, target: folder = "" } of CONTRACTS) {
   const input = {
     language: "Solidity",
     sources: { [path]: { content: read(path) } },
@@ -30,7 +31,7 @@ for (const { name, path, viaIR } of CONTRACTS) {
   const { abi, evm } = output.contracts[path][name];
   const artifact = { abi, bytecode: "0x" + evm.bytecode.object, runtime: "0x" + evm.deployedBytecode.object };
   const text = JSON.stringify(artifact, null, 1) + "\n";
-  const target = new URL(name + ".json", import.meta.url);
+  const target = new URL(folder + name + ".json", import.meta.url);
   if (process.argv.includes("--check")) {
     if (fs.readFileSync(target, "utf8") === text) continue;
     console.error(`${name}.json is not what its source gives: node compile.mjs`);

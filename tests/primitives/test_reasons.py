@@ -8,7 +8,7 @@ KEPT = {
     "no_answer": 1, "no_verdict": 2, "verdict_unopened": 3, "answer_unopened": 4, "no_challenge": 5,
     "declared_away": 6, "trapped": 7, "wrong_work": 32, "wrong_work_again": 33, "dispute_silence": 34,
     "dispute_clock": 35, "undefended_again": 36, "verdict_refuted": 37, "copied_root": 38,
-    "root_withheld": 39, "challenge_lost": 40, "stand_in_lost": 41, "malformed": 64,
+    "root_withheld": 39, "challenge_lost": 40, "stand_in_lost": 41, "referees_diverged": 42, "malformed": 64,
     "unknown_task": 65, "finished": 66, "stage": 67, "too_early": 68, "too_late": 69, "not_dealt": 70, "length": 71,
     "token": 72, "after_stop": 73, "incomplete": 74, "not_drawn": 75, "given": 76, "opens_nothing": 77, "other": 127,
 }  # fmt: skip

@@ -69,4 +69,6 @@ def test_the_total_is_what_the_spec_gives() -> None:
     world = World()
     given = sum(account.balance for account in spec().accounts) + spec().params.bond_min + spec().fund
     assert world.total() == given
-    assert len(list(leaves(world.db, world.root))) == len(ADDRESSES) + len(CONTRACTS) + len(SYSTEM_ACCOUNTS) + 1
+    assert len(list(leaves(world.db, world.root))) == len(ADDRESSES) + len(CONTRACTS) + len(SYSTEM_ACCOUNTS) + 2, (
+        "the history contract and the second referee beside them"
+    )

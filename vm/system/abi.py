@@ -292,9 +292,13 @@ REGISTER_MODEL = _function(MODELS, """register(bytes32 model, string name, strin
 SERVE = _function(MODELS, "serve(bytes32 model, uint256 macsPerBlock)")
 STOP_SERVING = _function(MODELS, "stopServing(bytes32 model)")
 GET_MODEL = _function(MODELS, "getModel(bytes32 model) view returns (Model info)")
+IS_SUSPENDED = _function(MODELS, "isSuspended(bytes32 model) view returns (bool suspended)")
+"""The two referees disagreed about it: nothing of it is posted, dealt or checked."""
 MODEL_LIST = _function(MODELS, "models() view returns (bytes32[] ids)")
 SERVERS = _function(MODELS, "servers(bytes32 model) view returns (address[] operators)")
 GET_SERVING = _function(MODELS, "getServing(address operator) view returns (Serving[] models)")
+
+MODEL_SUSPENDED = _event(MODELS, "ModelSuspended(bytes32 indexed model, uint64 indexed dispute)")
 
 TERMS = _struct("""Terms {
     uint256 reservePrice; uint32 hoursUtc; uint8 refusedKinds; uint256 macsMax; bytes8[] refusedModels; }""")
@@ -446,12 +450,13 @@ TURN_DEFENDER, TURN_CHALLENGER = 1, 2
 """Dispute.turn: who moves next; 0 while it waits and when it is over."""
 (
     ENDED_REFUTED, ENDED_UNDEFENDED, ENDED_WITHHELD, ENDED_HELD, ENDED_ABANDONED, ENDED_UNCHALLENGED, ENDED_MOOT,
-    ENDED_LIST_REFUTED, ENDED_LIST_UNDEFENDED,
-) = range(1, 10)  # fmt: skip
+    ENDED_LIST_REFUTED, ENDED_LIST_UNDEFENDED, ENDED_DIVERGED,
+) = range(1, 11)  # fmt: skip
 """Why a dispute ended, and why somebody was slashed or lost a bond. The accused lost: its element does not follow; its
 time ran out; it was contradicted and nobody revealed its root. The challenger lost: the element follows; its time ran
 out; its verdict contradicted and became no challenge. Nobody lost: the answer was refuted, or its task gone, before.
-A stand-in lost its bond, and the dispute went on: the element of its list does not follow; its time ran out."""
+A stand-in lost its bond, and the dispute went on: the element of its list does not follow; its time ran out. Nobody
+knows: the two referees disagree."""
 NO_LEAF = NO_OP = 2**32 - 1
 """challenge: the leaf is not known, the trace is shown first. choose: all ops of the list agree, it is the last one."""
 
@@ -467,6 +472,9 @@ BOND_FOR = _function(REFEREE, """bondFor(bytes32 task, address challenger) view
 STAND_IN_BOND = _function(REFEREE, """standInBond(uint64 dispute, address author) view
     returns (uint256 amount, bool fromStake)""")
 
+HELD_WEI = _function(REFEREE, "heldWei() view returns (uint256 amount)")
+"""Slashes of accused about whom the two referees disagreed: kept until governance rules."""
+
 CHALLENGED = _event(REFEREE, """Challenged(uint64 indexed dispute, bytes32 indexed task, address indexed accused,
     address challenger, address operator, uint8 attempt, uint32 leaf, uint256 bond)""")
 DISPUTE_BEGAN = _event(REFEREE, """DisputeBegan(uint64 indexed dispute, bytes32 indexed task, uint8 state,
@@ -477,6 +485,9 @@ CHOSEN = _event(REFEREE, """Chosen(uint64 indexed dispute, bytes32 indexed task,
     bytes32 child, uint8 nextState, uint8 turn, uint64 lastBlock)""")
 JUDGED = _event(REFEREE, """Judged(uint64 indexed dispute, bytes32 indexed task, uint32 leaf, string op, string rule,
     uint64 element, bool holds)""")
+REFEREES_DIVERGED = _event(REFEREE, """RefereesDiverged(uint64 indexed dispute, bytes32 indexed task,
+    bytes32 indexed model, address accused, uint32 leaf, string op, string rule, uint64 element, bool nativeHolds,
+    string second, uint256 heldWei)""")
 LIST_REFUTED = _event(REFEREE, """ListRefuted(uint64 indexed dispute, bytes32 indexed task, address indexed author,
     uint8 reason, uint256 bond, uint64 lastBlock)""")
 DISPUTE_ENDED_LOG = _event(REFEREE, """DisputeEnded(uint64 indexed dispute, bytes32 indexed task,

@@ -107,6 +107,12 @@ class SystemContext(Protocol):
         The gas is charged. What the code did is undone if it failed; nothing that it returns is read. Only the Courier.
         """
 
+    def call_static(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, bytes]:
+        """Ask another account's code, which can write nothing, with so much gas: (whether it ended well, what it gave).
+
+        The gas is charged, what is left of it given back. Only the Referee, of the second one.
+        """
+
     def charge(self, gas: int, what: str) -> None:
         """Spend gas for what comes next. Raises OutOfGas, nothing spent of this charge."""
 

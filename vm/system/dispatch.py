@@ -2,8 +2,8 @@
 
 Owns selector dispatch, the rules on how a system account may be called, the gas of dispatch and the translation of our
 exceptions to the EVM's. Only VMErrors leave it, or our own bugs. No method runs code of another account (payments are
-balance moves). The prologue does, for callbacks; while it runs, methods that write are refused, so that nothing can
-call back into one that is writing.
+balance moves) but for Referee.open, which asks the second referee by a static call. The prologue does, for callbacks;
+while it runs, methods that write are refused, so that nothing can call back into one that is writing.
 """
 
 from collections.abc import Callable, Mapping

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from eth.abc import ComputationAPI
+from eth.constants import STACK_DEPTH_LIMIT
 from eth.vm.message import Message
 
 from primitives.params import ChainParams
@@ -87,17 +88,16 @@ class EvmContext:
         if not code:
             self._computation.return_gas(gas)
             return False, 0
-        parent: Any = self._computation
-        message = Message(
-            gas=gas, to=target, sender=sender, value=0, data=data, code=code, depth=parent.msg.depth + 1,
-            is_delegation=delegated,
-        )  # fmt: skip
-        child = parent.generate_child_computation(message)
-        parent.add_child_computation(child)
-        parent.return_data = b""
-        left = int(child.get_gas_remaining())
-        parent.return_gas(left)
-        return not child.is_error, gas - left
+        child = self._child(
+            gas=gas, to=target, sender=sender, value=0, data=data, code=code, is_delegation=delegated
+        )
+        return not child.is_error, gas - int(child.get_gas_remaining())
+
+    def call_static(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, bytes]:
+        self.charge(gas, "call")
+        code = self._state.get_code(target)
+        child = self._child(gas=gas, to=target, sender=sender, value=0, data=data, code=code, is_static=True)
+        return not child.is_error, bytes(child.output)
 
     def charge(self, gas: int, what: str) -> None:
         left = self.gas_left
@@ -123,6 +123,18 @@ class EvmContext:
         finally:
             if gas_max is not None:
                 self._limits.pop()
+
+    def _child(self, **message: Any) -> ComputationAPI:
+        """Run a message one level deeper; the gas that it leaves comes back."""
+        parent: Any = self._computation
+        if parent.msg.depth >= STACK_DEPTH_LIMIT:
+            # Or a caller could choose how a call ends by how deep it stands. Gas runs out long before (EIP-150).
+            raise Refused("too_deep", f"called {parent.msg.depth} levels deep: nothing further can be called")
+        child: ComputationAPI = parent.generate_child_computation(Message(**message, depth=parent.msg.depth + 1))
+        parent.add_child_computation(child)
+        parent.return_data = b""
+        parent.return_gas(int(child.get_gas_remaining()))
+        return child
 
     def _remaining(self) -> int:
         return int(self._computation.get_gas_remaining())

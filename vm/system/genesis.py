@@ -109,6 +109,9 @@ class _GenesisContext:
     def call_out(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, int]:
         raise AssertionError("nobody's code runs in block 0")
 
+    def call_static(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, bytes]:
+        raise AssertionError("nobody's code runs in block 0")
+
     def balance(self, account: bytes) -> int:
         raise AssertionError("block 0's balances are the spec's")
 

@@ -38,6 +38,7 @@ from vm.system.market_state import (
 )
 from vm.system.market_verdict import agree, outcome_of, unverified
 
+REFEREES_DISAGREE = "the two referees disagree about the answer"
 REFUNDED_WHOLE = "the answer was refuted, and nobody is left to give another"
 
 
@@ -103,7 +104,28 @@ def refuted(ctx: SystemContext, task_id: bytes, task: Task, dispute: int, reason
     """The answer of this attempt is false, or nobody stood for it: the next backup's turn begins at once; with nobody
     left everything goes back to the asker."""
     executor, attempt, cancelled = task.executor, task.attempt, task.cancelled
-    later = () if cancelled else task.parties[task.slot + 1 :]
+    later = () if cancelled or models.is_suspended(ctx, task.model) else task.parties[task.slot + 1 :]
+    _dismiss(ctx, task_id, task)
+    abi.emit(ctx, abi.TASK_REFUTED, task_id, executor, dispute, attempt, reason, later[0] if later else NOBODY)
+    _forget_answer(task)
+    task.status = Status.REFUTED
+    if later:
+        _deal_again(ctx, task_id, task, later)
+    else:
+        _give_up(ctx, task_id, task, cancelled, REFUNDED_WHOLE)
+
+
+def undecided(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """The two referees disagree about the answer: everything goes back to the asker, nobody is paid or credited."""
+    cancelled = task.cancelled
+    _dismiss(ctx, task_id, task)
+    _forget_answer(task)
+    task.status = Status.REFUTED
+    _give_up(ctx, task_id, task, cancelled, REFEREES_DISAGREE)
+
+
+def _dismiss(ctx: SystemContext, task_id: bytes, task: Task) -> None:
+    """Nobody has anything to do for this attempt any more."""
     seats = seats_of(ctx, task_id, task)
     uncover(ctx, task_id, task)
     for index, seat in enumerate(seats):
@@ -111,16 +133,14 @@ def refuted(ctx: SystemContext, task_id: bytes, task: Task, dispute: int, reason
         SEATS.delete(ctx, task_id, bytes([index]))
     for operator in task.parties:
         DUTIES.remove(ctx, task_id, operator)
-    abi.emit(ctx, abi.TASK_REFUTED, task_id, executor, dispute, attempt, reason, later[0] if later else NOBODY)
-    _forget_answer(task)
-    task.status = Status.REFUTED
+
+
+def _give_up(ctx: SystemContext, task_id: bytes, task: Task, cancelled: int, why: str) -> None:
     if cancelled:
         finish(ctx, task_id, task, Status.REFUNDED, ZERO_HASH)
-    elif not later:
-        call_back(ctx, task_id, task, Status.REFUTED, ZERO_HASH)
-        refund(ctx, task_id, task, REFUNDED_WHOLE)
     else:
-        _deal_again(ctx, task_id, task, later)
+        call_back(ctx, task_id, task, Status.REFUTED, ZERO_HASH)
+        refund(ctx, task_id, task, why)
 
 
 def _deal_again(ctx: SystemContext, task_id: bytes, task: Task, parties: tuple[bytes, ...]) -> None:

@@ -13,6 +13,7 @@ from vm.system import market_gas as gas
 from vm.system.context import SystemContext
 from vm.system.market_items import Source, run_queue
 from vm.system.market_post import enter
+from vm.system.market_refund import refund
 from vm.system.market_state import (
     CANARIES,
     COMMISSIONED,
@@ -63,6 +64,9 @@ def _undealt(status: int, awaits: int, due: int, queue: Source, height: int) -> 
 
 def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     """Draw an executor and two backups among those with room, or try again later."""
+    if models.is_suspended(ctx, task.model):
+        refund(ctx, identity, task, "the model is suspended")
+        return
     cost = task.cost(models.require(ctx, task.model))
     step = audit.slot_step(task.deadline)
     serving = market_parties.serving(ctx, task.model)

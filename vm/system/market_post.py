@@ -56,7 +56,7 @@ def post(
     members = market_parties.set_size(ctx)
     ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.MEMBER * members, "post")
     _check_extras(ctx, value_at_risk, tip_per_cwu, callback_gas)
-    record = models.require(ctx, model)
+    record = models.require_open(ctx, model)
     asked = _kind_of(record, kind)
     prompt = _prompt_of(ctx, record, asked, tokens, max_tokens)
     _check_sampling(asked, temperature_q16, top_k)
@@ -148,7 +148,7 @@ def quote(
     many would check it."""
     ctx.charge(VIEW_WORD * 14, "quote")
     _check_extras(ctx, value_at_risk, tip_per_cwu, callback_gas)
-    record = models.require(ctx, model)
+    record = models.require_open(ctx, model)
     asked = _kind_of(record, kind)
     _check_lengths(ctx, record, asked, prompt, max_tokens)
     longest = result_length(asked, prompt, max_tokens, record.width)

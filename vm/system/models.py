@@ -44,6 +44,8 @@ class Model:
     known: int = uint(8)
     encoder: int = uint(8)
     """It embeds and nothing else; a decoder generates, embeds and scores."""
+    suspended: int = uint(8)
+    """1: the two referees disagreed about it, and nothing on this chain lifts that yet."""
     vocabulary: int = uint(32)
     context: int = uint(32)
     width: int = uint(32)
@@ -133,6 +135,31 @@ def require(ctx: ReadContext, model_id: bytes) -> Model:
     return record
 
 
+def require_open(ctx: ReadContext, model_id: bytes) -> Model:
+    """A model that may be asked for. Raises Refused("unknown_model" or "suspended")."""
+    record = require(ctx, model_id)
+    if record.suspended:
+        raise Refused(
+            "suspended", f"model 0x{model_id.hex()} is suspended: the two referees disagreed about one of its answers"
+        )
+    return record
+
+
+def is_suspended(ctx: ReadContext, model_id: bytes) -> bool:
+    """Whether nothing of a model is posted, dealt or checked any more."""
+    record = _MODELS.get(ctx, model_id)
+    return record is not None and bool(record.suspended)
+
+
+def suspend(ctx: SystemContext, model_id: bytes, dispute: int) -> None:
+    """The referees disagreed in this dispute about the model."""
+    record = require(ctx, model_id)
+    if not record.suspended:
+        record.suspended = 1
+        _MODELS.put(ctx, record, model_id)
+        abi.emit(ctx, abi.MODEL_SUSPENDED, model_id, dispute)
+
+
 def model_ids(ctx: ReadContext) -> list[bytes]:
     """Every model in order of registration, those of genesis first."""
     return [value.to_bytes(32, "big") for value in _LIST.all(ctx)]
@@ -170,8 +197,9 @@ def serving(ctx: ReadContext, operator: bytes, model_id: bytes) -> Serving | Non
 
 
 def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
-    """Who may be drawn for a model now: members of set(epoch of this block) with bond, in address order."""
-    offered = set(servers(ctx, model_id))
+    """Who may be drawn for a model now: members of set(epoch of this block) with bond, in address order. Nobody for
+    one that is suspended."""
+    offered = set() if is_suspended(ctx, model_id) else set(servers(ctx, model_id))
     found: list[Candidate] = []
     for operator in ledger.powers(ctx, ctx.params.epoch(ctx.height)):
         if operator not in offered:
@@ -217,7 +245,7 @@ def member_bonds(ctx: ReadContext) -> dict[bytes, int]:
 def counts(ctx: ReadContext, model_id: bytes) -> bool:
     """Whether work on a model earns credit now: listed, and served by enough of the set (consensus.work.credit)."""
     record = _MODELS.get(ctx, model_id)
-    if record is None or not record.listed:
+    if record is None or not record.listed or record.suspended:
         return False
     offered = set(servers(ctx, model_id))
     members = [Server(bond, operator in offered) for operator, bond in member_bonds(ctx).items()]
@@ -356,6 +384,11 @@ def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ..
     )  # fmt: skip
 
 
+def _is_suspended(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
+    ctx.charge(gas.VIEW_WORD, "isSuspended")
+    return (bool(require(ctx, model_id).suspended),)
+
+
 def _models(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
     ctx.charge(gas.VIEW_WORD, "models")
     ctx.charge(gas.VIEW_WORD * _LIST.length(ctx), "models")
@@ -459,6 +492,7 @@ HANDLERS = {
     abi.SERVE: _serve,
     abi.STOP_SERVING: _stop_serving,
     abi.GET_MODEL: _get_model,
+    abi.IS_SUSPENDED: _is_suspended,
     abi.MODEL_LIST: _models,
     abi.SERVERS: _servers,
     abi.GET_SERVING: _get_serving,

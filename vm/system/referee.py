@@ -16,7 +16,7 @@ from vm.system.market_state import load as load_task
 from vm.system.referee_clock import close_disputes
 from vm.system.referee_file import challenge, quote
 from vm.system.referee_game import choose, open_, show, stand_in_bond
-from vm.system.referee_state import AUTHOR_ANYONE, OF_TASK, OPEN, load
+from vm.system.referee_state import AUTHOR_ANYONE, HELD, OF_TASK, OPEN, load
 from vm.system.referee_views import dispute_view, disputes_of, open_disputes
 
 STEP = ("disputes", close_disputes)
@@ -55,6 +55,11 @@ def _stand_in_bond(ctx: SystemContext, call: Call, number: int, author: bytes) -
     return wei, kind != AUTHOR_ANYONE
 
 
+def _held_wei(ctx: SystemContext, call: Call) -> tuple[Any, ...]:
+    ctx.charge(VIEW_WORD, "heldWei")
+    return (HELD.get(ctx),)
+
+
 HANDLERS = {
     abi.CHALLENGE: challenge,
     abi.SHOW: show,
@@ -65,4 +70,5 @@ HANDLERS = {
     abi.OPEN_DISPUTES: _open_disputes,
     abi.BOND_FOR: _bond_for,
     abi.STAND_IN_BOND: _stand_in_bond,
+    abi.HELD_WEI: _held_wei,
 }

@@ -31,6 +31,7 @@ from vm.system.referee_state import (
     AUTHOR_DRAWN,
     CALLED,
     DISPUTES,
+    HELD,
     MOVES,
     NOBODY,
     OFFENCES,
@@ -94,6 +95,23 @@ def end(ctx: SystemContext, number: int, dispute: Dispute, reason: int) -> None:
             _challenger_lost(ctx, number, dispute, task, reason)
         case other:
             raise AssertionError(f"dispute {number} ends for {other}")
+
+
+def diverged(ctx: SystemContext, number: int, dispute: Dispute) -> int:
+    """The two referees disagree: nobody wins. What the accused would lose at least is held, bonds return, the task's
+    escrow goes back, and nothing more is asked of the model. The wei held."""
+    task = TASKS.get(ctx, dispute.task)
+    assert task is not None, number
+    wei = slashing.first_offence(ctx.params, task.gain, ctx.base_fee)
+    purse = Purse(ctx, staking.slash(ctx, task.executor, wei, dispute.task, Reason.REFEREES_DIVERGED))
+    HELD.add(ctx, purse.wei)
+    _return_bond(ctx, dispute)
+    _return_author_bond(ctx, dispute)
+    _uncount(ctx, dispute)
+    _close(ctx, number, dispute, abi.ENDED_DIVERGED, NOBODY, dispute.accused, purse)
+    models.suspend(ctx, task.model, number)
+    market_contest.undecided(ctx, dispute.task, task)
+    return purse.wei
 
 
 def moot(ctx: SystemContext, number: int, dispute: Dispute) -> None:
@@ -192,10 +210,7 @@ def _accused_lost(ctx: SystemContext, number: int, dispute: Dispute, task: Task,
         purse.bounty += purse.pay(target, bounty // len(targets))
     purse.burn()
     _return_bond(ctx, dispute)
-    if not dispute.from_stake:
-        record = accused_of(ctx, dispute.accused)
-        record.filed = max(0, record.filed - 1)
-        ACCUSED.put(ctx, record, dispute.accused)
+    _uncount(ctx, dispute)
     winner = dispute.operator if own is not None else dispute.challenger
     _close(ctx, number, dispute, reason, winner, dispute.accused, purse)
     market_contest.refuted(ctx, dispute.task, task, number, reason)
@@ -212,10 +227,7 @@ def _challenger_lost(ctx: SystemContext, number: int, dispute: Dispute, task: Ta
     if task.cancelled:
         purse.costs += purse.pay(staking.payout_of(ctx, task.executor), _executor_fee(ctx, task))
     purse.burn()
-    if dispute.author_kind == AUTHOR_ANYONE:
-        ctx.transfer(REFEREE, dispute.author, dispute.author_bond)
-    elif dispute.author_kind == AUTHOR_DRAWN:
-        staking.unbind(ctx, dispute.author)
+    _return_author_bond(ctx, dispute)
     _close(ctx, number, dispute, reason, dispute.accused, loser, purse)
     if dispute.from_stake:
         for index, seat in enumerate(seats_of(ctx, dispute.task, task)):
@@ -282,6 +294,22 @@ def _executor_fee(ctx: SystemContext, task: Task) -> int:
 def _return_bond(ctx: SystemContext, dispute: Dispute) -> None:
     if not dispute.from_stake:
         ctx.transfer(REFEREE, dispute.challenger, dispute.bond)
+
+
+def _return_author_bond(ctx: SystemContext, dispute: Dispute) -> None:
+    """A stand-in's list was not refuted."""
+    if dispute.author_kind == AUTHOR_ANYONE:
+        ctx.transfer(REFEREE, dispute.author, dispute.author_bond)
+    elif dispute.author_kind == AUTHOR_DRAWN:
+        staking.unbind(ctx, dispute.author)
+
+
+def _uncount(ctx: SystemContext, dispute: Dispute) -> None:
+    """A challenge by somebody not drawn that was not lost doubles no later bond."""
+    if not dispute.from_stake:
+        record = accused_of(ctx, dispute.accused)
+        record.filed = max(0, record.filed - 1)
+        ACCUSED.put(ctx, record, dispute.accused)
 
 
 def _close(

@@ -11,7 +11,7 @@ from inference.referee import InvalidOpening
 from primitives import merkle
 from primitives.address import REFEREE
 from primitives.hashing import ZERO_HASH, keccak
-from vm.system import abi, referee_end, staking
+from vm.system import abi, referee_end, second_referee, staking
 from vm.system import referee_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.layout import u64
@@ -78,13 +78,13 @@ def choose(ctx: SystemContext, call: Call, number: int, index: int, child: bytes
 
 
 def open_(ctx: SystemContext, call: Call, number: int, element: int, opening: bytes) -> None:
-    """Referee.open: one element of the op, recomputed from what it reads. It decides."""
+    """Referee.open: one element of the op, recomputed from what it reads, of some rules by two referees. It decides,
+    unless they disagree."""
     ctx.charge(gas.OPEN, "open")
     dispute = _challengers(ctx, call, number)
     if dispute.state != abi.DISPUTE_OPEN:
         raise Refused("stage", f"dispute {number} is not to be opened yet")
     task = _task_of(ctx, dispute)
-    ctx.charge(referee_end.gas_of_end(task), "end of a dispute")
     case = Case(ctx, task)
     leaf = case.leaf(dispute.leaf)
     op = case.ops(dispute.leaf)[dispute.op]
@@ -92,12 +92,25 @@ def open_(ctx: SystemContext, call: Call, number: int, element: int, opening: by
     if part != dispute.index and not (op.rule == "leaf" and not dispute.size):
         raise Refused("element", f"element {element} of {op.name} lies in {part}, what was shown is {dispute.index}")
     try:
-        holds = openings.judge(case.statement, dispute.operations, leaf, dispute.op, element, opening)
+        judged = openings.examine(case.statement, dispute.operations, leaf, dispute.op, element, opening)
     except InvalidOpening as error:
         raise Refused("invalid_opening", f"the opening proves nothing: {error}") from error
-    end_turn(ctx, dispute, gas.message(opening, gas.OPEN + referee_end.gas_of_end(task)), call.sender, number)
-    abi.emit(ctx, abi.JUDGED, number, dispute.task, dispute.leaf, op.name, op.rule, element, holds)
-    if holds:
+    words = case.asked.answer(case.program.shape)
+    second = second_referee.differs(
+        ctx, case.statement, words, dispute.operations, judged, dispute.op, element, opening
+    )
+    ctx.charge(referee_end.gas_of_end(task), "end of a dispute")
+    executed = gas.OPEN + second_referee.GAS + referee_end.gas_of_end(task)
+    end_turn(ctx, dispute, gas.message(opening, executed), call.sender, number)
+    holds, rule = judged.holds, judged.op.rule
+    abi.emit(ctx, abi.JUDGED, number, dispute.task, dispute.leaf, op.name, rule, element, holds)
+    if second is not None:
+        held = referee_end.diverged(ctx, number, dispute)
+        abi.emit(
+            ctx, abi.REFEREES_DIVERGED, number, dispute.task, task.model, dispute.accused, dispute.leaf, op.name, rule,
+            element, holds, second, held,
+        )  # fmt: skip
+    elif holds:
         referee_end.end(ctx, number, dispute, abi.ENDED_HELD)
     elif dispute.author_kind == AUTHOR_ACCUSED:
         referee_end.end(ctx, number, dispute, abi.ENDED_REFUTED)

@@ -131,6 +131,9 @@ STOPPED_AT = Words(REFEREE, "stopped_at")
 STOPPED_KEPT = 1024
 RUNNING = Scalar(REFEREE, "running")
 
+HELD = Scalar(REFEREE, "held")
+"""Wei of slashes that are kept until governance rules, the referees having disagreed."""
+
 CLOCKS = Queue(REFEREE, "clocks")
 """Step 1: disputes whose move is overdue. An entry is a dispute's number."""
 CALLED = Queue(REFEREE, "called")

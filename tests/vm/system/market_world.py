@@ -29,6 +29,7 @@ from vm.system import abi, courier, ledger, market, market_gas, market_state, mo
 from vm.system.context import Refused
 from vm.system.genesis import genesis_balances, genesis_storage
 from vm.system.market_views import Duty, TaskView, open_tasks, task_view
+from vm.system.referee_state import HELD
 from vm.system.referee_views import dispute_view, open_disputes
 
 MODEL = keccak(b"a small model")
@@ -138,12 +139,12 @@ class World:
         self.block(height - self.height)
 
     def check(self) -> None:
-        """Coins; Staking holds the stakes, the Referee the bonds of disputes."""
+        """Coins; Staking holds the stakes, the Referee the bonds of disputes and the slashes that are held."""
         self.check_coins()
         stakes = [staking.operator(self.ctx, validator.operator) for validator in self.spec.validators]
         assert self.ctx.balance(STAKING) == sum(stake.bond + stake.unbonding for stake in stakes)
         views = [dispute_view(self.ctx, number) for number in open_disputes(self.ctx)]
-        assert self.ctx.balance(REFEREE) == sum(
+        assert self.ctx.balance(REFEREE) == HELD.get(self.ctx) + sum(
             (0 if view.from_stake else view.bond)
             + (0 if staking.operator(self.ctx, view.author) else view.author_bond)
             for view in views

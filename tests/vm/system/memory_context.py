@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from primitives.address import SECOND_REFEREE
 from primitives.hashing import keccak
 from primitives.params import ChainParams
+from tests.vm import pure_evm
+from vm.system import second_referee
 from vm.system.abi import EVENTS
 from vm.system.context import Call, OutOfGas, Refused
 
@@ -29,6 +32,7 @@ class MemoryContext:
         self.burned = 0
         self.read_only = False
         self.contracts: dict[bytes, tuple[bool, int]] = {}
+        self.codes = {SECOND_REFEREE: second_referee.code()}
         self.calls: list[tuple[bytes, bytes, bytes, int]] = []
         self._limits: list[int] = []
         self._undo: list[list[tuple[dict[Any, int], Any, int | None]]] = []
@@ -86,6 +90,13 @@ class MemoryContext:
         self.gas_used -= gas - used
         self.calls.append((sender, target, data, gas))
         return succeeded, used
+
+    def call_static(self, sender: bytes, target: bytes, data: bytes, gas: int) -> tuple[bool, bytes]:
+        """Run code of `codes` in an EVM of its own: a pure function of its data."""
+        self.charge(gas, "call")
+        succeeded, output, used = pure_evm.run(self.codes.get(target, b""), data, gas)
+        self.gas_used -= gas - used
+        return succeeded, output
 
     def charge(self, gas: int, what: str) -> None:
         if gas > self.gas_left:

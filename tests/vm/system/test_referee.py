@@ -18,7 +18,18 @@ from primitives.params import (
 )
 from primitives.reasons import Reason
 from primitives.task import NO_BAD_POSITION, Status, trace_key
-from vm.system import abi, gas, ledger, market_gas, mishaps, referee_end, referee_gas, referee_turns, staking
+from vm.system import (
+    abi,
+    gas,
+    ledger,
+    market_gas,
+    mishaps,
+    referee_end,
+    referee_gas,
+    referee_turns,
+    second_referee,
+    staking,
+)
 from vm.system.context import Refused
 from vm.system.market_state import SEAT_MISSED, SEATS, TASKS
 
@@ -733,16 +744,18 @@ def message_gas(data: bytes, executed: int) -> int:
 
 
 def test_every_message_takes_less_than_a_dispute_message_may_and_a_whole_dispute_fits_its_bounds():
-    """The largest of each: a page of 256 hashes, a tile of 256 elements of 8 bytes, an opening of 16 KiB."""
+    """The largest of each: a page of 256 hashes, a tile of 256 elements of 8 bytes, an opening of 16 KiB, one of a rule
+    that the second referee is asked about too."""
     end = referee_gas.end(2, 2)
     page = message_gas(abi.SHOW.encode_call(1, b"\x01" * 8192), referee_gas.SHOW + 8192 * referee_gas.SHOW_BYTE)
     tile = message_gas(abi.SHOW.encode_call(1, b"\x01" * 2048), referee_gas.SHOW + 2048 * referee_gas.SHOW_BYTE)
     choice = message_gas(abi.CHOOSE.encode_call(1, 255, b"\x01" * 32, [b"\x01" * 32] * 8), referee_gas.CHOOSE)
     longest = message_gas(abi.OPEN.encode_call(1, 2**33, b"\x01" * 13_907), referee_gas.OPEN + end)
     most = message_gas(abi.OPEN.encode_call(1, 2**33, b"\x01" * 16_384), referee_gas.OPEN + end)
+    twice = message_gas(abi.OPEN.encode_call(1, 2**33, b"\x01" * 9_500), referee_gas.OPEN + second_referee.GAS + end)
     filing = message_gas(abi.CHALLENGE.encode_call(b"\x01" * 32, 2**32 - 1), referee_gas.CHALLENGE + end)
-    print({"page": page, "tile": tile, "choice": choice, "longest opening": longest, "most": most, "filing": filing})
-    assert max(page, tile, choice, longest, most, filing) < DISPUTE_MESSAGE_GAS
+    print({"page": page, "tile": tile, "choice": choice, "longest opening": longest, "most": most, "twice": twice})
+    assert max(page, tile, choice, longest, most, twice, filing) < DISPUTE_MESSAGE_GAS
     assert 10 * page + tile < DISPUTE_DEFENCE_GAS
     assert filing + 10 * choice + most < DISPUTE_CHALLENGE_GAS
 
