@@ -4,7 +4,6 @@ import dataclasses
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from inference import engine as engines
@@ -12,7 +11,7 @@ from inference.batch import RequestError
 from inference.build import random_model, request, with_known_answers
 from inference.engine import Cancelled, Engine, EngineUnavailable, ExactnessError, open_engine
 from inference.model import Model, save
-from inference.reference import NumpyExecutor
+from inference.reference import NumpyExecutor, Wide
 
 SEED, KEY = bytes(range(32)), bytes(range(100, 132))
 
@@ -75,9 +74,10 @@ def test_an_engine_that_computes_something_else_refuses_to_start(
     assert open_engine("numpy", tmp_path).model_id == model.model_id
 
     class Rounds(NumpyExecutor):
-        def _mlp(self, x: np.ndarray, layer: int) -> None:
-            super()._mlp(x, layer)
-            x += layer == 2
+        def _mlp(self, x: Wide, layer: int) -> float:
+            bound = super()._mlp(x, layer)
+            x.values[:] += layer == 2
+            return bound + 1
 
     class Saturates(NumpyExecutor):
         def product_extremes(self, name: str, weight_sign: int, input_sign: int) -> tuple[int, int]:

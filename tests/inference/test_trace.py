@@ -10,7 +10,7 @@ from inference import program as cip
 from inference.engine import Engine
 from inference.kv import Segment
 from inference.model import Model
-from inference.reference import NumpyExecutor
+from inference.reference import NumpyExecutor, Wide
 from inference.trace import Trace, root
 
 SEED, KEY = bytes(range(32)), bytes(range(100, 132))
@@ -92,8 +92,8 @@ def test_one_weight_changed_by_one_changes_the_root(small: Model, name: str) -> 
 
 def test_a_skipped_layer_changes_the_root_and_is_told_from_an_honest_answer(small: Model) -> None:
     class Lazy(NumpyExecutor):
-        def _mlp(self, x: np.ndarray, layer: int) -> np.ndarray:
-            return x if layer == 1 else super()._mlp(x, layer)
+        def _mlp(self, x: Wide, layer: int) -> float:
+            return x.bound if layer == 1 else super()._mlp(x, layer)
 
     lazy = Engine(Lazy(small)).generate(PROMPT, 6, 0, 0, SEED, KEY)
     verdict = Engine(NumpyExecutor(small)).verify(PROMPT, lazy.tokens, 0, 0, SEED, KEY)
