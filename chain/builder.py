@@ -32,6 +32,8 @@ WORK_GAS_DIVISOR = 2
 """Work batches get at most this part of the block's gas."""
 DISPUTE_BYTES_MAX = 64 * 1024
 """Of dispute messages in a block, in every round."""
+OPENING_GAS_MAX = 3 * DISPUTE_MESSAGE_GAS // 2
+"""Of an opening, when it is its block's first dispute message: no lane is too small for one whose end pays many."""
 DUE_CHALLENGE, NEW_DISPUTE = -1, 2**64
 """Where a challenge stands among dispute messages: a drawn verifier's before all, for its window is short, no full lane
 stops it, and who misses it pays; anybody else's after those of disputes that run."""
@@ -195,7 +197,9 @@ class _Filler:
             if self.request.should_stop():
                 break
             size = len(transaction.raw) + LENGTH_BYTES_MAX
-            if transaction.gas > gas_left or size > bytes_left or number in moved:
+            opens = transaction.data[:4] == abi.OPEN.selector
+            room = max(gas_left, OPENING_GAS_MAX) if opens and not included else gas_left
+            if transaction.gas > room or size > bytes_left or number in moved:
                 continue
             if transaction.effective_tip(base_fee) < 0 or not self._apply(transaction):
                 continue

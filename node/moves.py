@@ -16,7 +16,7 @@ from node.outbox import Message
 from primitives.hashing import ZERO_HASH
 from primitives.params import DISPUTE_MESSAGE_GAS, ChainParams
 from primitives.task import NO_BAD_POSITION, Kind, Status, trace_key, vector_of
-from vm.system import abi, views
+from vm.system import abi, referee_gas, views
 from vm.system.market_views import TaskView
 from vm.system.referee_views import DisputeView
 
@@ -192,7 +192,9 @@ def message_of(move: Move, reply: dict[str, Any]) -> Message | str:
         if reply["index"] is None:
             return _message(move, abi.CHOOSE, dispute.dispute, abi.NO_OP, ZERO_HASH, ())
         return _message(move, abi.CHOOSE, dispute.dispute, reply["index"], reply["child"], tuple(reply["path"]))
-    return _message(move, abi.OPEN, dispute.dispute, reply["element"], reply["data"])
+    said = _message(move, abi.OPEN, dispute.dispute, reply["element"], reply["data"])
+    needed = referee_gas.opening(said.data, task.auditors, len(task.verifiers))  # it pays for the end, seat by seat
+    return replace(said, gas=max(said.gas, needed))
 
 
 def _message(move: Move, function: abi.Function, *arguments: Any) -> Message:

@@ -344,4 +344,4 @@ def _close(
 
 def gas_of_end(task: Task) -> int:
     """The most that the end of a dispute about this task may cost."""
-    return gas.end(task.paid_auditors, max(task.paid_auditors, task.seats))
+    return gas.end(task.auditors, task.seats)

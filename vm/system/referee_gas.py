@@ -5,8 +5,9 @@ calldata (EIP-7623), well above these amounts.
 """
 
 from primitives.params import DISPUTE_WORST_GAS, ChainParams
-from vm.system.gas import LOG, READ, WRITE
-from vm.system.market_gas import PRUNE_SEAT, QUEUED, TASK
+from vm.system import second_referee
+from vm.system.gas import CALL, CALLDATA_BYTE, LOG, READ, WRITE
+from vm.system.market_gas import PRUNE_SEAT, QUEUED, TASK, refund
 
 DISPUTE = 11
 """Words of a dispute."""
@@ -53,6 +54,12 @@ def message(data: bytes, executed: int) -> int:
 def end(auditors: int, seats: int) -> int:
     """The end of a dispute about a task that so many check, with that many seats drawn, the lost ones among them."""
     return END + END_PARTY * (1 + auditors) + PRUNE_SEAT * seats
+
+
+def opening(data: bytes, auditors: int, seats: int) -> int:
+    """The gas limit for a message `open` with this calldata: both referees, and the end that it leads to."""
+    executed = OPEN + second_referee.GAS + end(auditors, seats) + refund(auditors) + CALL + CALLDATA_BYTE * len(data)
+    return message(data, executed)
 
 
 def running_max(params: ChainParams) -> int:

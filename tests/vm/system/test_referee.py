@@ -3,6 +3,7 @@
 import pytest
 from referee_world import POSTER, STRANGER, WATCHER, RefereeWorld, forged, hot_of, payout_of
 
+from chain.builder import OPENING_GAS_MAX
 from consensus.work import slashing
 from consensus.work.incentive import AUDITORS_MAX
 from inference.opening import open_element
@@ -758,6 +759,15 @@ def test_every_message_takes_less_than_a_dispute_message_may_and_a_whole_dispute
     assert max(page, tile, choice, longest, most, twice, filing) < DISPUTE_MESSAGE_GAS
     assert 10 * page + tile < DISPUTE_DEFENCE_GAS
     assert filing + 10 * choice + most < DISPUTE_CHALLENGE_GAS
+
+
+def test_a_node_gives_an_opening_gas_for_the_dearest_end_and_every_builder_has_room_for_it():
+    seats = AUDITORS_MAX * (1 + ChainParams().redraws_max)
+    data = abi.OPEN.encode_call(1, 2**33, b"\x01" * 9_500)
+    end = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(AUDITORS_MAX)
+    limit = referee_gas.opening(data, AUDITORS_MAX, seats)
+    print(limit)
+    assert message_gas(data, referee_gas.OPEN + second_referee.GAS + end) <= limit <= OPENING_GAS_MAX
 
 
 def test_the_dearest_end_of_a_dispute_fits_the_smallest_prologue():
