@@ -12,8 +12,11 @@ A run is made of chains of TASKS_A_CHAIN tasks, each of its own seed, which is p
 one validator is offline for 3,600 blocks. On every second a fifth validator is dishonest: its verdicts and sometimes
 its answers are garbage. On every third, power follows bonds alone, so that whoever was away is dealt work as before.
 
-One loss is by the rules and is counted apart: a verifier that truly contradicted an answer and was away while it should
-have become a challenge pays a lost challenge (docs/formats.md). Without a dishonest executor there is nothing of it.
+Two losses are by the rules (docs/formats.md) and are counted apart, as HONEST: a verifier that truly contradicted an
+answer and was away while it should have become a challenge pays a lost challenge; an executor that was away while its
+root was to be revealed, which nobody else revealed, against a verdict of garbage, is slashed as one who withholds it.
+Without somebody dishonest there is nothing of either. What a liar answered may wait long in the line of its disputes,
+of which one runs at a time: such tasks have no bound here but must end.
 """
 
 import argparse
@@ -46,7 +49,7 @@ from primitives.merkle import unpack_tokens
 from primitives.params import COIN, DISPUTE_MESSAGE_GAS
 from primitives.reasons import Reason
 from primitives.task import Kind, Status
-from primitives.transaction import Transaction, decode
+from primitives.transaction import InvalidTransaction, Transaction, decode
 from tests.attacks.fleet import Program, programs
 from tests.e2e_in_process.chain_in_process import CachedReader, Chain, Engines, Operator, key_of
 from tests.inference.test_openings import shape_of
@@ -62,8 +65,12 @@ WATCHERS = 4
 BLOCKS_TO_END = 900
 """From the post to the end of any task, whatever happens to it: three deadlines, four draws of verifiers, and the
 disputes of one accused, one after the other, each 180 blocks and those in which the lane is full."""
-CHALLENGE_BLOCKS = 8
-"""In which a contradiction must become a challenge (the devnet's verdict window)."""
+WINDOW_BLOCKS = 8
+"""In which a contradiction must become a challenge, or a root be revealed (the devnet's windows)."""
+BY_THE_RULES = {
+    Reason.NO_CHALLENGE: "away when a true contradiction had to become a challenge",
+    Reason.ROOT_WITHHELD: "away when a root had to be revealed, against a verdict of garbage",
+}
 PENDING_BLOCKS_MAX = 40
 """A transaction is delayed by at most so many."""
 
@@ -132,7 +139,7 @@ class Node:
         self.me = Me(keys.hot, keys.operator)
         self.head = Head(place.chain)
         self.results: dict[Any, Result] = {}
-        self.off_until = self.lag_until = 0
+        self.off_until = self.lag_until = self.seen = 0
         self.start()
 
     def start(self) -> None:
@@ -162,8 +169,12 @@ class Node:
     def step(self) -> None:
         """After a block: run what is due, send what is ready."""
         height = self.place.chain.height
-        self.head.behind = self.place.rng.randrange(1, 6) if height < self.lag_until else 0
-        self.height = self.head.head.number + 1
+        if height >= self.lag_until:
+            self.seen = height
+        else:  # a head stands still, or comes nearer; it never goes back
+            self.seen = max(self.seen, height - self.place.rng.randrange(1, 6))
+        self.head.behind = height - self.seen
+        self.height = self.seen + 1
         reader = self.head.reader()
         for key in [key for key, (ready, _) in self.running.items() if ready <= height]:
             self.results[key] = self.running.pop(key)[1]
@@ -349,7 +360,9 @@ class Place:
     def submit(self, raw: bytes) -> Transaction:
         """A node's transaction leaves for the network."""
         transaction = decode(raw)
-        height = self.chain.height + 1
+        height, most = self.chain.height + 1, transaction.gas * transaction.max_fee_per_gas + transaction.value
+        if most > (held := self.chain.reader.balance(transaction.sender)):
+            raise InvalidTransaction(f"costs up to {most} wei, its sender has {held}")
         if self.befalls(self.rates.lost):
             self.faults["transactions lost"] += 1
             return transaction
@@ -468,8 +481,8 @@ class Place:
                 node = self.names[values["operator"]]
                 if node.lies:
                     self.faults["dishonest validator slashed"] += 1
-                elif values["reason"] == Reason.NO_CHALLENGE and node.was_away(CHALLENGE_BLOCKS):
-                    self.faults["HONEST: away when a true contradiction had to become a challenge"] += 1
+                elif (how := BY_THE_RULES.get(values["reason"])) and node.was_away(WINDOW_BLOCKS):
+                    self.faults[f"HONEST slashed: {how}"] += 1
                 else:
                     name = node.keys.name
                     raise Broken(f"seed {self.seed}, block {height}: {name} is honest and was slashed: {values}")
@@ -501,8 +514,11 @@ class Place:
                 self.ends[Status(view.status).name.lower()] += 1
                 self.longest = max(self.longest, view.done_block - since)
                 self.forget(task)
-            elif height - since > BLOCKS_TO_END:
+            elif height - since > BLOCKS_TO_END and not (view.disputes and self.lies(view.executor)):
                 raise Broken(f"seed {self.seed}, block {height}: the task of block {since} is still {view}")
+
+    def lies(self, operator: bytes) -> bool:
+        return self.names["0x" + operator.hex()].lies
 
     def forget(self, task: bytes) -> None:
         del self.open[task]

@@ -82,7 +82,8 @@ def _contested_gas(ctx: SystemContext, task_id: bytes) -> tuple[int, int]:
     )
     if not expected(status, awaits, due, CONTESTED, ctx.height):
         return gas.LATE, 0
-    return gas.end(auditors, max(auditors, seats)), auditors
+    all_seats = max(auditors, seats)  # those lost and drawn again among them, as the refund counts them
+    return gas.end(auditors, all_seats), all_seats
 
 
 def _contested(ctx: SystemContext, task_id: bytes) -> None:
@@ -104,7 +105,7 @@ def _clock_gas(ctx: SystemContext, item: bytes) -> tuple[int, int]:
     dispute, task = _overdue(ctx, item)
     if dispute is None or task is None:
         return gas.LATE, 0
-    return referee_end.gas_of_end(task), task.paid_auditors
+    return referee_end.gas_of_end(task), max(task.paid_auditors, task.seats)
 
 
 def _overdue(ctx: SystemContext, item: bytes) -> tuple[Dispute | None, Task | None]:

@@ -773,5 +773,5 @@ def test_a_node_gives_an_opening_gas_for_the_dearest_end_and_every_builder_has_r
 def test_the_dearest_end_of_a_dispute_fits_the_smallest_prologue():
     """Eight verifiers, their seats drawn anew three times."""
     seats = AUDITORS_MAX * (1 + ChainParams().redraws_max)
-    needed = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(AUDITORS_MAX) + gas.MIX + gas.PRICE
+    needed = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(seats) + gas.MIX + gas.PRICE
     assert needed < ChainParams().prologue_gas
