@@ -32,7 +32,7 @@ WORK_GAS_DIVISOR = 2
 """Work batches get at most this part of the block's gas."""
 DISPUTE_BYTES_MAX = 64 * 1024
 """Of dispute messages in a block, in every round."""
-OPENING_GAS_MAX = 3 * DISPUTE_MESSAGE_GAS // 2
+OPENING_GAS_MAX = 2 * DISPUTE_MESSAGE_GAS
 """Of an opening, when it is its block's first dispute message: no lane is too small for one whose end pays many."""
 DUE_CHALLENGE, NEW_DISPUTE = -1, 2**64
 """Where a challenge stands among dispute messages: a drawn verifier's before all, for its window is short, no full lane

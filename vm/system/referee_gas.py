@@ -58,7 +58,7 @@ def end(auditors: int, seats: int) -> int:
 
 def opening(data: bytes, auditors: int, seats: int) -> int:
     """The gas limit for a message `open` with this calldata: both referees, and the end that it leads to."""
-    executed = OPEN + second_referee.GAS + end(auditors, seats) + refund(auditors) + CALL + CALLDATA_BYTE * len(data)
+    executed = OPEN + second_referee.GAS + end(auditors, seats) + refund(seats) + CALL + CALLDATA_BYTE * len(data)
     return message(data, executed)
 
 

@@ -764,7 +764,7 @@ def test_every_message_takes_less_than_a_dispute_message_may_and_a_whole_dispute
 def test_a_node_gives_an_opening_gas_for_the_dearest_end_and_every_builder_has_room_for_it():
     seats = AUDITORS_MAX * (1 + ChainParams().redraws_max)
     data = abi.OPEN.encode_call(1, 2**33, b"\x01" * 9_500)
-    end = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(AUDITORS_MAX)
+    end = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(seats)
     limit = referee_gas.opening(data, AUDITORS_MAX, seats)
     print(limit)
     assert message_gas(data, referee_gas.OPEN + second_referee.GAS + end) <= limit <= OPENING_GAS_MAX
