@@ -16,7 +16,7 @@ Two losses are by the rules (docs/formats.md) and are counted apart, as HONEST: 
 answer and was away while it should have become a challenge pays a lost challenge; an executor that was away while its
 root was to be revealed, which nobody else revealed, against a verdict of garbage, is slashed as one who withholds it.
 Without somebody dishonest there is nothing of either. What a liar answered may wait long in the line of its disputes,
-of which one runs at a time: such tasks have no bound here but must end.
+of which one runs at a time: their bound counts from there.
 """
 
 import argparse
@@ -514,7 +514,9 @@ class Place:
                 self.ends[Status(view.status).name.lower()] += 1
                 self.longest = max(self.longest, view.done_block - since)
                 self.forget(task)
-            elif height - since > BLOCKS_TO_END and not (view.disputes and self.lies(view.executor)):
+            elif view.disputes and self.lies(view.executor):
+                self.open[task] = height  # it waits in a liar's line: counted from there
+            elif height - since > BLOCKS_TO_END:
                 raise Broken(f"seed {self.seed}, block {height}: the task of block {since} is still {view}")
 
     def lies(self, operator: bytes) -> bool:
