@@ -86,8 +86,8 @@ DESCRIPTIONS = {
     "watch": "recompute answers of others, challenge what is false",
     "cheat": "how this validator of a devnet cheats",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
-    "log_level": "debug, info, warning or error",
-    "log_format": "terminal, logfmt or json",
+    "log_level": "least level of the log: debug, info, warning or error",
+    "log_format": "form of the log: terminal, logfmt or json",
 }
 
 

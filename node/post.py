@@ -8,7 +8,7 @@ from enum import StrEnum
 from inference.tokenizer import Tokenizer
 from node.client import Client, RpcFailure, from_hex, to_hex
 from node.exits import RUNTIME, USAGE, Fatal
-from node.send import POLL_SECONDS, WAIT_SECONDS_MAX, current_prices, send
+from node.send import POLL_SECONDS, WAIT_SECONDS_MAX, current_prices, logged, send
 from node.story import Story, read_story
 from node.watch import Watcher
 from node.words import Ids, NoWords, tokenizer_of
@@ -114,10 +114,7 @@ def post_task(client: Client, key: bytes, request: Request) -> tuple[bytes, int]
     except RpcFailure as failure:
         hint = "; --assurance 0 accepts an answer that nobody checks" if "assurance" in failure.message else ""
         raise Fatal(RUNTIME, f"the task was refused: {failure.message}{hint}") from failure
-    for log in receipt["logs"]:
-        if from_hex(log["topics"][0]) == abi.TASK_POSTED.topic:
-            return from_hex(log["topics"][1]), int(receipt["blockNumber"], 16)
-    raise Fatal(RUNTIME, f"transaction {receipt['transactionHash']} posted no task")
+    return bytes(logged(receipt, abi.TASK_POSTED)["task"]), int(receipt["blockNumber"], 16)
 
 
 def wait_for(

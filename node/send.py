@@ -7,11 +7,12 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from node.client import Client, RpcFailure, to_hex
+from node.client import Client, RpcFailure, from_hex, to_hex
 from node.exits import RUNTIME, Fatal
 from node.story import coins
 from primitives.keys import address_of
 from primitives.transaction import sign_transaction
+from vm.system import abi
 
 POLL_SECONDS = 0.25
 WAIT_SECONDS_MAX = 600.0
@@ -75,6 +76,15 @@ def wait_for_receipt(client: Client, transaction: str) -> dict[str, Any]:
         time.sleep(POLL_SECONDS)
     assert isinstance(receipt, dict)
     return receipt
+
+
+def logged(receipt: dict[str, Any], wanted: abi.Event) -> dict[str, Any]:
+    """The values of the event that a command's transaction must have logged. Raises Fatal."""
+    for log in receipt["logs"]:
+        topics = [from_hex(topic) for topic in log["topics"]]
+        if topics and topics[0] == wanted.topic and log["address"].lower() == to_hex(wanted.account):
+            return wanted.decode(topics, from_hex(log["data"]))
+    raise Fatal(RUNTIME, f"transaction {receipt['transactionHash']} logged no {wanted.name}")
 
 
 def refusal(failure: RpcFailure) -> str:

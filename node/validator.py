@@ -22,7 +22,7 @@ from node.exits import CONFIGURATION, RUNTIME, USAGE, WRONG_CHAIN, Fatal
 from node.init import public_keys
 from node.keys import ROLES, NodeKeys, find_passphrase, read_node_keys
 from node.post import find_model
-from node.send import current_prices, refusal, send, short_of
+from node.send import current_prices, logged, refusal, send, short_of
 from node.story import coins
 from primitives import bls, keys
 from primitives.address import MODELS, STAKING, InvalidAddress, checksum, parse
@@ -107,11 +107,7 @@ class Done:
 
     def event(self, wanted: abi.Event) -> dict[str, Any]:
         """The values of the event that it logged."""
-        for log in self.receipt["logs"]:
-            topics = [from_hex(topic) for topic in log["topics"]]
-            if topics[0] == wanted.topic:
-                return wanted.decode(topics, from_hex(log["data"]))
-        raise Fatal(RUNTIME, f"transaction {self.receipt['transactionHash']} logged no {wanted.name}")
+        return logged(self.receipt, wanted)
 
     def told(self, lines: Sequence[str], **values: Any) -> "Report":
         """What to print of it."""

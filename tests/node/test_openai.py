@@ -18,7 +18,7 @@ from genesis.models import folder
 from inference.model import Model, load
 from inference.tokenizer import open_tokenizer
 from inference.tolerant import ServerError, check
-from node.cli import RunEngine, model_run
+from node.cli_model import RunEngine, model_run
 from node.exits import RUNTIME, USAGE, Fatal
 from node.openai import Server, candidates_after, check_url, generate
 
