@@ -7,7 +7,7 @@ a worker (inference.worker) whose program, or whose conduct in a dispute, is not
 """
 
 import sys
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -36,7 +36,7 @@ from node.outbox import Message
 from node.worker import Worker
 from primitives.hashing import keccak
 from primitives.params import DISPUTE_MESSAGE_GAS, ChainParams
-from primitives.task import Reveal, Verdict, WorkItem
+from primitives.task import Kind, Reveal, Verdict, WorkItem, vector_of
 from vm.system import abi, views
 from vm.system.market_views import Duty
 
@@ -48,9 +48,11 @@ KINDS = {
     "cached-replay": "gives the answer, with its root, that it once gave to the same prompt",
     "small-model": "runs the model with the lower half of each weight cut off",
     "altered-prompt": "answers another prompt of the same length",
+    "cached-prefix": "reads the first half of the prompt from what it cached for another prompt",
     "wrong-seed": "draws its tokens with a seed of its own choice",
     "withheld-reveal": "cheats as wrong-layer, and never says what root it committed",
     "withheld-list": "cheats as wrong-layer, and says nothing when it is challenged",
+    "withheld-opening": "cheats as wrong-layer, shows its trace and list, and then says nothing more",
     "late-reveal": "reveals two blocks later than it could; nothing else is wrong with it",
     "garbage-reveal": "commits and reveals a root that is no trace's",
     "copied-verdict": "as a verifier sends a copy of what another verifier committed",
@@ -59,11 +61,13 @@ KINDS = {
     "contradict-and-run": "as a verifier contradicts whatever it checks, and does not challenge",
     "colluding": "with the next validator: both skip what wrong-layer skips, and confirm each other",
 }
-LAYER_SKIPPERS = ("wrong-layer", "withheld-reveal", "withheld-list", "colluding")
+LAYER_SKIPPERS = ("wrong-layer", "withheld-reveal", "withheld-list", "withheld-opening", "colluding")
 OTHER_PROGRAMS = (*LAYER_SKIPPERS, "stale-kv", "small-model")
 """Kinds whose answers come from another program than the task asks for."""
 ONE_IN = 4
 LATE_BLOCKS = 2
+
+Behind = Mapping[tuple[bytes, bytes], dict[str, Any]]
 
 log = structlog.get_logger("cheat")
 
@@ -118,11 +122,14 @@ class Conduct:
 
     def asked(self, role: int, request: dict[str, Any]) -> dict[str, Any]:
         """What a model is asked instead."""
-        if role != abi.ROLE_EXECUTE or self.kind not in ("altered-prompt", "wrong-seed"):
+        if role != abi.ROLE_EXECUTE or self.kind not in ("altered-prompt", "cached-prefix", "wrong-seed"):
             return request
         if self.kind == "wrong-seed":
             return {**request, "seed": keccak(b"mine" + request["seed"])}
         prompt = list(request["prompt"])
+        half = (len(prompt) + 1) // 2
+        if self.kind == "cached-prefix":
+            return {**request, "prompt": [*(token ^ 1 for token in prompt[:half]), *prompt[half:]]}
         return {**request, "prompt": [*prompt[:-1], prompt[-1] ^ 1]}
 
     def committed(self, made: Result, before: Result | None) -> Result:
@@ -130,6 +137,17 @@ class Conduct:
         if self.kind == "cached-replay" and before is not None:
             return replace(made, tokens=before.tokens, root=before.root)
         return replace(made, root=keccak(b"no trace" + made.task)) if self.kind == "garbage-reveal" else made
+
+    def behind(self, kind: Kind, made: Result, before: Result | None) -> dict[str, Any]:
+        """Fields of the request whose trace's root it commits, where they are not those of its answer. made: what its
+        model gave."""
+        shown = made
+        if self.kind == "cached-replay" and before is not None:
+            shown = before
+        elif self.kind != "wrong-token-true-trace":
+            return {}
+        words = list(vector_of(shown.tokens) if kind.is_vector else shown.tokens)
+        return {"output": words, "trace_key": shown.trace_key}
 
     def tokens(self, tokens: tuple[int, ...], vocabulary: int, stops: tuple[int, ...]) -> tuple[int, ...] | None:
         """The answer with its first token changed for one that is no stop id, as complete as it was; None where the
@@ -150,17 +168,20 @@ class Conduct:
             return replace(item, commitment=commitments[0]) if commitments else None
         return item
 
-    def argues(self, move: Move, request: dict[str, Any], me: Me) -> dict[str, Any]:
-        """What is asked for a move in a dispute; "cheats": of its own program."""
+    def argues(self, move: Move, request: dict[str, Any], me: Me, behind: Behind) -> dict[str, Any]:
+        """What is asked for a move in a dispute; "cheats": of its own program. behind: what its roots are of."""
         own = move.dispute is not None and (self.kind == "colluding" or me.is_(move.dispute.accused))
         if own and move.move == "show":
-            return {**self.asked(abi.ROLE_EXECUTE, request), "cheats": self.kind in OTHER_PROGRAMS}
+            shown = behind.get((move.task.task, request["trace_key"]), {})
+            return {**self.asked(abi.ROLE_EXECUTE, request), **shown, "cheats": self.kind in OTHER_PROGRAMS}
         return {**request, "cheats": self.kind == "false-challenge"}
 
     def moves(self, move: Move, reply: dict[str, Any]) -> Message | str:
         """The move that it makes; a text: none."""
         if self.kind in ("withheld-list", "contradict-and-run"):
             return "this validator is silent in disputes, as it was told to be"
+        if self.kind == "withheld-opening" and move.dispute is not None and move.dispute.state >= abi.DISPUTE_OP:
+            return "this validator shows nothing below its list, as it was told to"
         if self.kind == "false-challenge" and move.dispute is None:
             data = abi.CHALLENGE.encode_call(move.task.task, abi.NO_LEAF)
             return Message(abi.CHALLENGE.account, data, DISPUTE_MESSAGE_GAS, frozenset([move.key]))
@@ -178,6 +199,8 @@ class Cheating(InferenceService):
         """The second process of a model."""
         self._given: dict[bytes, Result] = {}
         """The first answer to each prompt."""
+        self.behind: dict[tuple[bytes, bytes], dict[str, Any]] = {}
+        """(task, trace key) -> what the root that was committed is the trace of, where that is not the answer."""
 
     async def _keep(self, model: bytes, worker: Worker) -> None:
         config = replace(worker.config, program=("node.cheats", self.conduct.kind))
@@ -201,7 +224,9 @@ class Cheating(InferenceService):
         made = await super()._ask(duty, worker)
         if duty.role != abi.ROLE_EXECUTE:
             return made
-        made, height = self.conduct.committed(made, self._given.get(duty.prompt_hash)), self._ledger.head.number + 1
+        before, height = self._given.get(duty.prompt_hash), self._ledger.head.number + 1
+        self.behind[made.key[:2]] = self.conduct.behind(Kind(duty.kind), made, before)
+        made = self.conduct.committed(made, before)
         self._given.setdefault(duty.prompt_hash, made)
         models = views.models(self._ledger.reader(), self._ledger.params, height)
         model = next(model for model in models if model.model_id == duty.model)
@@ -234,8 +259,8 @@ class CheatingInDisputes(DisputeService):
     conduct: Conduct
 
     def _request_of(self, move: Move) -> dict[str, Any]:
-        assert self._me is not None
-        return self.conduct.argues(move, super()._request_of(move), self._me)
+        assert self._me is not None and isinstance(self._inference, Cheating)
+        return self.conduct.argues(move, super()._request_of(move), self._me, self._inference.behind)
 
     def _message_of(self, move: Move, reply: dict[str, Any]) -> Message | str:
         return self.conduct.moves(move, reply)

@@ -11,8 +11,9 @@ from vm.system import abi
 CHEAT = 1
 """Which validator cheats."""
 EXECUTORS = (
-    "wrong-token", "wrong-token-true-trace", "wrong-layer", "small-model", "altered-prompt", "wrong-seed",
-    "stale-kv", "cached-replay", "withheld-reveal", "withheld-list", "late-reveal", "garbage-reveal", "colluding",
+    "wrong-token", "wrong-token-true-trace", "wrong-layer", "small-model", "altered-prompt", "cached-prefix",
+    "wrong-seed", "stale-kv", "cached-replay", "withheld-reveal", "withheld-list", "withheld-opening", "late-reveal",
+    "garbage-reveal", "colluding",
 )  # fmt: skip
 """Kinds that cheat when a task is dealt to them; the others when they are drawn to check one."""
 

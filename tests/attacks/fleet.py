@@ -92,6 +92,7 @@ class Validator:
     is_offline: bool = False
     results: dict[Any, Result] = field(default_factory=dict)
     given: dict[bytes, Result] = field(default_factory=dict)
+    behind: dict[tuple[bytes, bytes], dict[str, Any]] = field(default_factory=dict)
     idle: set[Hashable] = field(default_factory=set)
 
     @property
@@ -283,7 +284,9 @@ class Fleet:
         answer = program.ask({**request, "op": "make", "max_tokens": duty.max_tokens})
         tokens = words_of(answer["vector"]) if kind.is_vector else tuple(answer["tokens"])
         found = Result(duty.task, duty.trace_key, answer["root"], tokens=tokens)
-        made = conduct.committed(found, validator.given.get(duty.prompt_hash))
+        before = validator.given.get(duty.prompt_hash)
+        validator.behind[found.key[:2]] = conduct.behind(kind, found, before)
+        made = conduct.committed(found, before)
         validator.given.setdefault(duty.prompt_hash, made)
         manifest = self.chain.model.manifest
         other = conduct.tokens(made.tokens, manifest.shape.vocabulary, manifest.stop)
@@ -337,7 +340,7 @@ class Fleet:
 
     def _move(self, validator: Validator, move: Move) -> Message | str:
         conduct = validator.conduct
-        request = conduct.argues(move, self._request(move), validator.me)
+        request = conduct.argues(move, self._request(move), validator.me, validator.behind)
         try:
             reply = (validator.other if request["cheats"] else validator.honest).ask(request)
         except NoMove as error:

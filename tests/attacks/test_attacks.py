@@ -14,16 +14,16 @@ from vm.system import abi, views
 
 PROVEN = {
     "wrong-token": ("target", "hit", "found", "leaf"), "wrong-layer": ("rescale",),
-    "small-model": ("dot",), "stale-kv": ("leaf",), "altered-prompt": ("embed",), "wrong-seed": ("target",),
-    "colluding": ("rescale",),
+    "small-model": ("dot",), "stale-kv": ("leaf",), "altered-prompt": ("embed",), "cached-prefix": ("embed",),
+    "wrong-seed": ("target",), "colluding": ("rescale",), "wrong-token-true-trace": ("embed",),
+    "cached-replay": ("leaf",),
 }  # fmt: skip
 """Kinds that a recomputation convicts."""
 BY_TIME = {
-    "withheld-list": abi.ENDED_UNDEFENDED, "garbage-reveal": abi.ENDED_UNDEFENDED,
-    "wrong-token-true-trace": abi.ENDED_UNDEFENDED, "cached-replay": abi.ENDED_UNDEFENDED,
-    "withheld-reveal": abi.ENDED_WITHHELD,
+    "withheld-list": abi.ENDED_UNDEFENDED, "withheld-opening": abi.ENDED_UNDEFENDED,
+    "garbage-reveal": abi.ENDED_UNDEFENDED, "withheld-reveal": abi.ENDED_WITHHELD,
 }  # fmt: skip
-"""Kinds that show nothing: of the answer that they gave there is no such trace, or they are silent."""
+"""Kinds that are silent sooner or later: they do not want to be recomputed, or of their root there is no trace."""
 FALSE_VERDICTS = {"false-challenge": abi.ENDED_HELD, "contradict-and-run": abi.ENDED_UNCHALLENGED}
 HARMLESS = ("late-reveal", "copied-verdict", "lazy-agree")
 
@@ -70,6 +70,9 @@ def test_how_it_ended(played) -> None:
                 assert operator is not None and operator.slashes
     elif kind in BY_TIME:
         assert outcome.ended[0] == BY_TIME[kind] and not outcome.judged
+        shown = {event["state"] for _, event in fleet.chain.events(abi.SHOWN)}
+        pages = {abi.DISPUTE_TRACE, abi.DISPUTE_LIST} if kind == "withheld-opening" else set()
+        assert shown == pages, "as far as it goes"
     elif kind in FALSE_VERDICTS:
         assert outcome.ended == [FALSE_VERDICTS[kind]]
     after = {abi.ENDED_MOOT, abi.ENDED_REFUTED} if kind == "colluding" else {abi.ENDED_MOOT}
