@@ -78,6 +78,8 @@ def _delegate(ctx: SystemContext, call: Call, operator: bytes) -> None:
     found = pools.pool(ctx, operator)
     if found.spent:
         raise Refused("pool_spent", f"slashes left nothing of what was delegated to {name}: it takes no more")
+    if not call.value:
+        raise Refused("nothing", "a delegation of 0 wei")
     have, _ = pools.delegation_of(ctx, call.sender, operator)
     if have + call.value < DELEGATION_MIN:
         raise Refused("too_small", f"{have + call.value} wei would be delegated; at least {DELEGATION_MIN}")

@@ -144,12 +144,13 @@ def _create(ctx: SystemContext, index: int, batch: Batch) -> None:
 
 
 def _spend(ctx: SystemContext, wei: int) -> bool:
-    """Promise wei of the fund: at most 1 / fund_spend_div an epoch of what was in it when its first task came."""
+    """Promise wei of the fund: at most 1 / fund_spend_div an epoch of what was in it when its first task came, and no
+    more than canaries have left in it since."""
     epoch = ctx.params.epoch(ctx.height)
     spending = _SPENDING.get(ctx)
     if spending is None or spending.epoch != epoch or not spending.most:
         spending = Spending(epoch, FUND.get(ctx) // ctx.params.fund_spend_div, 0)
-    if spending.spent + wei > spending.most:
+    if spending.spent + wei > spending.most or wei > FUND.get(ctx):
         return False
     spending.spent += wei
     _SPENDING.put(ctx, spending)

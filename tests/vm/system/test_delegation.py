@@ -137,6 +137,13 @@ def test_what_cannot_be_delegated_is_refused_with_the_reason(world):
         world.undelegate(3 * COIN - 1)
 
 
+def test_nothing_is_not_delegated_by_who_has_delegated_already_either(world):
+    world.delegate(2 * COIN)
+    with pytest.raises(Refused, match="a delegation of 0 wei"):
+        world.delegate(0)
+    assert world.stake() == 2 * COIN
+
+
 def test_what_is_taken_back_leaves_through_the_queue_and_can_be_slashed_until_then(world):
     world.delegate(10 * COIN)
     world.undelegate(10 * COIN)

@@ -1,13 +1,13 @@
 """What the commissioned fund pays for: batches listed in genesis, within an epoch's spend, while nobody else asks."""
 
 import pytest
-from market_world import COST, FUND, MODEL, POSTER, World
+from market_world import COST, ENCODER, FUND, MODEL, POSTER, World
 
 from primitives.genesis import GenesisBatch
 from primitives.merkle import pack_tokens
 from primitives.params import COIN
 from primitives.task import Kind, Status
-from vm.system import abi, ledger, market, market_state
+from vm.system import abi, ledger, market, market_state, models
 
 EVALUATION = GenesisBatch("evaluation", MODEL, Kind.SCORE, tuple((5, 6, 7 + i, 8) for i in range(3)))
 EMBEDDINGS = GenesisBatch("embeddings", MODEL, Kind.EMBED, ((9, 10), (11,)))
@@ -132,3 +132,24 @@ def test_what_nobody_else_could_check_is_not_commissioned():
     world = World(validators=1, batches=BOTH, canaries_per_validator=0)
     world.block(4)
     assert not commissioned(world)
+
+
+def test_what_canaries_took_of_the_fund_is_promised_to_no_batch():
+    """An epoch's budget is fixed at its first task; canaries are paid from the same fund before its second."""
+    later = GenesisBatch("later", ENCODER.model_id, Kind.EMBED, (tuple(range(10, 110)),))
+    probe = World(batches=(later,), encoder=True, canaries_per_validator=0)
+    probe.block()
+    needed = probe.task(commissioned(probe)[0]["task"]).escrow
+    world = World(batches=(EMBEDDINGS, later), encoder=True, fund=needed + COIN // 1000, fund_spend_div=1)
+    away = [validator.operator for validator in world.spec.validators[1:]]
+    for operator in away:
+        world.ctx.call(models.HANDLERS, abi.STOP_SERVING, ENCODER.model_id, sender=operator)
+    while fund(world) >= needed:
+        world.block()
+        world.everyone_works()
+    assert len(commissioned(world)) == 2 and ledger.get_totals(world.ctx).canaries
+    for operator in away:
+        world.ctx.call(models.HANDLERS, abi.SERVE, ENCODER.model_id, 10**9, sender=operator)
+    world.block()
+    assert world.params.epoch(world.height) == 0, "the budget of one epoch"
+    assert len(commissioned(world)) == 2 and not world.events(abi.ITEM_FAILED)
