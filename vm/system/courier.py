@@ -20,7 +20,8 @@ from vm.system.market_state import ByTip
 LANE_DIV = 16
 """Callbacks have at most a sixteenth of a block's gas."""
 OPEN_MAX = 256
-"""Tasks that are to be called back and were not; one more post that asks for it is refused."""
+"""Tasks that are to be called back and were not, and places in the order by tip that those called out of turn have
+left behind; one more post that asks for a callback is refused, so that no task's end ever finds the order full."""
 WAIT_BLOCKS_MAX = 64
 """Who has waited so long comes before everyone who tips more, the longest wait first."""
 
@@ -90,6 +91,8 @@ def _next(ctx: SystemContext) -> bytes | None:
                 return entry.item
             ctx.charge(gas.LOOK, "callback")
             source.pop(ctx)
+            if source is _BY_TIP:
+                _OPEN.add(ctx, -1)
     return None
 
 
@@ -102,7 +105,6 @@ def _call(ctx: SystemContext, task_id: bytes, callback: Callback) -> int:
     ledger.burn(ctx, COURIER, burned, ledger.Burn.CALLBACK)
     ctx.transfer(COURIER, callback.target, callback.prepaid - burned)
     _PREPAID.add(ctx, -callback.prepaid)
-    _OPEN.add(ctx, -1)
     abi.emit(
         ctx, abi.CALLED_BACK, task_id, callback.target, callback.status, succeeded, used, burned,
         callback.prepaid - burned,

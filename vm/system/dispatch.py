@@ -46,7 +46,7 @@ ROOMS: tuple[ModuleType, ...] = (
 """Modules with HANDLERS: a mapping from abi.Function to Handler."""
 
 RESULT_BYTES_MAX = 256 * 1024
-"""Longest return data of a view; every view is bounded well below it."""
+"""Longest return data of a view. Lists that grow with what people do (openDisputes) end with it, as with gas."""
 
 
 def handlers() -> dict[abi.Function, Handler]:
@@ -114,7 +114,8 @@ def _call(
     values = [_inward(param, value) for param, value in zip(function.inputs, arguments, strict=True)]
     result = handler(ctx, Call(bytes(message.sender), message.value), *values)
     encoded = function.encode_result(result or ())
-    assert len(encoded) <= RESULT_BYTES_MAX
+    if len(encoded) > RESULT_BYTES_MAX:
+        raise Refused("too_long", f"{function.name} would answer {len(encoded)} bytes; at most {RESULT_BYTES_MAX}")
     return encoded
 
 

@@ -122,6 +122,11 @@ def refund(seats: int) -> int:
     return REFUND + PRUNE_SEAT * seats
 
 
+def way_back(seats: int, callback: bool) -> int:
+    """What must remain beside an item that a refund may end: the refund, and the callback that it hands on."""
+    return refund(seats) + (QUEUE_CALLBACK if callback else 0)
+
+
 def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: int, callback: bool) -> int:
     """The fixed maximum gas of every item of later prologues that one post can cause, checked by so many.
 

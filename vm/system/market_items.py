@@ -57,8 +57,7 @@ def run_queue(
             queue.pop(ctx)
             continue
         gas_item = gas_of(auditors, max(auditors, seats))
-        end = gas.refund(max(auditors, seats)) + (gas.QUEUE_CALLBACK if callback else 0)
-        if ctx.gas_left < gas_item + end:
+        if ctx.gas_left < gas_item + gas.way_back(max(auditors, seats), bool(callback)):
             return done, False
         task = TASKS.get(ctx, entry.item)
         assert task is not None

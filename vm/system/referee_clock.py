@@ -35,7 +35,7 @@ from vm.system.referee_turns import Case, ask_for_list, begin_turn, catch_up, no
 
 Item = Callable[[SystemContext, bytes], None]
 GasOf = Callable[[SystemContext, bytes], tuple[int, int]]
-"""(most gas of an item, verifiers of the task whose refund it may end in: its seats are pruned by then)."""
+"""(most gas of an item, what must remain beside it: for the refund of its task that it may end in)."""
 NUMBER_BYTES = 8
 ACCUSED_BYTES = 20
 
@@ -63,8 +63,8 @@ def _work_off(
             return True
         if ctx.gas_left < gas.LATE:
             return False
-        most, seats = gas_of(ctx, entry.item)
-        if ctx.gas_left < most + (market_gas.refund(seats) if most > gas.LATE else 0):
+        most, beside = gas_of(ctx, entry.item)
+        if ctx.gas_left < most + beside:
             return False
         ctx.charge(most, step)
         queue.pop(ctx)
@@ -77,13 +77,12 @@ def _work_off(
 
 
 def _contested_gas(ctx: SystemContext, task_id: bytes) -> tuple[int, int]:
-    status, awaits, due, auditors, seats = TASKS.read(
-        ctx, ("status", "awaits", "due", "paid_auditors", "seats"), task_id
-    )
+    names = ("status", "awaits", "due", "paid_auditors", "seats", "callback_gas")
+    status, awaits, due, auditors, seats, callback = TASKS.read(ctx, names, task_id)
     if not expected(status, awaits, due, CONTESTED, ctx.height):
         return gas.LATE, 0
     all_seats = max(auditors, seats)  # those lost and drawn again among them, as the refund counts them
-    return gas.end(auditors, all_seats), all_seats
+    return gas.end(auditors, all_seats), market_gas.way_back(all_seats, bool(callback))
 
 
 def _contested(ctx: SystemContext, task_id: bytes) -> None:
@@ -105,7 +104,8 @@ def _clock_gas(ctx: SystemContext, item: bytes) -> tuple[int, int]:
     dispute, task = _overdue(ctx, item)
     if dispute is None or task is None:
         return gas.LATE, 0
-    return referee_end.gas_of_end(task), max(task.paid_auditors, task.seats)
+    beside = market_gas.way_back(max(task.paid_auditors, task.seats), bool(task.callback_gas))
+    return referee_end.gas_of_end(task), beside
 
 
 def _overdue(ctx: SystemContext, item: bytes) -> tuple[Dispute | None, Task | None]:

@@ -123,7 +123,7 @@ def stand_in_bond(ctx: SystemContext, dispute: Dispute, task: Task, author: byte
     operator = staking.operator_by_hot(ctx, author)
     if dispute.accused in (author, operator):
         return 0, AUTHOR_ACCUSED
-    bond = referee_end.bond_of(ctx, task)
+    bond = min(referee_end.bond_of(ctx, task), BOND_MAX)
     if operator is not None and any(
         seat.verifier == operator and seat.state == SEAT_OPENED for seat in seats_of(ctx, dispute.task, task)
     ):

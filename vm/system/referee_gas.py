@@ -4,10 +4,11 @@ What a message costs its sender is what the EVM charges for it: for a page or an
 calldata (EIP-7623), well above these amounts.
 """
 
+from consensus.work.incentive import AUDITORS_MAX
 from primitives.params import DISPUTE_WORST_GAS, ChainParams
 from vm.system import second_referee
 from vm.system.gas import CALL, CALLDATA_BYTE, LOG, READ, WRITE
-from vm.system.market_gas import PRUNE_SEAT, QUEUED, TASK, refund
+from vm.system.market_gas import PRUNE_SEAT, QUEUED, TASK, way_back
 
 DISPUTE = 11
 """Words of a dispute."""
@@ -57,9 +58,10 @@ def end(auditors: int, seats: int) -> int:
 
 
 def opening(data: bytes, auditors: int, seats: int) -> int:
-    """The gas limit for a message `open` with this calldata: both referees, and the end that it leads to."""
-    executed = OPEN + second_referee.GAS + end(auditors, seats) + refund(seats) + CALL + CALLDATA_BYTE * len(data)
-    return message(data, executed)
+    """The gas limit for a message `open` with this calldata: both referees, and the end that it leads to, be it the
+    refund of a task that asked for more verifiers than were drawn and for a callback."""
+    back = way_back(max(seats, AUDITORS_MAX), callback=True)
+    return message(data, OPEN + second_referee.GAS + end(auditors, seats) + back + CALL + CALLDATA_BYTE * len(data))
 
 
 def running_max(params: ChainParams) -> int:

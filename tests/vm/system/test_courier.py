@@ -7,6 +7,7 @@ from primitives.address import COURIER
 from primitives.hashing import keccak
 from primitives.task import Status
 from vm.system import abi, courier, market_gas, market_state
+from vm.system.context import Refused
 from vm.system.courier import Callback
 
 GAS = 50_000
@@ -100,6 +101,30 @@ def test_no_more_tasks_may_wait_to_be_called_back_than_the_queue_holds(world, mo
     world.block()
     assert called(world) == [tasks[0]]
     world.post(callback_gas=GAS)
+
+
+def test_places_left_behind_by_those_called_out_of_turn_never_keep_a_task_from_its_end(world, monkeypatch):
+    """Low tips that waited too long are called before their turn; as long as higher tips come, the order keeps their
+    places. A task that may be called back finds one all the same when it ends."""
+    monkeypatch.setattr(courier, "OPEN_MAX", 8)
+    monkeypatch.setattr(courier, "WAIT_BLOCKS_MAX", 3)
+    monkeypatch.setattr(courier, "_BY_TIP", market_state.ByTip(COURIER, "by_tip", 8))
+    last = world.post(callback_gas=GAS)
+    refused = sequence = 0
+    for _ in range(40):
+        for tip in (0, 9, 9):
+            sequence += 1
+            try:
+                waiting(world, sequence, tip, gas=200_000, used=200_000)  # a block's lane carries one
+            except Refused as refusal:
+                assert refusal.code == "backlog"
+                refused += 1
+        world.block()
+        world.everyone_works()
+    assert refused and world.task(last).done_block and last in called(world)
+    assert not world.events(abi.ITEM_FAILED)
+    world.block(16)
+    assert world.ctx.call(courier.HANDLERS, abi.PENDING, sender=POSTER) == (0, 0, 0), "all places are free again"
 
 
 def test_every_end_of_a_task_calls_back_once_with_its_status(world):

@@ -17,7 +17,7 @@ from primitives.genesis import GenesisAccount
 from primitives.hashing import ZERO_HASH, keccak
 from vm.genesis import build_state
 from vm.state import StateReader
-from vm.system import abi, staking
+from vm.system import abi, dispatch, staking
 from vm.system.dispatch import handlers
 
 
@@ -197,6 +197,12 @@ def test_a_view_answers_by_its_abi(evm, function, arguments):
     done = evm.send(function.account, function.encode_call(*arguments))
     assert not done.is_error, refusal(done)
     assert len(function.decode_result(done.output)) == len(function.outputs)
+
+
+def test_a_view_that_would_answer_too_much_reverts(evm, monkeypatch):
+    """A list that grows with what people do must not stop a block by its length."""
+    monkeypatch.setattr(dispatch, "RESULT_BYTES_MAX", 95)
+    assert "would answer" in refusal(evm.send(STAKING, abi.OPERATORS.encode_call()))
 
 
 def test_an_account_that_delegates_to_a_system_account_gets_nothing_from_it(evm):

@@ -25,6 +25,7 @@ from vm.system import (
     ledger,
     market_gas,
     mishaps,
+    prologue,
     referee_end,
     referee_gas,
     referee_turns,
@@ -764,14 +765,40 @@ def test_every_message_takes_less_than_a_dispute_message_may_and_a_whole_dispute
 def test_a_node_gives_an_opening_gas_for_the_dearest_end_and_every_builder_has_room_for_it():
     seats = AUDITORS_MAX * (1 + ChainParams().redraws_max)
     data = abi.OPEN.encode_call(1, 2**33, b"\x01" * 9_500)
-    end = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(seats)
+    end = referee_gas.end(AUDITORS_MAX, seats) + market_gas.way_back(seats, callback=True)
     limit = referee_gas.opening(data, AUDITORS_MAX, seats)
     print(limit)
     assert message_gas(data, referee_gas.OPEN + second_referee.GAS + end) <= limit <= OPENING_GAS_MAX
 
 
+def test_whatever_gas_a_prologue_has_left_an_end_by_time_is_done_whole_or_waits():
+    """With nobody left the task goes back to its asker, and its callback into the queue: room for both is kept."""
+    world = RefereeWorld(validators=3, canaries_per_validator=0)
+    case = agreed(world, assurance=0, callback_gas=50_000)
+    world.challenge(case.task)
+    world.block()
+    task = TASKS.get(world.ctx, case.task)
+    task.set_parties(task.parties[:1])
+    TASKS.put(world.ctx, task, case.task)
+    world.block_until(world.dispute(1).last_block)
+    dispute, before = world.dispute(1), (dict(world.ctx.storage), dict(world.ctx.balances), world.height)
+    assert dispute.turn == abi.TURN_DEFENDER
+    dearest = referee_gas.end(2, 2) + market_gas.way_back(2, callback=True) + 40_000
+    done = set()
+    for limit in range(dearest - 80_000, dearest + 40_000, 1_000):
+        world.ctx.storage, world.ctx.balances, world.ctx.height = dict(before[0]), dict(before[1]), before[2]
+        world.ctx.next_block()
+        world.ctx.gas_limit, logged = limit, len(world.ctx.logs)
+        prologue.run(world.ctx, bytes(32), b"")
+        world.check_coins()
+        assert not [event for event in world.events(abi.ITEM_FAILED, logged) if event["code"] == "out_of_gas"], limit
+        done.add(world.dispute(1).state == abi.DISPUTE_ENDED)
+    assert done == {False, True}
+
+
 def test_the_dearest_end_of_a_dispute_fits_the_smallest_prologue():
     """Eight verifiers, their seats drawn anew three times."""
     seats = AUDITORS_MAX * (1 + ChainParams().redraws_max)
-    needed = referee_gas.end(AUDITORS_MAX, seats) + market_gas.refund(seats) + gas.MIX + gas.PRICE
+    back = market_gas.way_back(seats, callback=True)
+    needed = referee_gas.end(AUDITORS_MAX, seats) + back + gas.MIX + gas.PRICE + referee_gas.LANE
     assert needed < ChainParams().prologue_gas
