@@ -278,7 +278,7 @@ def stop_serving(operator: Operator, model: str | None) -> Report:
     if identifier not in served:
         raise Fatal(RUNTIME, f"{operator.name} does not serve {name}")
     done = operator.send(abi.STOP_SERVING, identifier)
-    line = f"{operator.name} serves {name} no more; what it was dealt before is still owed"
+    line = f"{operator.name} serves {name} until the epoch after next; what it is dealt and drawn for till then is owed"
     return done.told([line], model=to_hex(identifier), name=name)
 
 

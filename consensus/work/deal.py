@@ -29,7 +29,7 @@ class Purpose(IntEnum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One that may be drawn: an operator address (or a model id) and its active bond in wei, above 0."""
+    """One that may be drawn: an operator address (or a model id) and the bond that it weighs, above 0."""
 
     key: bytes
     weight: int

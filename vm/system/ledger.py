@@ -384,6 +384,15 @@ def powers(ctx: ReadContext, epoch: int) -> dict[bytes, int]:
     return dict(_MEMBERS.read(ctx, ("operator", "power"), place, u64(index)) for index in range(count))
 
 
+def weights(ctx: ReadContext, epoch: int) -> dict[bytes, int]:
+    """Operator -> bond, in units, that stood behind it at the turn that fixed set(epoch): what it weighs in the draws
+    of that epoch. In address order."""
+    head = set_head(ctx, epoch)
+    place = u64(epoch % SETS_KEPT)
+    count = 0 if head is None else head.members
+    return dict(_MEMBERS.read(ctx, ("operator", "bond"), place, u64(index)) for index in range(count))
+
+
 def validator_set(ctx: ReadContext, epoch: int) -> ValidatorSet | None:
     """set(epoch) with the keys of its members; None when it is not kept."""
     found = powers(ctx, epoch)

@@ -31,7 +31,6 @@ from vm.system.market_state import (
     hold,
     schedule,
 )
-from vm.system.staking import bond_units
 
 RETRIES_A_BLOCK = 8
 DEADLINE_MAX = 2**32 - 1
@@ -88,8 +87,8 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     if not task.attempt:
         task.seed = sampling_seed(ctx.mix, identity)
     if models.counts(ctx, task.model):
-        task.serving_bond = sum(bond_units(party.bond) for party in serving)
-        task.room_bond = sum(bond_units(party.bond) for party in room)
+        task.serving_bond = sum(party.weight for party in serving)
+        task.room_bond = sum(party.weight for party in room)
     for operator in drawn:
         DUTIES.add(ctx, identity, operator)
     hold(ctx, task, cost)
@@ -142,7 +141,7 @@ def _create_canary(ctx: SystemContext, number: int) -> None:
     """Post a canary, if anyone serves a listed model: prompt from the mix, nothing escrowed."""
     sequence = POSTED.get(ctx)
     identity = task_id(ctx.params.chain_id, sequence)
-    bonds = {model: sum(p.bond for p in market_parties.serving(ctx, model)) for model in models.listed_ids(ctx)}
+    bonds = {model: sum(p.weight for p in market_parties.serving(ctx, model)) for model in models.listed_ids(ctx)}
     picks = deal.draw(
         ctx.mix, deal.Purpose.CANARY_MODEL, identity, 0, [deal.Candidate(*item) for item in bonds.items()], 1
     )

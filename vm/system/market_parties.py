@@ -18,12 +18,16 @@ from vm.system.market_state import Task
 
 @dataclass(frozen=True)
 class Party:
-    """A member of the current set, not jailed, that serves the model. bond in wei, rate in multiply-adds a block."""
+    """A member of the current set, not jailed, that serves the model. bond: wei at stake now; weight: in draws, units
+    at the turn that fixed the set; rate in multiply-adds a block."""
 
     operator: bytes
     bond: int
+    weight: int
     rate: int
     """What it is trusted with: its effective rate, at the share that its misses left of it."""
+    since: int
+    """Block in which it began to serve the model."""
 
     def covers(self, params: ChainParams, gain: int, exposed: int = 0) -> bool:
         """Whether its bond is enough for a slash in a task of that G beside what is open."""
@@ -34,12 +38,12 @@ def serving(ctx: ReadContext, model: bytes) -> list[Party]:
     """Who may be drawn for a model now, in address order."""
     found = models.candidates(ctx, model)
     rates = models.effective_rates(ctx, found)
-    return [Party(candidate.operator, candidate.bond, rates[candidate.operator]) for candidate in found]
+    return [Party(each.operator, each.bond, each.weight, rates[each.operator], each.serving.since) for each in found]
 
 
 def drawable(parties: Iterable[Party], without: Collection[bytes] = ()) -> list[Candidate]:
-    """Parties as candidates of a draw, weighed by bond."""
-    return [Candidate(party.operator, party.bond) for party in parties if party.operator not in without]
+    """Parties as candidates of a draw."""
+    return [Candidate(party.operator, party.weight) for party in parties if party.operator not in without]
 
 
 def willing(ctx: SystemContext, parties: Iterable[Party], task: Task, cost: int) -> list[Party]:
@@ -52,8 +56,8 @@ def willing(ctx: SystemContext, parties: Iterable[Party], task: Task, cost: int)
 def odds(ctx: ReadContext, parties: Iterable[Party], delay: int) -> Odds:
     """What a draw among these is made from, D being `delay`: a third of all bond holds at most D - 1 proposers in a
     row, for D is the smallest window that always holds more than a third."""
-    active = sum(models.member_bonds(ctx).values())
-    serving_bond = sum(party.bond for party in parties)
+    active = sum(models.member_weights(ctx).values())
+    serving_bond = sum(party.weight for party in parties)
     params = ctx.params
     return Odds(active, serving_bond, max(0, delay - 1), params.sample_num, params.sample_den)
 

@@ -101,7 +101,9 @@ def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     first = task.status == Status.ANSWERED
     serving = market_parties.serving(ctx, task.model)
     seats = seats_of(ctx, task_id, task)
-    covering = [p for p in serving if p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))]
+    # Who began to serve after the answer was given may have done so knowing what this draw gives.
+    before = [p for p in serving if p.since <= task.answered]
+    covering = [p for p in before if p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))]
     others = market_parties.drawable(covering, {task.executor, *(seat.verifier for seat in seats)})
     if first:
         task.auditors = audit.seats_of(task.paid_auditors, len(others))

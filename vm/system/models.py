@@ -26,6 +26,8 @@ MODELS_MAX = 256
 """Models on a chain; registering is open, so the list has an end."""
 SERVED_MAX = 16
 """Models that one operator serves."""
+AHEAD_EPOCHS = 2
+"""Who stops serving is drawn until the epoch after next, as whatever is refused is refused ahead (vm.system.terms)."""
 NAME_BYTES_MAX = 64
 TEXT_BYTES_MAX = 256
 SCALE_ONE = 1 << 16
@@ -74,14 +76,17 @@ class Serving:
     """An operator's service of one model, rates in multiply-adds a block.
 
     scale_q16: share of its rate that is believed, halved by misses. dealt and missed: of this epoch. best0..7: best
-    finalised rate by epoch % 8; epoch: the one that dealt, missed and its slot of the ring are of.
+    finalised rate by epoch % 8; epoch: the one that dealt, missed and its slot of the ring are of. since: block in
+    which it began; until: epoch with which it ends (0: none is declared).
     """
 
     declared: int = uint(RATE_BITS)
-    scale_q16: int = uint(32)
-    dealt: int = uint(32)
-    missed: int = uint(32)
-    epoch: int = uint(64)
+    scale_q16: int = uint(24)
+    dealt: int = uint(24)
+    missed: int = uint(24)
+    epoch: int = uint(40)
+    since: int = uint(40)
+    until: int = uint(40)
     best0: int = uint(RATE_BITS)
     best1: int = uint(RATE_BITS)
     best2: int = uint(RATE_BITS)
@@ -102,10 +107,13 @@ class Serving:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A member of the current set, not jailed, that serves a model: it may be drawn with its weight (wei of bond)."""
+    """A member of the current set, not jailed, that serves a model. bond: wei at stake now; weight: what it weighs in
+    draws, the bond in units at the turn that fixed the set. Nobody who knows the randomness of the next blocks chooses
+    among their draws by moving stake."""
 
     operator: bytes
     bond: int
+    weight: int
     serving: Serving
 
 
@@ -192,8 +200,10 @@ def served_by(ctx: ReadContext, operator: bytes) -> list[bytes]:
 
 def serving(ctx: ReadContext, operator: bytes, model_id: bytes) -> Serving | None:
     """An operator's service of a model as of the current epoch; None when it does not serve it."""
-    record = _SERVING.get(ctx, operator, model_id)
-    return None if record is None or not record.declared else _of_epoch(record, ctx.params.epoch(ctx.height))
+    record, epoch = _SERVING.get(ctx, operator, model_id), ctx.params.epoch(ctx.height)
+    if record is None or not record.declared or (record.until and epoch >= record.until):
+        return None
+    return _of_epoch(record, epoch)
 
 
 def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
@@ -201,23 +211,23 @@ def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
     one that is suspended."""
     offered = set() if is_suspended(ctx, model_id) else set(servers(ctx, model_id))
     found: list[Candidate] = []
-    for operator in ledger.powers(ctx, ctx.params.epoch(ctx.height)):
-        if operator not in offered:
+    for operator, weight in ledger.weights(ctx, ctx.params.epoch(ctx.height)).items():
+        if operator not in offered or not weight:
             continue
         bond = staking.active_bond(ctx, operator)
         record = serving(ctx, operator, model_id)
         if bond and record is not None:
-            found.append(Candidate(operator, bond, record))
+            found.append(Candidate(operator, bond, weight, record))
     return found
 
 
 def effective_rates(ctx: ReadContext, able: Sequence[Candidate]) -> dict[bytes, int]:
     """Multiply-adds a block that each candidate of one model is trusted with now."""
-    fleet = [(candidate.serving.best, candidate.bond) for candidate in able]
+    fleet = [(candidate.serving.best, candidate.weight) for candidate in able]
     rates: dict[bytes, int] = {}
     for candidate in able:
         service = candidate.serving
-        floor = capacity_floor(bool(ctx.params.devnet), service.declared, candidate.bond, fleet)
+        floor = capacity_floor(bool(ctx.params.devnet), service.declared, candidate.weight, fleet)
         rate = effective_rate(service.declared, floor, service.best)
         rates[candidate.operator] = rate * service.scale_q16 // SCALE_ONE
     return rates
@@ -235,11 +245,11 @@ def set_capacity(ctx: ReadContext) -> int:
     return sum(best.values())
 
 
-def member_bonds(ctx: ReadContext) -> dict[bytes, int]:
-    """Active bond in wei of the members of set(epoch of this block), those without left out, in address order."""
-    operators = ledger.powers(ctx, ctx.params.epoch(ctx.height))
-    bonds = {operator: staking.active_bond(ctx, operator) for operator in operators}
-    return {operator: bond for operator, bond in bonds.items() if bond}
+def member_weights(ctx: ReadContext) -> dict[bytes, int]:
+    """What the members of set(epoch of this block) weigh in draws, in units; those who have nothing at stake any more,
+    or are jailed, are left out. In address order."""
+    weights = ledger.weights(ctx, ctx.params.epoch(ctx.height))
+    return {operator: weight for operator, weight in weights.items() if weight and staking.active_bond(ctx, operator)}
 
 
 def counts(ctx: ReadContext, model_id: bytes) -> bool:
@@ -248,7 +258,7 @@ def counts(ctx: ReadContext, model_id: bytes) -> bool:
     if record is None or not record.listed or record.suspended:
         return False
     offered = set(servers(ctx, model_id))
-    members = [Server(bond, operator in offered) for operator, bond in member_bonds(ctx).items()]
+    members = [Server(weight, operator in offered) for operator, weight in member_weights(ctx).items()]
     return model_counts(ctx.params, members)
 
 
@@ -289,12 +299,18 @@ def note_rate(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_blo
 
 
 def turn_epoch(ctx: SystemContext, operator: bytes) -> None:
-    """At a turn: an operator that missed more than one in ten dealt tasks is believed half as much, else 25 % more."""
+    """At a turn: an operator that missed more than one in ten dealt tasks is believed half as much, else 25 % more.
+    What ends with the next epoch leaves the lists."""
+    epoch = ctx.params.epoch(ctx.height)
     for model_id in served_by(ctx, operator):
-        record = serving(ctx, operator, model_id)
-        assert record is not None
+        record = _SERVING.get(ctx, operator, model_id)
+        assert record is not None and record.declared
+        record = _of_epoch(record, epoch)
         record.scale_q16 = scaled_after(record.scale_q16, record.dealt, record.missed)
-        _SERVING.put(ctx, record, operator, model_id)
+        if record.until and record.until <= epoch + 1:
+            _stop(ctx, operator, model_id, record)
+        else:
+            _SERVING.put(ctx, record, operator, model_id)
 
 
 def put_genesis_model(ctx: SystemContext, spec: GenesisModel) -> None:
@@ -309,15 +325,17 @@ def put_serving(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_b
     require(ctx, model_id)
     if not 0 < macs_per_block <= RATE_MAX:
         raise Refused("bad_rate", f"a rate of {macs_per_block} multiply-adds a block is not in 1 .. {RATE_MAX}")
-    record = _SERVING.get(ctx, operator, model_id)
+    record, epoch = _SERVING.get(ctx, operator, model_id), ctx.params.epoch(ctx.height)
     if record is None or not record.declared:
         _SERVED.append(ctx, int.from_bytes(model_id, "big"), operator)
         if len(servers(ctx, model_id)) >= staking.OPERATORS_MAX:
             _make_room(ctx, model_id)
         _SERVERS.insert(ctx, operator, model_id)
     if record is None:
-        record = Serving(scale_q16=SCALE_ONE, epoch=ctx.params.epoch(ctx.height))
-    record.declared = macs_per_block
+        record = Serving(scale_q16=SCALE_ONE, epoch=epoch)
+    if not record.declared or (record.until and epoch >= record.until):
+        record.since = ctx.height
+    record.declared, record.until = macs_per_block, 0
     _SERVING.put(ctx, record, operator, model_id)
     abi.emit(ctx, abi.SERVING_STARTED, operator, model_id, macs_per_block)
 
@@ -363,9 +381,11 @@ def _serve(ctx: SystemContext, call: Call, model_id: bytes, macs_per_block: int)
 def _stop_serving(ctx: SystemContext, call: Call, model_id: bytes) -> None:
     ctx.charge(gas.SERVE + _list_gas(ctx, model_id), "stopServing")
     record = _SERVING.get(ctx, call.sender, model_id)
-    if record is None or not record.declared:
+    if record is None or not record.declared or record.until:
         raise Refused("not_serving", f"0x{call.sender.hex()} does not serve model 0x{model_id.hex()}")
-    _stop(ctx, call.sender, model_id, record)
+    record.until = ctx.params.epoch(ctx.height) + AHEAD_EPOCHS
+    _SERVING.put(ctx, record, call.sender, model_id)
+    abi.emit(ctx, abi.SERVING_STOPPED, call.sender, model_id)
 
 
 def _get_model(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]:
@@ -406,8 +426,8 @@ def _get_serving(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, 
     rows = []
     for model_id in served_by(ctx, operator):
         record = serving(ctx, operator, model_id)
-        assert record is not None
-        rows.append((model_id, record.declared, record.best, record.scale_q16, record.dealt, record.missed))
+        if record is not None:
+            rows.append((model_id, record.declared, record.best, record.scale_q16, record.dealt, record.missed))
     return (rows,)
 
 
@@ -469,11 +489,10 @@ def _make_room(ctx: SystemContext, model_id: bytes) -> None:
 
 def _stop(ctx: SystemContext, operator: bytes, model_id: bytes, record: Serving) -> None:
     """The record stays with declared = 0: what is known of misses cannot be shed by declaring anew."""
-    record.declared = 0
+    record.declared = record.until = 0
     _SERVING.put(ctx, record, operator, model_id)
     _SERVED.remove(ctx, int.from_bytes(model_id, "big"), operator)
     _SERVERS.discard(ctx, operator, model_id)
-    abi.emit(ctx, abi.SERVING_STOPPED, operator, model_id)
 
 
 def _of_epoch(record: Serving, epoch: int) -> Serving:

@@ -9,7 +9,7 @@ from primitives.address import REFEREE, STAKING
 from primitives.hashing import keccak
 from primitives.params import COIN
 from primitives.reasons import Reason
-from vm.system import abi, delegation, market_parties, pools, staking
+from vm.system import abi, delegation, ledger, market_parties, pools, staking
 from vm.system.context import Refused
 
 ANN, BOB = keccak(b"ann")[12:], keccak(b"bob")[12:]
@@ -63,16 +63,21 @@ def world() -> Delegating:
     return Delegating()
 
 
-def test_delegated_stake_weighs_in_draws_and_from_the_next_turn_in_powers(world):
-    world.delegate(5_000 * COIN)
-    (party,) = [p for p in market_parties.serving(world.ctx, world.spec.models[0].model_id) if p.operator == HEAD]
-    assert party.bond == 15_000 * COIN
-    world.block_until(32)
-    from vm.system import ledger
+def test_delegated_stake_answers_at_once_and_weighs_in_draws_and_powers_from_the_set_after_next_on(world):
+    def party() -> market_parties.Party:
+        found = market_parties.serving(world.ctx, world.spec.models[0].model_id)
+        return next(each for each in found if each.operator == HEAD)
 
+    world.delegate(5_000 * COIN)
+    assert (party().bond, party().weight) == (15_000 * COIN, 10_000 * 1_000)
+    world.block_until(32)
     members = {m.operator: m for m in ledger.members(world.ctx, 2)}
     assert members[HEAD].bond == 15_000 * 1_000
     assert members[HEAD].power > members[operator_of(1)].power
+    world.block_until(64)
+    assert party().weight == 10_000 * 1_000
+    world.block()
+    assert (party().bond, party().weight) == (15_000 * COIN, 15_000 * 1_000)
 
 
 def test_a_fee_is_shared_in_proportion_to_stake_less_the_commission_and_claimed(world):

@@ -20,7 +20,7 @@ from sample import (
 from inference.opening import shape_record
 from inference.program import cost
 from primitives.params import ChainParams
-from vm.system import abi, models, staking
+from vm.system import abi, models, staking, turn
 from vm.system.context import Refused
 from vm.system.models import HANDLERS
 
@@ -133,17 +133,49 @@ def test_only_active_operators_serve_only_registered_models(ctx):
         ctx.call(HANDLERS, abi.SERVE, MODEL, 5, sender=PEOPLE[0].operator)
 
 
-def test_who_stops_serving_or_unbonds_is_drawn_no_more(ctx):
+def turns(ctx, count):
+    """To the first block so many epochs on."""
+    for _ in range(count):
+        ctx.height = ctx.params.first_height(ctx.params.epoch(ctx.height) + 1) - 1
+        turn.run(ctx)
+        ctx.height += 1
+
+
+def drawn(ctx):
+    return [candidate.operator for candidate in models.candidates(ctx, MODEL)]
+
+
+def test_who_unbonds_is_drawn_no_more_and_who_stops_serving_from_the_epoch_after_next_on(ctx):
     first, second = PEOPLE[0].operator, PEOPLE[1].operator
     ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=first)
     ctx.call(staking.HANDLERS, abi.UNBOND, staking.operator(ctx, second).bond, sender=second)
-    assert [c.operator for c in models.candidates(ctx, MODEL)] == sorted(p.operator for p in PEOPLE[2:])
+    assert drawn(ctx) == sorted(p.operator for p in PEOPLE if p.operator != second)
     with pytest.raises(Refused, match="does not serve"):
         ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=first)
+    turns(ctx, 1)
+    assert first in drawn(ctx) and models.served_by(ctx, first) == [MODEL]
+    turns(ctx, 1)
+    assert drawn(ctx) == sorted(p.operator for p in PEOPLE[2:])
+    assert models.served_by(ctx, first) == [] and first not in models.servers(ctx, MODEL)
+
+
+def test_who_declares_again_before_its_service_ended_goes_on_as_if_it_never_stopped(ctx):
+    me = PEOPLE[0].operator
+    ctx.height = 5
+    ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=me)
+    ctx.call(HANDLERS, abi.SERVE, MODEL, RATE, sender=me)
+    turns(ctx, 3)
+    assert me in drawn(ctx) and models.serving(ctx, me, MODEL).since == 0
+    ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=me)
+    turns(ctx, 2)
+    ctx.call(HANDLERS, abi.SERVE, MODEL, RATE, sender=me)
+    assert models.serving(ctx, me, MODEL).since == ctx.height, "else it began anew"
 
 
 def test_too_few_servers_or_too_little_bond_and_work_counts_for_nobody(ctx):
     ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=PEOPLE[0].operator)
+    assert models.counts(ctx, MODEL), "announced, and not yet so"
+    turns(ctx, 2)
     assert not models.counts(ctx, MODEL)
     ctx.call(HANDLERS, abi.SERVE, MODEL, 5, sender=PEOPLE[0].operator)
     assert models.counts(ctx, MODEL)
@@ -171,9 +203,13 @@ def test_misses_are_not_shed_by_declaring_anew(ctx):
     models.note_dealt(ctx, me, MODEL)
     models.note_missed(ctx, me, MODEL)
     ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=me)
-    assert models.serving(ctx, me, MODEL) is None
     ctx.call(HANDLERS, abi.SERVE, MODEL, RATE, sender=me)
     assert models.serving(ctx, me, MODEL).missed == 1
+    ctx.call(HANDLERS, abi.STOP_SERVING, MODEL, sender=me)
+    turns(ctx, 2)
+    assert models.serving(ctx, me, MODEL) is None
+    ctx.call(HANDLERS, abi.SERVE, MODEL, RATE, sender=me)
+    assert models.serving(ctx, me, MODEL).scale_q16 == models.SCALE_ONE * 5 // 8, "halved, and an epoch regrown"
 
 
 def test_the_best_rate_of_eight_epochs_counts(ctx):

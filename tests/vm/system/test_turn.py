@@ -95,10 +95,13 @@ def test_finished_work_becomes_credit_and_the_epochs_counters_start_anew(ctx):
 
 
 def test_below_four_servers_credit_neither_grows_nor_decays(ctx):
+    ctx.call(models.HANDLERS, abi.STOP_SERVING, MODEL, sender=OPERATORS[3])
+    everyone_works(ctx)
+    end_of_epoch(ctx)
     everyone_works(ctx)
     end_of_epoch(ctx)
     before = ledger.standing(ctx, OPERATORS[0]).credit
-    ctx.call(models.HANDLERS, abi.STOP_SERVING, MODEL, sender=OPERATORS[3])
+    assert before > WORK // 10, "announced two epochs ahead, it counted until now"
     everyone_works(ctx)
     end_of_epoch(ctx)
     assert ledger.standing(ctx, OPERATORS[0]) == ledger.Standing(before, 0, 0)
