@@ -422,11 +422,12 @@ def _servers(ctx: SystemContext, call: Call, model_id: bytes) -> tuple[Any, ...]
 
 
 def _get_serving(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, ...]:
+    """What it serves, without what it has declared the end of."""
     ctx.charge(gas.VIEW_WORD * (1 + 4 * SERVED_MAX), "getServing")
     rows = []
     for model_id in served_by(ctx, operator):
         record = serving(ctx, operator, model_id)
-        if record is not None:
+        if record is not None and not record.until:
             rows.append((model_id, record.declared, record.best, record.scale_q16, record.dealt, record.missed))
     return (rows,)
 
