@@ -219,8 +219,8 @@ CREDITED = Words(MARKET, "credited")
 """Epoch + 1 in which work without a seed on a (model, prompt hash, kind) last earned credit."""
 EXPOSED = Words(MARKET, "exposed")
 """Sum of the G of the open tasks in which an operator executes or gave or owes a verdict, in wei."""
-TRAPLESS = Words(STAKING, "trapless")
-"""Answers of an operator since it last opened a trap, as far as that counts (with its record: it outlives tasks)."""
+TRAP_ANSWERS = Words(STAKING, "trap_answers")
+"""Answers of an operator that are left to set traps against (with its record: they outlive tasks)."""
 IN_FLIGHT = Words(MARKET, "in_flight")
 """Multiply-adds that an operator is to execute now."""
 

@@ -26,7 +26,7 @@ from vm.system.market_state import (
     SEAT_MISSED,
     SEAT_OPENED,
     TASKS,
-    TRAPLESS,
+    TRAP_ANSWERS,
     Seat,
     Task,
     put_seat,
@@ -36,16 +36,18 @@ from vm.system.market_state import (
 from vm.system.market_verdict import agree, outcome_of
 
 TRAP_EVERY = 16
-"""At most one of so many answers of an operator is a trap."""
+"""So many answers of an operator allow it a trap."""
+TRAP_ANSWERS_MAX = 4 * TRAP_EVERY
+"""Answers that count for later traps: more than one trap takes, or anybody could read that the next ones are none."""
 TRAP_AUDITS = 256
 """What a copied root costs, in audits of the task."""
 
 
 def note_answer(ctx: SystemContext, operator: bytes) -> None:
-    """An operator has answered: after so many without a trap it may open one."""
-    answers = TRAPLESS.get(ctx, operator)
-    if answers < TRAP_EVERY:
-        TRAPLESS.set(ctx, answers + 1, operator)
+    """An operator has answered: a part of a trap that it may open."""
+    answers = TRAP_ANSWERS.get(ctx, operator)
+    if answers < TRAP_ANSWERS_MAX:
+        TRAP_ANSWERS.set(ctx, answers + 1, operator)
 
 
 def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -> None:
@@ -55,10 +57,10 @@ def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -
     star = trap_root(item.salt, item.root)
     if task.executor_opened or execution_commitment(item.task, operator, star) != task.commitment:
         raise Refused("opens_nothing", "no commitment that is still closed opens to this trap")
-    answers = TRAPLESS.get(ctx, operator)
+    answers = TRAP_ANSWERS.get(ctx, operator)
     if answers < TRAP_EVERY:
-        raise Refused("trap_allowance", f"{answers} answers since the last trap; one of {TRAP_EVERY} may be one")
-    TRAPLESS.set(ctx, 0, operator)
+        raise Refused("trap_allowance", f"{answers} answers are left for traps; each takes {TRAP_EVERY}")
+    TRAP_ANSWERS.set(ctx, answers - TRAP_EVERY, operator)
     ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     task.commitment = execution_commitment(item.task, operator, item.root)
     task.executor_opened, task.root, task.revealer, task.opened = 1, item.root, operator, ctx.height

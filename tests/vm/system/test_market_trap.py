@@ -43,7 +43,7 @@ class Trapped(World):
         self.block()
         executor = self.task(task).slots[0]
         if entitled:
-            market_state.TRAPLESS.set(self.ctx, market_trap.TRAP_EVERY - 1, executor)
+            market_state.TRAP_ANSWERS.set(self.ctx, market_trap.TRAP_EVERY - 1, executor)
         self.block()
         root = self.root(task, TOKENS)
         commitment = execution_commitment(task, executor, trap_root(SALT, root))
@@ -116,7 +116,7 @@ def test_a_trap_that_catches_nobody_is_a_reveal_like_any_other(world):
     assert world.spring(executor, task, root) == []
     assert world.status(task) == Status.AGREED
     assert not world.events(abi.SLASHED)
-    assert market_state.TRAPLESS.get(world.ctx, executor) == 0
+    assert market_state.TRAP_ANSWERS.get(world.ctx, executor) == 0
 
 
 def test_when_all_copied_nobody_vouches_for_the_answer(world):
@@ -150,11 +150,13 @@ def test_one_answer_in_sixteen_may_be_a_trap(world):
         world.say(verifier, task, root)
     world.block()
     assert world.spring(executor, task, root) == ["trap_allowance"]
-    assert market_state.TRAPLESS.get(world.ctx, executor) == 1
-    for _ in range(40):
+    assert market_state.TRAP_ANSWERS.get(world.ctx, executor) == 1
+    for _ in range(80):
         market_trap.note_answer(world.ctx, executor)
-    assert market_state.TRAPLESS.get(world.ctx, executor) == market_trap.TRAP_EVERY
+    assert market_state.TRAP_ANSWERS.get(world.ctx, executor) == 4 * market_trap.TRAP_EVERY
     assert world.spring(executor, task, root) == []
+    left = market_state.TRAP_ANSWERS.get(world.ctx, executor)
+    assert left == 3 * market_trap.TRAP_EVERY, "nobody can read that the next ones are none"
     assert world.spring(executor, task, root) == ["stage"]
 
 
