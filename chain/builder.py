@@ -155,7 +155,8 @@ class _Filler:
         self.env = block_env(context, request.time_ms // 1000, payout, mix_hash, base_fee)
         self.executor = BlockExecutor(context.state, parent.header.state_root, self.env)
         prologue = prologue_of(context, request.beacon_proof)
-        self.executor.run_prologue(prologue)
+        with context.prologue_timer():
+            self.executor.run_prologue(prologue)
         self.included: list[Transaction | SystemTransaction] = [prologue]
         empty = _assemble(context, request, self.env, self.included, None)
         # The list of transactions grows to at most 2**24 bytes, so that its own length takes at most three more bytes.

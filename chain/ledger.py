@@ -8,6 +8,7 @@ Nothing is ever undone: a committed block is final. Knows no network, no clock a
 import threading
 from collections import ChainMap, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ from primitives.params import ChainParams
 from primitives.receipt import Log, Receipt, bloom_may_contain
 from primitives.validators import ValidatorSet
 from primitives.vote import CommitCertificate, SignContext
-from vm.executor import BlockEnv, Execution
+from vm.executor import BlockEnv, Execution, Timer
 from vm.state import StateReader
 from vm.system import views
 from vm.validity import next_base_fee
@@ -104,6 +105,8 @@ class Ledger:
         self.sign_context = SignContext(params.chain_id, genesis_hash)
         self.on_commit: list[Callable[[Committed], None]] = []
         """Called in order, in the thread that commits, after a block is on disk."""
+        self.prologue_timer: Timer = nullcontext
+        """Around each execution of a prologue, in the thread that builds or checks."""
         self._store = store
         self._head = head
         self._lock = threading.Lock()
@@ -390,6 +393,7 @@ class Ledger:
             state=self._store.state,
             parent_set=self.validator_set(head.number),
             sets=(self.validator_set(number), self.validator_set(after)),
+            prologue_timer=self.prologue_timer,
         )
 
     def _checked(self, block: Block) -> Execution:

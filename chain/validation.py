@@ -6,6 +6,7 @@ own prevote, never validity). From cheap to dear, so that a bad block costs litt
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from consensus.bft.certificate import InvalidCertificate
@@ -17,7 +18,7 @@ from primitives.params import ChainParams
 from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction, system_transaction
 from primitives.validators import ValidatorSet
 from primitives.vote import InvalidMessage, SignContext, decode_last_commit
-from vm.executor import BlockEnv, Execution, execute_block
+from vm.executor import BlockEnv, Execution, Timer, execute_block
 from vm.mpt import ordered_trie_root
 from vm.state import StateReader
 from vm.system import views
@@ -48,6 +49,8 @@ class Context:
     """Set of the parent's height, whose precommits decided it (of block 0: set(0))."""
     sets: tuple[ValidatorSet, ValidatorSet]
     """set(e) and set(e + 1) of the block's epoch e, as the parent state holds them."""
+    prologue_timer: Timer = nullcontext
+    """Around each execution of a prologue."""
 
     @property
     def number(self) -> int:
@@ -178,7 +181,9 @@ def check_execution(context: Context, block: Block) -> Execution:
     header = block.header
     env = block_env(context, header.timestamp, header.coinbase, header.mix_hash, header.base_fee_per_gas)
     try:
-        execution = execute_block(context.state, context.parent.header.state_root, env, block.transactions)
+        execution = execute_block(
+            context.state, context.parent.header.state_root, env, block.transactions, context.prologue_timer
+        )
     except InvalidTransaction as error:
         raise InvalidBlock("transactions", "transactions that may stand here", str(error)) from error
     _require("gas_used", execution.gas_used, header.gas_used)

@@ -54,7 +54,7 @@ def devnet(
     validators: Annotated[int, typer.Option(min=1, max=16, help="Validator processes.")] = 4,
     block_ms: Annotated[int, typer.Option(min=100, max=60_000, help="Milliseconds between blocks.")] = 1000,
     data_dir: Annotated[Path | None, typer.Option(help="Folder of the whole devnet (default: ./devnet).")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65_000, help="First JSON-RPC port; 0: free ones.")] = 8545,
+    port: Annotated[int, typer.Option(min=0, max=63_000, help="First JSON-RPC port; 0: free ones.")] = 8545,
     engine: Annotated[Engine, typer.Option(help="auto alternates torch and numpy.")] = Engine.AUTO,
     cheat: Annotated[str, typer.Option(help="KIND[:N]: validator N (1) cheats so; `list` names the kinds.")] = "",
     reset: Annotated[bool, typer.Option("--reset", help="Delete the folder's chain first.")] = False,

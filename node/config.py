@@ -39,6 +39,8 @@ class NodeConfig:
     """Origins that a browser page may call from."""
     rpc_vhosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Host names that requests may carry; `*` for any."""
+    metrics: str = ""
+    """Where Prometheus scrapes, host:port (port 0: any free one); empty: nowhere."""
     engine: str = "auto"
     """What runs the models: torch, numpy, auto (the faster one), ray (a Ray cluster), none (validate only)."""
     model_quota_mib: int = 102_400
@@ -75,6 +77,7 @@ DESCRIPTIONS = {
     "rpc_port": "port of JSON-RPC (0: any free one)",
     "rpc_cors": "origins that browser pages may call from",
     "rpc_vhosts": "host names that requests may carry",
+    "metrics": "host:port where Prometheus scrapes (port 0: any free one; empty: nowhere)",
     "engine": "what runs the models: auto, torch, numpy, ray or none",
     "model_quota_mib": "MiB that models may take in the data folder",
     "engine_threads": "CPU threads of the model's process",
@@ -246,8 +249,10 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: engine_threads must be between 1 and 1024, not {value}")
     if name == "engine_split" and not 1 <= value <= 64:
         raise Fatal(CONFIGURATION, f"{source}: engine_split must be between 1 and 64, not {value}")
-    if name == "ray_address" and value and not ADDRESS.fullmatch(value):
-        raise Fatal(CONFIGURATION, f"{source}: ray_address must be host:port, not {value!r}")
+    if name in ("ray_address", "metrics") and value and not ADDRESS.fullmatch(value):
+        raise Fatal(CONFIGURATION, f"{source}: {name} must be host:port, not {value!r}")
+    if name == "metrics" and value and int(value.rpartition(":")[2]) > 65_535:
+        raise Fatal(CONFIGURATION, f"{source}: the port of metrics must be between 0 and 65535, not {value!r}")
     if name == "ray_workers" and not 1 <= value <= 1024:
         raise Fatal(CONFIGURATION, f"{source}: ray_workers must be between 1 and 1024, not {value}")
     if name == "model_quota_mib" and not 0 <= value <= 1 << 30:

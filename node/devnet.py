@@ -29,8 +29,8 @@ from node.keys import PASSPHRASE_FILE, SCRYPT_N_DEVNET, write_private
 from primitives.address import checksum
 
 HOST = "127.0.0.1"
-P2P_PORT_OFFSET = 1000
-"""Node i listens for peers on BASE + 1000 + i and for JSON-RPC on BASE - i."""
+P2P_PORT_OFFSET, METRICS_PORT_OFFSET = 1000, 2000
+"""Node i listens for peers on BASE + 1000 + i, for JSON-RPC on BASE - i, and for Prometheus on BASE + 2000 + i."""
 POLL_SECONDS = 0.5
 FIRST_BLOCK_SECONDS = 120.0
 STOP_SECONDS = 10.0
@@ -64,6 +64,7 @@ class Member:
     folder: DataFolder
     rpc_port: int
     p2p_port: int
+    metrics_port: int
     engine: str
     cheat: str = ""
     process: "subprocess.Popen[bytes] | None" = None
@@ -72,6 +73,10 @@ class Member:
     @property
     def rpc(self) -> str:
         return f"http://{HOST}:{self.rpc_port}"
+
+    @property
+    def metrics(self) -> str:
+        return f"{HOST}:{self.metrics_port}"
 
     @property
     def ws(self) -> str:
@@ -151,12 +156,13 @@ def _prepare_root(root: Path, options: Options) -> dict[str, Any]:
 def _members(root: Path, options: Options) -> list[Member]:
     count = options.validators
     if options.port == 0:
-        ports = free_ports(2 * count)
-        rpc_ports, p2p_ports = ports[:count], ports[count:]
+        ports = free_ports(3 * count)
+        rpc_ports, p2p_ports, metrics_ports = ports[:count], ports[count : 2 * count], ports[2 * count :]
     else:
         rpc_ports = [options.port - index for index in range(count)]
         p2p_ports = [options.port + P2P_PORT_OFFSET + index for index in range(count)]
-        for port in (*rpc_ports, *p2p_ports):
+        metrics_ports = [options.port + METRICS_PORT_OFFSET + index for index in range(count)]
+        for port in (*rpc_ports, *p2p_ports, *metrics_ports):
             if not _is_free(port):
                 raise Fatal(PORT_IN_USE, f"port {port} is in use: another devnet? choose another --port (0: free ones)")
     engines = alternate_engines(options.engine, count)
@@ -164,7 +170,7 @@ def _members(root: Path, options: Options) -> list[Member]:
     return [
         Member(
             index, devnet_validator(index), DataFolder(root / f"node{index}"), rpc_ports[index], p2p_ports[index],
-            engines[index], cheats.get(index, ""),
+            metrics_ports[index], engines[index], cheats.get(index, ""),
         )
         for index in range(count)
     ]  # fmt: skip
@@ -213,8 +219,9 @@ def _write_config(member: Member, members: list[Member]) -> None:
     """Ports, peers and engine of this run, so that `labora run` brings a dead node back to the same place."""
     peers = tuple(f"{other.keys.node_public.hex()}@{HOST}:{other.p2p_port}" for other in members if other is not member)
     config = NodeConfig(
-        p2p_port=member.p2p_port, p2p_peers=peers, rpc_port=member.rpc_port, engine=member.engine, cheat=member.cheat
-    )
+        p2p_port=member.p2p_port, p2p_peers=peers, rpc_port=member.rpc_port, metrics=member.metrics,
+        engine=member.engine, cheat=member.cheat,
+    )  # fmt: skip
     member.folder.config.write_text(to_toml(config))
 
 
@@ -304,7 +311,8 @@ def _banner(members: list[Member], genesis: str, chain_id: int) -> None:
     rpc = "" if members[0].rpc_port == 8545 else f" --rpc {members[0].rpc}"
     print(
         f'\nTry\n\n  {as_typed("task", "post")} "The sea"{rpc}\n  {as_typed("validator", "status")}{rpc}\n'
-        f"  cast block latest --rpc-url {members[0].rpc}\n\nCtrl-C ends all of it.\n",
+        f"  cast block latest --rpc-url {members[0].rpc}\n"
+        f"  curl http://{members[0].metrics}/metrics\n\nCtrl-C ends all of it.\n",
         flush=True,
     )
 
@@ -323,6 +331,7 @@ def _write_json(path: Path, members: list[Member], genesis: str, chain_id: int) 
                 "pid": member.process.pid if member.process else None,
                 "dataDir": str(member.folder.root),
                 "rpc": member.rpc,
+                "metrics": f"http://{member.metrics}/metrics",
                 "engine": member.engine,
             }
             for member in members

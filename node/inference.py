@@ -6,7 +6,7 @@ still validates every block and says what it cannot serve. Replaying or syncing 
 """
 
 from collections import Counter, deque
-from collections.abc import Hashable, Set
+from collections.abc import Callable, Hashable, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -31,7 +31,8 @@ from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.reasons import Reason, reason_of
 from primitives.receipt import Log
-from primitives.task import Kind, WorkItem, vector_of, words_of
+from primitives.task import Kind, Status, WorkItem, vector_of, words_of
+from rpc.task_story import STATUS_OF
 from vm.system import abi, views
 from vm.system.market_views import Duty, open_tasks, task_view
 
@@ -63,11 +64,6 @@ class Figures:
     """Duties of this operator, by reason; so are the refused messages."""
     refused: Counter[str] = field(default_factory=Counter)
     slashed: Counter[str] = field(default_factory=Counter)
-
-    def answered(self, tokens: int, first_token_ms: int) -> None:
-        """An answer was made."""
-        self.generated_tokens += tokens
-        self.first_token_ms.append(first_token_ms)
 
 
 @dataclass(frozen=True)
@@ -101,6 +97,8 @@ class InferenceService:
         self._journal = Journal(journal_folder)
         self._models = models
         self._answers = answers
+        self.on_answer: list[Callable[[int, int, int], None]] = []
+        """Called with tokens, ms to the first of them, and ms of each answer that was made here."""
         self._operator: bytes | None = None
         self._duties: list[Duty] = []
         self._duties_head = -1
@@ -119,7 +117,7 @@ class InferenceService:
         """The next planning is done."""
         self._missing: set[bytes] = set()
         """Models of these that are not here; looked for after every commit."""
-        self._open_tasks: set[bytes] = set()
+        self._open_tasks: dict[bytes, Status] = {}
         self._settled_tasks = 0
         self._figures = Figures()
         self._wake_planner = trio.Event()
@@ -153,6 +151,20 @@ class InferenceService:
         if self._config.engine == "none" or model in self._missing:
             return ""
         return self._not_served.get(model, "")
+
+    @property
+    def operator(self) -> bytes | None:
+        """Whose messages this node sends; None before the first look at the state, and of a node that only follows."""
+        return self._operator
+
+    @property
+    def hot(self) -> bytes | None:
+        """The account that sends them; None of a node that only follows."""
+        return None if self._hot_key is None else address_of(self._hot_key)
+
+    def open_tasks(self) -> Counter[Status]:
+        """Open tasks of the chain, by status, of which there was an event since the start of the process."""
+        return Counter(self._open_tasks.values())
 
     def result(self, task: bytes, trace: bytes) -> Result | None:
         """What this node's work on a task gave, as executor or as verifier. trace: its key."""
@@ -243,11 +255,11 @@ class InferenceService:
     def _follow(self, entry: Log) -> None:
         """Count tasks for the status line, and note what was refused."""
         event = abi.EVENTS.get(entry.topics[0]) if entry.topics else None
-        if event is abi.TASK_POSTED:
-            self._open_tasks.add(entry.topics[1])
-        elif event is abi.TASK_SETTLED or event is abi.TASK_REFUNDED:
-            self._open_tasks.discard(entry.topics[1])
+        if event is abi.TASK_SETTLED or event is abi.TASK_REFUNDED:
+            self._open_tasks.pop(entry.topics[1], None)
             self._settled_tasks += event is abi.TASK_SETTLED
+        elif event is not None and event.name in STATUS_OF:
+            self._open_tasks[entry.topics[1]] = STATUS_OF[event.name]
         elif event is abi.WORK_REFUSED and self._is_mine(entry):
             values = event.decode(entry.topics, entry.data)
             self._refused.add((entry.topics[1], values["kind"]))
@@ -263,7 +275,6 @@ class InferenceService:
             self._figures.missed[code] += 1
             advice = reason_of(code).advice
             log.warning("duty missed", task=entry.topics[1], code=code, reason=values["text"], advice=advice)
-
         elif event is abi.SLASHED and self._operator is not None and entry.topics[1][12:] == self._operator:
             values = event.decode(entry.topics, entry.data)
             reason = Reason(values["reason"])
@@ -359,7 +370,7 @@ class InferenceService:
             answer = await worker.ask(request, deadline)
         else:
             answer = await self._generate(duty, worker, request, deadline)
-            self._figures.answered(len(answer["tokens"]), answer["first_token_ms"])
+            self._answered(len(answer["tokens"]), answer["first_token_ms"], answer["total_ms"])
         return Result(
             duty.task, duty.trace_key, answer["root"],
             tokens=words_of(answer["vector"]) if is_vector else tuple(answer["tokens"]),
@@ -374,9 +385,14 @@ class InferenceService:
             "top_k": duty.top_k, "seed": duty.seed, "trace_key": duty.trace_key,
         }  # fmt: skip
 
-    async def _generate(
-        self, duty: Duty, worker: Worker, request: dict[str, Any], deadline: float
-    ) -> dict[str, Any]:
+    def _answered(self, tokens: int, first_token_ms: int, total_ms: int) -> None:
+        """An answer was made."""
+        self._figures.generated_tokens += tokens
+        self._figures.first_token_ms.append(first_token_ms)
+        for told in self.on_answer:
+            told(tokens, first_token_ms, total_ms)
+
+    async def _generate(self, duty: Duty, worker: Worker, request: dict[str, Any], deadline: float) -> dict[str, Any]:
         """As `ask`, each token being shown to whoever watches the task."""
         assert self._operator is not None
         maker, answers = (duty.task, duty.trace_key, self._operator, duty.slot), self._answers

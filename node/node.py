@@ -41,6 +41,8 @@ from node.keys import NodeKeys, admin_secret, find_passphrase, has_validator_key
 from node.messages import Decoder
 from node.outbox import Outbox
 from node.replay import Recovered, recover
+from node.scrape import PATH as METRICS_PATH
+from node.scrape import serve as serve_metrics
 from node.signer import FileSigner, SignerError, SignerLocked, create_or_open
 from node.store import ModelStore
 from node.sync import Sync
@@ -151,7 +153,14 @@ class Node:
                 nursery.start_soon(disputes.run)
                 nursery.start_soon(answers.run)
                 nursery.start_soon(self._expire)
-                self._write_endpoints(rpc_port, p2p_port)
+                metrics = ""
+                if config.metrics:
+                    from node.metrics import Metrics
+
+                    rooms = (ledger, self.mempool, self.network, consensus, sync, inference, disputes)
+                    metrics = await nursery.start(serve_metrics, config.metrics, Metrics(version, *rooms).page)
+                    log.info("metrics", url=f"http://{metrics}{METRICS_PATH}")
+                self._write_endpoints(rpc_port, p2p_port, metrics)
                 log.info(
                     "node running", version=version, chain_id=ledger.params.chain_id, genesis=ledger.genesis_hash,
                     head=ledger.head.number, peer_id=self.network.id, p2p_port=p2p_port, rpc_port=rpc_port,
@@ -168,7 +177,7 @@ class Node:
             await trio.sleep(EXPIRY_SECONDS)
             self.mempool.expire(now_ms())
 
-    def _write_endpoints(self, rpc_port: int, p2p_port: int) -> None:
+    def _write_endpoints(self, rpc_port: int, p2p_port: int, metrics: str) -> None:
         """Where this node is to be found, for scripts; whole or not at all."""
         host = self.config.rpc_host
         endpoints = {
@@ -176,6 +185,7 @@ class Node:
             "rpc": f"http://{host}:{rpc_port}",
             "ws": f"ws://{host}:{rpc_port}",
             "p2p": f"{self.network.id}@{self.config.p2p_host}:{p2p_port}",
+            **({"metrics": f"http://{metrics}{METRICS_PATH}"} if metrics else {}),
         }
         part = self.folder.endpoints.with_suffix(".part")
         part.write_text(json.dumps(endpoints) + "\n")
@@ -242,9 +252,7 @@ def _open_signer(folder: DataFolder, ledger: Ledger, key: bytes, new_signer: boo
         raise Fatal(SIGNER, str(error)) from error
 
 
-def recover_log(
-    folder: Path, ledger: Ledger, signer: FileSigner | None
-) -> tuple[WriteAheadLog, Core, Recovered]:
+def recover_log(folder: Path, ledger: Ledger, signer: FileSigner | None) -> tuple[WriteAheadLog, Core, Recovered]:
     """The log, and a core that remembers what the log knows; a lost log costs the height at which the signer stands."""
     timing = timing_of(ledger.params)
     own_address = None if signer is None else signer.address

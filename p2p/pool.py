@@ -33,6 +33,7 @@ YIELD_S = 0.3  # the larger id lets the smaller dial first, whose connection wou
 STABLE_S = 10.0  # a connection that lasted this long starts the reconnection delay afresh
 INBOUND_MAX = 40
 OUTBOUND_MAX = 10
+PEERS_MAX = INBOUND_MAX + OUTBOUND_MAX
 PER_ADDRESS_MAX = 5
 HANDSHAKES_MAX = 40  # inbound ones in progress
 ACCEPTS_PER_S, ACCEPTS_BURST = 20, 60  # before any cryptography

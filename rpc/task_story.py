@@ -23,7 +23,7 @@ _BLOCK_OF = {
     "TaskSettled": "settledBlock",
     "TaskRefunded": "refundedBlock",
 }
-_STATUS_OF = {
+STATUS_OF = {
     "TaskPosted": Status.POSTED,
     "TaskDealt": Status.DEALT,
     "TaskAnswered": Status.ANSWERED,
@@ -104,8 +104,8 @@ def cwu_text(macs: int) -> str:
 def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int) -> None:
     if name in _BLOCK_OF:
         story[_BLOCK_OF[name]] = number
-    if name in _STATUS_OF:
-        story["status"] = _STATUS_OF[name].name.lower()
+    if name in STATUS_OF:
+        story["status"] = STATUS_OF[name].name.lower()
     match name:
         case "TaskPosted":
             story["kind"] = Kind(values["kind"]).name.lower()

@@ -4,7 +4,8 @@ Order (docs/formats.md): the EIP-2935 slot, the prologue, the transactions. Root
 Nothing is stored here: `Execution.nodes` is what the caller must write with the block.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from primitives.address import HISTORY_STORAGE
@@ -15,6 +16,9 @@ from vm.mpt import ordered_trie_root
 from vm.state import HISTORY_WINDOW, Overlay, missing_data_named, open_state, state_class
 from vm.transition import Outcome, apply_system_message, apply_transaction
 from vm.validity import BlockGasExhausted, check_account, check_static
+
+Timer = Callable[[], AbstractContextManager[object]]
+"""Around a piece of work, for who measures it: nothing here depends on it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def execute_block(
     parent_state_root: bytes,
     env: BlockEnv,
     transactions: Sequence[Transaction | SystemTransaction],
+    prologue_timer: Timer = nullcontext,
 ) -> Execution:
     """The whole block. Raises InvalidTransaction when one of them may not stand in it, or stands in the wrong place."""
     executor = BlockExecutor(db, parent_state_root, env)
@@ -56,7 +61,8 @@ def execute_block(
         if isinstance(transaction, SystemTransaction) != (index == 0):
             raise InvalidTransaction(f"transaction {index} is of type {transaction.type_id:#04x}; 0x7e is first, alone")
         if isinstance(transaction, SystemTransaction):
-            executor.run_prologue(transaction)
+            with prologue_timer():
+                executor.run_prologue(transaction)
         else:
             executor.apply(transaction)
     return executor.finish()

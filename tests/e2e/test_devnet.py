@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from devnet_process import Devnet, environment, start_devnet, wait_until
 from eth_account import Account
+from prometheus_client.parser import text_string_to_metric_families
 from web3 import AsyncWeb3, Web3, WebSocketProvider
 from web3.contract import Contract
 
@@ -106,6 +108,24 @@ def engines_of(devnet: Devnet, story: dict[str, Any]) -> set[str]:
     return {by_address[address] for address in (story["executor"], *story["verifiers"])}
 
 
+def check_metrics(devnet: Devnet) -> None:
+    """What all nodes together show Prometheus of the tasks that were done."""
+    shown: dict[str, float] = {}
+    for validator in devnet.info["validators"]:
+        with urllib.request.urlopen(validator["metrics"], timeout=20) as answer:
+            page = answer.read().decode()
+        for family in text_string_to_metric_families(page):
+            for sample in family.samples:
+                name = sample.name + "".join(f" {label}" for label in sample.labels.values())
+                shown[name] = shown.get(name, 0.0) + sample.value
+    assert shown["ethereum_peer_count"] >= 3 * 3 and shown["labora_work_power"] > 0
+    assert shown["labora_inference_generation_tokens_total"] > 12
+    assert shown["labora_inference_time_to_first_token_seconds_count"] > 0
+    assert shown["labora_inference_requests_total"] > shown["labora_inference_time_to_first_token_seconds_count"]
+    assert all(shown[f"labora_work_earned_wei_total {role}"] > 0 for role in ("execute", "check", "gas"))
+    assert sum(wei for name, wei in shown.items() if name.startswith("labora_work_slashed_wei_total")) == 0
+
+
 def test_a_users_first_hour(devnet: Devnet, tmp_path: Path) -> None:
     check_transactions(devnet)
     check_contract(devnet)
@@ -145,6 +165,7 @@ def test_a_users_first_hour(devnet: Devnet, tmp_path: Path) -> None:
         assert health is not None and health["evidence"] == 0, "nobody signed twice"
     check_receipts(devnet, tmp_path)
     check_operators(devnet)
+    check_metrics(devnet)
     assert "Traceback" not in devnet.logs()
 
 
