@@ -23,7 +23,7 @@ from itertools import pairwise
 
 from chain.kv import KV, Batch, KVCorrupt
 from primitives import rlp
-from primitives.address import COURIER, MARKET, MODELS, REFEREE, STAKING
+from primitives.address import COURIER, MARKET, MODELS, REFEREE, STAKING, TOLERANT
 from primitives.block import Block, MalformedBlock, decode_block
 from primitives.header import Header, Sidecar, decode_header, decode_sidecar
 from primitives.receipt import Log, Receipt, bloom_of
@@ -211,7 +211,7 @@ def block_batch(
     yield HEAD, number + block.hash
 
 
-_TASK_TOPIC = {MARKET: 1, MODELS: 1, COURIER: 1, REFEREE: 2, STAKING: 2}
+_TASK_TOPIC = {MARKET: 1, MODELS: 1, COURIER: 1, REFEREE: 2, STAKING: 2, TOLERANT: 1}
 """Which indexed topic of an account's logs is a task, or a model."""
 
 

@@ -150,6 +150,7 @@ struct Totals {
     uint256 macsPaid;
     uint256 macsCommissioned;
     uint256 macsCanary;
+    uint64 tolerant;
 }
 
 struct Member {
@@ -189,4 +190,42 @@ struct Dispute {
     uint32 challengerLeft;
     bool defenderSpoke;
     bool challengerSpoke;
+}
+
+struct TolerantOffer {
+    address operator;
+    string model;
+    uint256 weiPerPromptByte;
+    uint256 weiPerToken;
+    uint32 promptBytesMax;
+    uint32 tokensMax;
+    uint32 deadlineBlocks;
+    uint64 offeredBlock;
+}
+
+struct TolerantTask {
+    bytes32 task;
+    uint8 status;
+    address asker;
+    address executor;
+    bytes32 model;
+    bytes32 promptHash;
+    bytes32 outputHash;
+    bytes32 seed;
+    uint32 promptBytes;
+    uint32 maxTokens;
+    uint32 tokens;
+    uint256 weiPerPromptByte;
+    uint256 weiPerToken;
+    uint256 escrow;
+    uint64 askedBlock;
+    uint64 lastBlock;
+}
+
+struct TolerantRecord {
+    uint32 accepted;
+    uint32 unopposed;
+    uint32 refused;
+    uint32 unanswered;
+    uint256 paidWei;
 }

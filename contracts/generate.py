@@ -22,6 +22,7 @@ PURPOSE = {
     "Referee": "Disputes about answers, decided by recomputing one bounded operation.",
     "Beacon": "Randomness by height (the last 8,192 blocks).",
     "Courier": "Sender of callbacks: what waits. LaboraConsumer.sol receives them.",
+    "Tolerant": "Float models on any engine: offered, asked, answered, paid on acceptance or silence; never verified.",
 }
 
 

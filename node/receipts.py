@@ -24,7 +24,7 @@ TOO_MUCH = -32005
 VERSION = "labora-receipt-1"
 CLASSES = ("paid", "commissioned", "canary")
 LANES = ("exact", "tolerant")
-METHODS = ("none", "recomputed", "unsampled")
+METHODS = ("none", "recomputed", "unsampled", "accepted")
 OUTCOMES = ("unverified", "agreed", "upheld")
 
 Progress = Callable[[int, int], None]

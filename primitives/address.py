@@ -22,7 +22,8 @@ BEACON = _system(0x0A06)
 COURIER = _system(0x0A07)
 SECOND_REFEREE = _system(0x0A08)
 """The referee in Solidity: an ordinary contract, there from block 0."""
-SYSTEM_ACCOUNTS = (STAKING, MODELS, MARKET, LEDGER, REFEREE, BEACON, COURIER)
+TOLERANT = _system(0x0A09)
+SYSTEM_ACCOUNTS = (STAKING, MODELS, MARKET, LEDGER, REFEREE, BEACON, COURIER, TOLERANT)
 
 HISTORY_STORAGE = bytes.fromhex("0000f90827f1c53a10cb7a02335b175320002935")
 """EIP-2935: the contract that serves parent hashes from its storage."""

@@ -74,6 +74,8 @@ class ChainParams:
     silence_blocks: int = 60
     dispute_clock_blocks: int = 30
     deadline_default: int = 30
+    acceptance_window: int = 60
+    """Blocks in which the asker of the tolerant lane may refuse an answer; then its silence pays."""
     auditors: int = 2
     """k: verifiers drawn for a task."""
     sample_num: int = 1
@@ -167,6 +169,7 @@ class ChainParams:
             "verdict_window and reveal_window >= 8": self.verdict_window >= 8 and self.reveal_window >= 8,
             "maturity_blocks >= watch_blocks >= 4": self.maturity_blocks >= self.watch_blocks >= 4,
             "deadline_default >= 12": self.deadline_default >= 12,
+            "acceptance_window >= 8": self.acceptance_window >= 8,
             "unbonding_blocks > maturity + 2 silences + 2 dispute clocks + evidence_age_blocks": (
                 self.unbonding_blocks > self.maturity_blocks + longest_dispute + self.evidence_age_blocks
             ),

@@ -18,6 +18,8 @@ DEVICE_BYTES_MAX = 32
 STOP_IDS_MAX = 16
 """Token ids that end an answer, of one model: Models keeps them all in state."""
 TEMPERATURE_ONE_Q16 = 1 << 16
+TEXT_BYTES_MAX = 4_096
+"""Of one token of the tolerant lane, UTF-8."""
 
 
 class Status(IntEnum):
@@ -53,6 +55,10 @@ class Kind(IntEnum):
 
 class MalformedBatch(ValueError):
     """Bytes that are no work batch."""
+
+
+class MalformedTexts(ValueError):
+    """Bytes that are no answer of the tolerant lane."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,27 @@ def price_of(macs: int, wei_per_cwu: int) -> int:
 def task_id(chain_id: int, sequence: int) -> bytes:
     """keccak("task" | chain id u64 | sequence u64)."""
     return keccak(b"task" + chain_id.to_bytes(8, "big") + sequence.to_bytes(8, "big"))
+
+
+def tolerant_task_id(chain_id: int, sequence: int) -> bytes:
+    """keccak("tolerant" | chain id u64 | sequence u64): of a task of the tolerant lane."""
+    return keccak(b"tolerant" + chain_id.to_bytes(8, "big") + sequence.to_bytes(8, "big"))
+
+
+def encode_texts(tokens: Sequence[str]) -> bytes:
+    """Tokens of an answer of the tolerant lane, as their server names them: rlp of their UTF-8."""
+    return rlp.encode([token.encode() for token in tokens])
+
+
+def decode_texts(data: bytes) -> tuple[str, ...]:
+    """Inverse of encode_texts. Raises MalformedTexts; only the last token, which ends the answer, may be empty."""
+    try:
+        tokens = tuple(rlp.as_bytes(item, most=TEXT_BYTES_MAX).decode() for item in rlp.decode_list(data))
+    except ValueError as error:
+        raise MalformedTexts(f"malformed tokens: {error}") from error
+    if (empty := next((place for place, token in enumerate(tokens[:-1]) if not token), None)) is not None:
+        raise MalformedTexts(f"token {empty} is empty; only the last one may be")
+    return tokens
 
 
 def sampling_seed(mix: bytes, task: bytes) -> bytes:

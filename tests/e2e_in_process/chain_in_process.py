@@ -12,7 +12,7 @@ from inference.engine import Engine
 from inference.model import Model
 from inference.opening import program_root, shape_record
 from inference.reference import NumpyExecutor
-from primitives.address import COURIER, MARKET, REFEREE, SYSTEM_ACCOUNTS
+from primitives.address import COURIER, MARKET, REFEREE, SYSTEM_ACCOUNTS, TOLERANT
 from primitives.genesis import GenesisAccount, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.keys import address_of
@@ -35,7 +35,7 @@ from primitives.transaction import Transaction, sign_transaction, system_transac
 from vm.executor import BlockEnv, BlockExecutor, Execution
 from vm.genesis import build_state
 from vm.state import StateReader
-from vm.system import abi, courier, market_gas, market_state, views
+from vm.system import abi, courier, market_gas, market_state, tolerant_state, views
 from vm.system.market_views import Duty, TaskView
 from vm.system.prologue import prologue_data
 from vm.validity import next_base_fee
@@ -216,6 +216,7 @@ class Chain:
         owed = market_state.ESCROWED, market_state.FUND, market_state.AUDIT_RESERVE
         assert self.reader.balance(MARKET) == sum(scalar.get(ctx) for scalar in owed)
         assert self.reader.balance(COURIER) == courier.prepaid(ctx)
+        assert self.reader.balance(TOLERANT) == tolerant_state.ESCROWED.get(ctx)
 
     def transaction(
         self, key: bytes, nonce: int, gas: int, value: int, data: bytes, to: bytes = MARKET

@@ -1,4 +1,4 @@
-"""Every function, event and struct of the system accounts 0a01-0a07, written once, as Solidity writes them.
+"""Every function, event and struct of the system accounts 0a01-0a07 and 0a09, written once, as Solidity writes them.
 
 contracts/*.json and contracts/*.sol are generated from this file. Knows encoding (eth-abi) and nothing of rules. Logs
 are meant to tell a task's whole story alone: who asked, to whom which block dealt it, who did it in how many ms on
@@ -14,7 +14,7 @@ from typing import Any
 import eth_abi
 from eth_abi.exceptions import DecodingError
 
-from primitives.address import BEACON, COURIER, LEDGER, MARKET, MODELS, REFEREE, STAKING
+from primitives.address import BEACON, COURIER, LEDGER, MARKET, MODELS, REFEREE, STAKING, TOLERANT
 from primitives.hashing import keccak
 from vm.system.context import SystemContext
 
@@ -227,6 +227,7 @@ NAMES = {
     REFEREE: "Referee",
     BEACON: "Beacon",
     COURIER: "Courier",
+    TOLERANT: "Tolerant",
 }
 
 # -------------------------------------------------------------------------------- Staking
@@ -400,7 +401,7 @@ FUND_FILLED = _event(MARKET, "FundFilled(address indexed source, uint256 amount,
 TOTALS = _struct("""Totals {
     uint256 minted; uint256 burnedFees; uint256 burnedCallbacks; uint256 burnedExpiry; uint256 burnedSlashes;
     uint64 settled; uint64 unverified; uint64 canaries; uint64 refunded; uint256 macsPaid; uint256 macsCommissioned;
-    uint256 macsCanary; }""")
+    uint256 macsCanary; uint64 tolerant; }""")
 MEMBER = _struct("Member { address operator; uint256 power; uint256 target; uint256 credit; uint256 bond; }")
 
 GET_CREDIT = _function(LEDGER, "getCredit(address operator) view returns (uint256 macs)")
@@ -424,8 +425,9 @@ CLASS_PAID, CLASS_COMMISSIONED, CLASS_CANARY = 0, 1, 2
 """Receipt.class: who paid for the work."""
 LANE_EXACT, LANE_TOLERANT = 0, 1
 """Receipt.lane: an integer program, whose bits are the same everywhere; a float model, checked by margins at most."""
-VERIFIED_NONE, VERIFIED_AUDIT, VERIFIED_UNSAMPLED = 0, 1, 2
-"""Receipt.verification: nobody checked; recomputed bit for bit by the verifiers named; not sampled (p < 1)."""
+VERIFIED_NONE, VERIFIED_AUDIT, VERIFIED_UNSAMPLED, VERIFIED_ACCEPTED = 0, 1, 2, 3
+"""Receipt.verification: nobody checked; recomputed bit for bit by the verifiers named; not sampled (p < 1); of the
+tolerant lane: the payer accepted it, which vouches for nothing."""
 OUTCOME_UNVERIFIED, OUTCOME_AGREED, OUTCOME_UPHELD = 0, 1, 2
 """Receipt.outcome: nobody vouches; agreed; agreed after a contradiction that came to nothing."""
 EPOCH_TURNED = _event(LEDGER, """EpochTurned(uint64 indexed epoch, uint64 indexed fixes, bytes32 setHash,
@@ -512,3 +514,52 @@ CALLBACK = Function(
 )  # fmt: skip
 """The method of its poster that the Courier calls, once, at a task's end: 7 settled, 8 refunded, 10 unverified, 11
 refuted. (No method of the Courier's own.)"""
+
+# -------------------------------------------------------------------------------- Tolerant
+
+TOLERANT_OFFER = _struct("""TolerantOffer {
+    address operator; string model; uint256 weiPerPromptByte; uint256 weiPerToken; uint32 promptBytesMax;
+    uint32 tokensMax; uint32 deadlineBlocks; uint64 offeredBlock; }""")
+TOLERANT_TASK = _struct("""TolerantTask {
+    bytes32 task; uint8 status; address asker; address executor; bytes32 model; bytes32 promptHash;
+    bytes32 outputHash; bytes32 seed; uint32 promptBytes; uint32 maxTokens; uint32 tokens; uint256 weiPerPromptByte;
+    uint256 weiPerToken; uint256 escrow; uint64 askedBlock; uint64 lastBlock; }""")
+STATE_ASKED, STATE_ANSWERED, STATE_ACCEPTED = 1, 2, 3
+"""TolerantTask.status: the executor may answer through lastBlock; the asker may accept or refuse through lastBlock, and
+pays if it does neither; it has accepted, and the next prologue pays."""
+TOLERANT_RECORD = _struct("""TolerantRecord {
+    uint32 accepted; uint32 unopposed; uint32 refused; uint32 unanswered; uint256 paidWei; }""")
+"""How tasks of the tolerant lane ended: paid because the asker accepted, paid because it said nothing, not paid because
+it refused, not answered in time; and what was paid in all."""
+
+MAKE_OFFER = _function(TOLERANT, """offer(string model, uint256 weiPerPromptByte, uint256 weiPerToken,
+    uint32 promptBytesMax, uint32 tokensMax, uint32 deadlineBlocks)""")
+WITHDRAW_OFFER = _function(TOLERANT, "withdrawOffer()")
+ASK = _function(TOLERANT, """ask(address executor, bytes32 model, string prompt, uint32 maxTokens,
+    uint32 temperatureQ16, uint8 topK, bytes32 seed) payable returns (bytes32 task)""")
+ANSWER = _function(TOLERANT, "answer(bytes32 task, bytes tokens, uint32 queueMs, uint32 totalMs)")
+ACCEPT = _function(TOLERANT, "accept(bytes32 task)")
+REFUSE = _function(TOLERANT, "refuse(bytes32 task, string reason)")
+GET_OFFER = _function(TOLERANT, "getOffer(address operator) view returns (TolerantOffer offered)")
+OFFERS = _function(TOLERANT, "offers() view returns (TolerantOffer[] offered)")
+GET_TOLERANT_TASK = _function(TOLERANT, "getTask(bytes32 task) view returns (TolerantTask info)")
+OPEN_TOLERANT_TASKS = _function(TOLERANT, "openTasks(address operator) view returns (TolerantTask[] tasks)")
+RECORDS_OF = _function(TOLERANT, """recordsOf(address account) view
+    returns (TolerantRecord asExecutor, TolerantRecord asAsker)""")
+
+OFFERED = _event(TOLERANT, """Offered(address indexed operator, string model, uint256 weiPerPromptByte,
+    uint256 weiPerToken, uint32 promptBytesMax, uint32 tokensMax, uint32 deadlineBlocks)""")
+OFFER_WITHDRAWN = _event(TOLERANT, "OfferWithdrawn(address indexed operator)")
+TOLERANT_ASKED = _event(TOLERANT, """TolerantAsked(bytes32 indexed task, address indexed asker,
+    address indexed executor, string model, string prompt, uint32 maxTokens, uint32 temperatureQ16, uint8 topK,
+    bytes32 seed, uint256 weiPerPromptByte, uint256 weiPerToken, uint256 escrow, uint64 lastBlock)""")
+TOLERANT_ANSWERED = _event(TOLERANT, """TolerantAnswered(bytes32 indexed task, address indexed executor,
+    bytes tokens, uint256 fee, uint32 queueMs, uint32 totalMs, uint64 lastBlock)""")
+TOLERANT_ACCEPTED = _event(TOLERANT, "TolerantAccepted(bytes32 indexed task, address indexed asker)")
+TOLERANT_PAID = _event(TOLERANT, """TolerantPaid(bytes32 indexed task, address indexed executor,
+    bytes32 indexed receipt, bool accepted, address to, uint256 fee, uint256 executorWei, uint256 burnedWei,
+    uint256 refundedWei)""")
+TOLERANT_REFUSED = _event(TOLERANT, """TolerantRefused(bytes32 indexed task, address indexed executor,
+    address indexed asker, string reason, uint256 burnedWei, uint256 refundedWei)""")
+TOLERANT_UNANSWERED = _event(TOLERANT, """TolerantUnanswered(bytes32 indexed task, address indexed executor,
+    address indexed asker, uint256 refundedWei)""")

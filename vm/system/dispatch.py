@@ -1,4 +1,4 @@
-"""From a message to a rule and back: what happens when anything calls 0a01-0a07.
+"""From a message to a rule and back: what happens when anything calls 0a01-0a07 or 0a09.
 
 Owns selector dispatch, the rules on how a system account may be called, the gas of dispatch and the translation of our
 exceptions to the EVM's. Only VMErrors leave it, or our own bugs. No method runs code of another account (payments are
@@ -30,6 +30,7 @@ from vm.system import (
     referee,
     staking,
     terms,
+    tolerant,
 )
 from vm.system.context import Call, OutOfGas, Refused
 from vm.system.evm import EvmContext
@@ -41,7 +42,7 @@ Addresses arrive and leave as 20 bytes; eth-abi's text form is translated here.
 """
 
 ROOMS: tuple[ModuleType, ...] = (
-    staking, mishaps, models, terms, market, ledger, referee, beacon, courier, delegation,
+    staking, mishaps, models, terms, market, ledger, referee, beacon, courier, delegation, tolerant,
 )  # fmt: skip
 """Modules with HANDLERS: a mapping from abi.Function to Handler."""
 

@@ -54,3 +54,21 @@ a budget that nobody pays: an operator takes about 4 ms of a block once an epoch
 128 keep its place in the prologue of the smallest block."""
 TURN_STEPS = 4
 """Epoch turn: steps (one member in one height of the two schedules that give the audit delay) for one gas."""
+
+# The tolerant lane
+
+OFFER = 16 * READ + 6 * WRITE + LOG
+"""Made or withdrawn."""
+TOLERANT_LOOK = 4 * READ + 3 * WRITE
+"""An entry of its queue that turns out stale."""
+TOLERANT_END = (36 + RECEIPT_LEVELS) * READ + 30 * WRITE + 2 * LOG
+"""The most that the prologue does about one task: its receipt, its payment, two records, nothing of it left."""
+ASK = 30 * READ + 20 * WRITE + LOG + TOLERANT_END + 2 * TOLERANT_LOOK
+"""With what a task causes in later prologues, but that it is forgotten."""
+ASK_BYTE = 4
+"""On top of ASK: a byte of the prompt (hashed once, logged once)."""
+TOLERANT_ANSWER = 18 * READ + 10 * WRITE + LOG
+ANSWER_BYTE = 12
+"""On top of TOLERANT_ANSWER: a byte of the answer (decoded, hashed, logged)."""
+ACCEPT = 14 * READ + 8 * WRITE + LOG
+REFUSE = 24 * READ + 20 * WRITE + LOG

@@ -58,6 +58,8 @@ class Totals:
     macs_paid: int = uint(128)
     macs_commissioned: int = uint(128)
     macs_canary: int = uint(128)
+    tolerant: int = uint(64)
+    """Receipts of the tolerant lane, which count nowhere else."""
 
     @property
     def burned(self) -> int:
@@ -218,6 +220,8 @@ def record_receipt(ctx: SystemContext, receipt: ComputeReceipt) -> bytes:
     macs = receipt.prefill_macs + receipt.decode_macs
     totals = get_totals(ctx)
     match receipt.kind_of_payer:
+        case _ if receipt.lane == abi.LANE_TOLERANT:
+            totals.tolerant += 1
         case abi.CLASS_PAID:
             totals.macs_paid += macs
         case abi.CLASS_COMMISSIONED:
@@ -225,10 +229,9 @@ def record_receipt(ctx: SystemContext, receipt: ComputeReceipt) -> bytes:
         case abi.CLASS_CANARY:
             totals.macs_canary += macs
             totals.canaries += 1
-    if receipt.verification == abi.VERIFIED_NONE:
-        totals.unverified += 1
-    else:
-        totals.settled += 1
+    if receipt.lane == abi.LANE_EXACT:
+        totals.unverified += receipt.verification == abi.VERIFIED_NONE
+        totals.settled += receipt.verification != abi.VERIFIED_NONE
     _TOTALS.put(ctx, totals)
     task, executor, *rest = receipt.values
     abi.emit(ctx, abi.RECEIPT, identity, task, executor, *rest)

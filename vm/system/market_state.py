@@ -373,6 +373,11 @@ def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, recei
         SEATS.delete(ctx, task_id, bytes([index]))
     TASKS.delete(ctx, task_id)
     FINISHED.put(ctx, Finished(status, ctx.height, receipt), task_id)
+    forget_later(ctx, task_id)
+
+
+def forget_later(ctx: SystemContext, task_id: bytes) -> None:
+    """Have the prologue forget, some whole epochs from now, what is left of a task that ends."""
     kept_through = ctx.params.epoch(ctx.height) + ctx.params.receipts_kept_epochs
     FORGET.push(ctx, ctx.params.first_height(kept_through + 1), task_id)
 

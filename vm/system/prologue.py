@@ -1,15 +1,15 @@
 """The system prologue: what a block does before its transactions, in one fixed order (docs/formats.md).
 
 (0) the mix and the base price, (1) windows and deadlines that ended, then the Referee's clocks, (2) audit draws, (3)
-settlements, (4) deals, (5) canaries, and what is old enough is forgotten, (6) in an epoch's last block the epoch turn.
-The steps are the Market's and the Referee's; this file owns their order, the gas kept back for the turn, and that
-nothing in them can undo steps 0 and 6.
+settlements, callbacks and ends of the tolerant lane, (4) deals, (5) canaries, and what is old enough is forgotten, (6)
+in an epoch's last block the epoch turn. The steps are the Market's, the Referee's and Tolerant's; this file owns their
+order, the gas kept back for the turn, and that nothing in them can undo steps 0 and 6.
 """
 
 from collections.abc import Callable
 
 from primitives.hashing import ZERO_HASH
-from vm.system import abi, beacon, gas, ledger, market, referee, turn
+from vm.system import abi, beacon, gas, ledger, market, referee, tolerant, turn
 from vm.system.context import Call, OutOfGas, Refused, SystemContext
 
 Step = Callable[[SystemContext], bool]
@@ -17,7 +17,9 @@ Step = Callable[[SystemContext], bool]
 least the item's fixed maximum (the reserve for the turn is already out of it). False: stopped for want of gas, so the
 steps after it wait for the next block too."""
 
-STEPS: tuple[tuple[str, Step], ...] = (market.STEPS[0], referee.STEP, *market.STEPS[1:])
+STEPS: tuple[tuple[str, Step], ...] = (
+    market.STEPS[0], referee.STEP, *market.STEPS[1:4], tolerant.STEP, *market.STEPS[4:],
+)  # fmt: skip
 
 
 def run(ctx: SystemContext, parent_hash: bytes, beacon_proof: bytes) -> None:

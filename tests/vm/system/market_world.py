@@ -7,7 +7,7 @@ from memory_context import MemoryContext
 from consensus.work.fees import Terms, escrow_of
 from inference.opening import shape_record
 from inference.program import Shape, cost
-from primitives.address import COURIER, LEDGER, MARKET, REFEREE, STAKING
+from primitives.address import COURIER, LEDGER, MARKET, REFEREE, STAKING, TOLERANT
 from primitives.genesis import GenesisBatch, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
@@ -25,7 +25,7 @@ from primitives.task import (
     result_length,
     verdict_commitment,
 )
-from vm.system import abi, courier, ledger, market, market_gas, market_state, models, prologue, staking
+from vm.system import abi, courier, ledger, market, market_gas, market_state, models, prologue, staking, tolerant_state
 from vm.system.context import Refused
 from vm.system.genesis import genesis_balances, genesis_storage
 from vm.system.market_views import Duty, TaskView, open_tasks, task_view
@@ -159,6 +159,7 @@ class World:
         assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
         assert self.ctx.balance(LEDGER) == 0
         assert self.ctx.balance(COURIER) == courier.prepaid(self.ctx)
+        assert self.ctx.balance(TOLERANT) == tolerant_state.ESCROWED.get(self.ctx)
 
     def escrow(
         self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,
