@@ -1,14 +1,14 @@
 """Fills a block within a budget of gas, bytes and time. Everything here is the proposer's policy, nothing is validity.
 
-Order: the prologue, then work batches of operators (one an operator, at most half of the gas), then messages of
-disputes from anyone (an eighth of the gas, at least one message; what a drawn verifier has to challenge first, then the
-oldest dispute), then users' transactions by
-effective tip and nonce. In round r users have 1/2**r of the gas and of the bytes, none from round 3 on: a block that
-was too slow for one round is smaller in the next. Work batches and dispute messages, up to 64 KiB of each, stay in
-every round.
+Order: the prologue, then work batches of operators (one an operator, at most half of the gas: each member of the set
+has an equal share of it, and what is left of the shares goes to what is due first), then messages of disputes from
+anyone (an eighth of the gas, at least one message; what a drawn verifier has to challenge first, then the oldest
+dispute, in it who is to move before who stands in), then users' transactions by effective tip and nonce. In round r
+users have 1/2**r of the gas and of the bytes, none from round 3 on: a block that was too slow for one round is smaller
+in the next. Work batches and dispute messages, up to 64 KiB of each, stay in every round.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import Protocol
@@ -21,6 +21,15 @@ from primitives.hashing import ZERO_HASH, keccak
 from primitives.header import Header, Sidecar
 from primitives.params import DISPUTE_MESSAGE_GAS, ChainParams
 from primitives.receipt import BLOOM_BYTES
+from primitives.task import (
+    MalformedBatch,
+    MalformedItem,
+    Reveal,
+    Submission,
+    TrapOpening,
+    Verdict,
+    decode_batch,
+)
 from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction
 from vm.executor import BlockEnv, BlockExecutor, Execution
 from vm.system import abi, views
@@ -37,6 +46,8 @@ OPENING_GAS_MAX = 2 * DISPUTE_MESSAGE_GAS
 DUE_CHALLENGE, NEW_DISPUTE = -1, 2**64
 """Where a challenge stands among dispute messages: a drawn verifier's before all, for its window is short, no full lane
 stops it, and who misses it pays; anybody else's after those of disputes that run."""
+NOT_DUE = 2**64
+"""Where a batch stands, among those that are larger than their operator's share, that carries what is not owed."""
 ROUND_WITHOUT_USERS = 3
 WORD_BYTES = 32
 LENGTH_BYTES_MAX = 5
@@ -166,18 +177,30 @@ class _Filler:
         """First in line of each operator's hot account, when it is a work batch; those that were included."""
         params, reader = self.context.params, self.context.reader
         gas_left, bytes_left = params.block_gas_limit // WORK_GAS_DIVISOR, min(WORK_BYTES_MAX, self.bytes_left)
+        members = {member.operator for member in self.context.sets[0].validators}
+        gas_share, bytes_share = gas_left // len(members), bytes_left // len(members)
         firsts = {sender: queue[:1] for sender, queue in waiting.items() if queue and is_work_batch(queue[0])}
         batches = ByTipAndNonce(firsts, self.env.base_fee_per_gas)
-        included = []
-        while (transaction := batches.peek()) is not None and not self.request.should_stop():
+        within: list[Transaction] = []
+        beyond: list[tuple[int, int, Transaction]] = []
+        while (transaction := batches.peek()) is not None:
             batches.advance()
-            size = len(transaction.raw) + LENGTH_BYTES_MAX
-            if transaction.gas > gas_left or size > bytes_left:
+            operator = views.operator_by_hot(reader, transaction.sender)
+            if operator is None:
                 continue
-            if views.operator_by_hot(reader, transaction.sender) is None or not self._apply(transaction):
+            if operator in members and transaction.gas <= gas_share and _size(transaction) <= bytes_share:
+                within.append(transaction)
+            else:
+                due = due_block(reader, params, self.context.number, operator, transaction)
+                beyond.append((due, len(beyond), transaction))
+        included = []
+        for transaction in (*within, *(transaction for _, _, transaction in sorted(beyond, key=lambda one: one[:2]))):
+            if self.request.should_stop():
+                break
+            if transaction.gas > gas_left or _size(transaction) > bytes_left or not self._apply(transaction):
                 continue
             gas_left -= self.executor.receipts[-1].gas_used
-            bytes_left -= size
+            bytes_left -= _size(transaction)
             included.append(transaction)
         return included
 
@@ -185,30 +208,30 @@ class _Filler:
         """First in line of anyone, when it is a move that its dispute waits for, the oldest dispute's first, or a new
         challenge; those that were included."""
         params = self.context.params
-        gas_left = max(params.dispute_lane_gas, DISPUTE_MESSAGE_GAS)
+        gas_left = failures_left = lane = max(params.dispute_lane_gas, DISPUTE_MESSAGE_GAS)
         bytes_left = min(DISPUTE_BYTES_MAX, self.bytes_left)
         firsts = [queue[0] for queue in waiting.values() if queue and queue[0].to == REFEREE]
-        where = self.context.reader, params, self.context.number
-        found = [(number, each) for each in firsts if (number := place_in_lane(*where, each)) is not None]
         base_fee = self.env.base_fee_per_gas
-        found.sort(key=lambda item: (item[0], -item[1].effective_tip(base_fee), item[1].hash))
         included: list[Transaction] = []
         moved: set[int] = set()
-        for number, transaction in found:
-            if self.request.should_stop():
+        for number, transaction in in_lane(self.context.reader, params, self.context.number, firsts, base_fee):
+            if self.request.should_stop() or failures_left < 0:
                 break
-            size = len(transaction.raw) + LENGTH_BYTES_MAX
             opens = transaction.data[:4] == abi.OPEN.selector
-            room = max(gas_left, OPENING_GAS_MAX) if opens and not included else gas_left
-            if transaction.gas > room or size > bytes_left or number in moved:
+            room = max(gas_left, OPENING_GAS_MAX) if opens and gas_left == lane else gas_left
+            if transaction.gas > room or _size(transaction) > bytes_left or number in moved:
                 continue
             if transaction.effective_tip(base_fee) < 0 or not self._apply(transaction):
                 continue
             receipt = self.executor.receipts[-1]
-            gas_left -= receipt.gas_used
-            bytes_left -= size
+            bytes_left -= _size(transaction)
             included.append(transaction)
-            if receipt.status and number not in (DUE_CHALLENGE, NEW_DISPUTE):
+            if not receipt.status:
+                # What is refused takes nothing from those whose turn it is, up to as much gas again as they have.
+                failures_left -= receipt.gas_used
+                continue
+            gas_left -= receipt.gas_used
+            if number not in (DUE_CHALLENGE, NEW_DISPUTE):
                 moved.add(number)
         return included
 
@@ -227,13 +250,12 @@ class _Filler:
             while (transaction := candidates.peek()) is not None:
                 if self.request.should_stop():
                     return None
-                size = len(transaction.raw) + LENGTH_BYTES_MAX
-                if transaction.gas > gas_left or size > bytes_left or not self._apply(transaction):
+                if transaction.gas > gas_left or _size(transaction) > bytes_left or not self._apply(transaction):
                     candidates.skip_sender()
                     continue
                 gas_used = self.executor.receipts[-1].gas_used
                 gas_left -= gas_used
-                bytes_left -= size
+                bytes_left -= _size(transaction)
                 candidates.advance()
                 if gas_used > params.block_gas_limit // SLOW_GAS_DIVISOR and self.request.should_stop():
                     return transaction
@@ -256,8 +278,13 @@ class _Filler:
             self.source.drop(transaction.hash, str(error))
             return False
         self.included.append(transaction)
-        self.bytes_left -= len(transaction.raw) + LENGTH_BYTES_MAX
+        self.bytes_left -= _size(transaction)
         return True
+
+
+def _size(transaction: Transaction) -> int:
+    """Bytes that it takes in a block's body, at most."""
+    return len(transaction.raw) + LENGTH_BYTES_MAX
 
 
 def is_work_batch(transaction: Transaction) -> bool:
@@ -301,6 +328,59 @@ def _assemble(
         base_fee_per_gas=env.base_fee_per_gas,
     )
     return Block(header, sidecar, tuple(transactions), request.last_commit)
+
+
+def due_block(
+    reader: views.Reader, params: ChainParams, height: int, operator: bytes, transaction: Transaction
+) -> int:
+    """The last block for what a work batch owes first. NOT_DUE when something in it is not owed in block `height`, or
+    twice in it: what is certain to be refused has no claim on what others leave."""
+    try:
+        (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
+        items = decode_batch(batch)
+    except (abi.AbiError, MalformedBatch):
+        return NOT_DUE
+    duties = views.open_tasks(reader, operator, params, height)
+    owed = {(duty.task, duty.role): duty.last_block for duty in duties if duty.first_block <= height}
+    carried = [(item.task, _ROLES[type(item)]) for item in items if not isinstance(item, MalformedItem)]
+    if len(set(carried)) < len(items) or not owed.keys() >= set(carried):
+        return NOT_DUE
+    return min(owed[each] for each in carried)
+
+
+_ROLES = {
+    Submission: abi.ROLE_EXECUTE,
+    Verdict: abi.ROLE_AUDIT,
+    Reveal: abi.ROLE_REVEAL,
+    TrapOpening: abi.ROLE_REVEAL,
+}
+
+
+def in_lane(
+    reader: views.Reader, params: ChainParams, height: int, transactions: Iterable[Transaction], base_fee: int
+) -> list[tuple[int, Transaction]]:
+    """Messages that have a place in the lane of disputes, with their dispute (or DUE_CHALLENGE, NEW_DISPUTE), in order:
+    by place, in a dispute who is to answer before drawn verifiers and these before strangers, then by tip."""
+    found = []
+    for transaction in transactions:
+        number = place_in_lane(reader, params, height, transaction)
+        if number is not None:
+            distance = _distance(reader, params, height, number, transaction)
+            found.append((number, distance, -transaction.effective_tip(base_fee), transaction.hash, transaction))
+    return [(number, transaction) for number, *_, transaction in sorted(found, key=lambda one: one[:4])]
+
+
+def _distance(reader: views.Reader, params: ChainParams, height: int, number: int, transaction: Transaction) -> int:
+    """Of the sender from who is to move: 0 it itself, 1 a verifier that was drawn, 2 anybody else."""
+    if number in (DUE_CHALLENGE, NEW_DISPUTE):
+        return 0
+    view = views.dispute(reader, number, params, height)
+    assert view is not None
+    operator = views.operator_by_hot(reader, transaction.sender)
+    if view.turn == abi.TURN_CHALLENGER or operator == view.accused:
+        return 0
+    task = views.task(reader, view.task)
+    return 1 if task is not None and operator in task.verifiers else 2
 
 
 def place_in_lane(reader: views.Reader, params: ChainParams, height: int, transaction: Transaction) -> int | None:

@@ -19,6 +19,9 @@ from vm.validity import check_account, check_static
 
 STALE_MAX = 1_024
 """Entries of transactions that have left, kept in the heap of prices before it is made anew."""
+PROTECTED_MAX = 8
+"""Work batches of one operator, from its account's nonce on, that a full pool takes and keeps: a node has a few on
+their way; without a bound one hot account could fill the pool for good."""
 SLOT_BYTES = 32 * 1024
 """Pool capacity is counted in slots; a transaction of 128 KiB takes four."""
 
@@ -112,7 +115,7 @@ class Mempool:
             self._refresh(sender)
             account = self._accounts.get(sender) or _Account(self._ledger.reader().nonce(sender))
             self._check_account(transaction, account)
-            protected = self._is_operators_work(transaction)
+            protected = self._is_operators_work(transaction, account)
             replaced = account.transactions.get(transaction.nonce)
             if replaced is None:
                 self._make_room(transaction, account, protected)
@@ -260,7 +263,7 @@ class Mempool:
                 raise Underpriced("replacement transaction underpriced")
 
     def _make_room(self, transaction: Transaction, account: _Account, protected: bool) -> None:
-        """Refuse it, or push out what is cheaper until it fits. An operator's work batch always fits."""
+        """Refuse it, or push out what is cheaper until it fits. An operator's next work batches always fit."""
         caps = self.caps
         gapped = transaction.nonce > account.nonce + account.pending
         if gapped and len(account.transactions) - account.pending >= caps.account_queue:
@@ -301,9 +304,9 @@ class Mempool:
             oldest = min(waiting, key=lambda account: account.seen_ms)
             self._forget(oldest.queued()[-1], "the queue is full and its sender has been silent the longest")
 
-    def _is_operators_work(self, transaction: Transaction) -> bool:
-        """Work batches must reach blocks and are bounded by the number of operators: they are not pushed out."""
-        if not is_work_batch(transaction):
+    def _is_operators_work(self, transaction: Transaction, account: _Account) -> bool:
+        """The next few work batches of an operator must reach blocks: they are not pushed out."""
+        if not is_work_batch(transaction) or transaction.nonce >= account.nonce + PROTECTED_MAX:
             return False
         return views.operator_by_hot(self._ledger.reader(), transaction.sender) is not None
 

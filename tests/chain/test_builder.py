@@ -84,6 +84,24 @@ def test_work_takes_at_most_half_of_the_gas(new_devnet):
     )
 
 
+@pytest.mark.parametrize(
+    "hog",
+    [{"size": 62_000, "gas": 3_000_000}, {"size": 10, "gas": 2_999_999}, {"size": 17_000, "gas": 800_000}],
+    ids=["all the bytes", "all the gas", "a little more than a share"],
+)
+@pytest.mark.parametrize("hogs", [1, 3])
+def test_nobody_hogs_the_lane_of_work(devnet, hog, hogs):
+    """Junk at any tip, as much as the lane holds: the others have their shares of it, in every round."""
+    for index in range(4):
+        key = devnet_validator(index).hot
+        made = work_batch(key, tip=GWEI, **hog) if index < hogs else work_batch(key, 1_000, tip=1)
+        devnet.mempool.add(made.raw, 0)
+    block = devnet.ledger.build(devnet.request(round_=3), devnet.mempool)
+    honest = {devnet_validator(index).hot_address for index in range(hogs, 4)}
+    assert honest <= {sender for sender, _ in users(block)}
+    assert [sender in honest for sender, _ in users(block)][: len(honest)] == [True] * len(honest)
+
+
 @pytest.mark.parametrize(("round_", "limit"), [(0, LIMIT), (1, LIMIT // 2), (2, LIMIT // 4), (3, 0), (9, 0)])
 def test_users_gas_is_halved_by_every_round_and_gone_in_the_fourth(burner, round_, limit):
     devnet, contract = burner

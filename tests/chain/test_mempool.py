@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from chain.mempool import AlreadyKnown, Caps, Mempool, MempoolFull, Underpriced
+from chain.mempool import PROTECTED_MAX, AlreadyKnown, Caps, Mempool, MempoolFull, Underpriced
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS, devnet_validator
 from primitives.address import MARKET
+from primitives.keys import address_of
 from primitives.transaction import InvalidTransaction, sign_transaction
 from vm.system import abi
 
@@ -205,6 +206,19 @@ def test_an_operators_work_gets_into_a_full_pool_and_is_not_pushed_out(devnet):
     work = devnet.mempool.add(work_batch(devnet, devnet_validator(0).hot).raw, 0)
     devnet.send(3, tip=1_000)
     assert work.hash in devnet.mempool
+
+
+def test_an_operator_cannot_fill_the_pool_with_work_that_stays(devnet):
+    """Work that is not pushed out is bounded an operator; what is beyond it pays as anybody's does."""
+    devnet = small(devnet, global_slots=12, global_queue=0, account_slots=0)
+    hot = devnet_validator(0).hot
+    for nonce in range(12):
+        devnet.mempool.add(work_batch(devnet, hot, nonce=nonce).raw, 0)
+    for account in range(4):
+        devnet.send(account, tip=1_000)
+    kept = [each.nonce for each in devnet.mempool.executable()[address_of(hot)]]
+    assert kept == list(range(PROTECTED_MAX))
+    assert len(devnet.mempool) == 12
 
 
 def test_subscribers_hear_of_what_was_accepted_only(devnet):
