@@ -49,8 +49,13 @@ class Completion:
 
     @property
     def text(self) -> str:
-        """What the tokens say; the end says nothing."""
-        return "".join(token for token in self.tokens if token not in END_TOKENS)
+        """What the tokens say."""
+        return text_of(self.tokens)
+
+
+def text_of(tokens: Sequence[str]) -> str:
+    """What tokens say, one after the other; the end says nothing."""
+    return "".join(token for token in tokens if token not in END_TOKENS)
 
 
 def noise(seed: bytes, position: int, token: str) -> float:

@@ -162,3 +162,7 @@ def _print_story(story: Any, as_json: bool) -> None:
     print(f"status {story.status.name.lower()}")
     if story.receipt is not None:
         print(f"receipt {story.receipt}")
+    if story.is_tolerant:
+        from node.tolerant import MARK
+
+        print(MARK)

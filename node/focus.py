@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from node.client import to_hex
-from node.receipts import CLASSES, METHODS, OUTCOMES, Account
+from node.receipts import CLASSES, LANES, METHODS, OUTCOMES, Account
 from primitives.params import COIN, CWU
 from primitives.task import Kind
 
@@ -27,7 +27,7 @@ COLUMNS = (
     "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName", "RegionId", "RegionName", "ResourceId",
     "ResourceName", "ResourceType", "ServiceCategory", "ServiceName", "ServiceSubcategory", "SkuId", "SkuPriceId",
     "SubAccountId", "SubAccountName", "Tags",
-    "x_Task", "x_Block", "x_Class", "x_Model", "x_Executor", "x_Verifiers", "x_VerificationMethod",
+    "x_Task", "x_Block", "x_Class", "x_Lane", "x_Model", "x_Executor", "x_Verifiers", "x_VerificationMethod",
     "x_VerificationOutcome", "x_PromptTokens", "x_OutputTokens", "x_PrefillCwu", "x_DecodeCwu", "x_PrefillBytes",
     "x_DecodeBytes", "x_FeeWei", "x_SelfReportedTotalMs", "x_SelfReportedDevice",
 )  # fmt: skip
@@ -47,7 +47,7 @@ def write(accounts: Iterable[tuple[Account, int]], chain: str, file: TextIO) -> 
 def row(account: Account, timestamp: int, chain: str) -> dict[str, str]:
     """One receipt. Billed and effective is everything that left the payer's escrow for the work (execution, checks,
     tips, the gas of messages; of commissioned work: the fund's); list and contracted cost is the execution fee at the
-    price of its post."""
+    price of its post. Work of the tolerant lane has no CWU: it is consumed in tokens and priced as one task."""
     r = account.receipt
     paid = account.paid_wei
     prefill, decode = r["prefillMacs"], r["decodeMacs"]
@@ -60,7 +60,8 @@ def row(account: Account, timestamp: int, chain: str) -> dict[str, str]:
         "BilledCost": _coins(paid), "BillingAccountId": r["payer"], "BillingAccountName": r["payer"],
         "BillingCurrency": CURRENCY, "BillingPeriodStart": _iso(month), "BillingPeriodEnd": _iso(next_month),
         "ChargeCategory": "Usage", "ChargeClass": "",
-        "ChargeDescription": f"{kind.name.lower()}: {r['promptTokens']} tokens in, {r['outputTokens']} out",
+        "ChargeDescription": f"{kind.name.lower()}: {r['promptTokens']} {'bytes' if account.is_tolerant else 'tokens'} "
+                             f"in, {r['outputTokens']} {'tokens ' if account.is_tolerant else ''}out",
         "ChargeFrequency": "Usage-Based", "ChargePeriodStart": _iso(when),
         "ChargePeriodEnd": _iso(datetime.fromtimestamp(timestamp + 1, UTC)),
         "ConsumedQuantity": quantity, "ConsumedUnit": "CWU", "ContractedCost": fee, "ContractedUnitPrice": price,
@@ -68,10 +69,12 @@ def row(account: Account, timestamp: int, chain: str) -> dict[str, str]:
         "ListCost": fee, "ListUnitPrice": price, "PricingCategory": "Dynamic", "PricingQuantity": quantity,
         "PricingUnit": "CWU", "ProviderName": PROVIDER, "PublisherName": PROVIDER, "RegionId": chain,
         "RegionName": chain, "ResourceId": to_hex(r["task"]), "ResourceName": "", "ResourceType": "Inference task",
-        "ServiceCategory": CATEGORY, "ServiceName": "Exact inference", "ServiceSubcategory": SUBCATEGORY[kind],
+        "ServiceCategory": CATEGORY, "ServiceName": f"{LANES[r['lane']].capitalize()} inference",
+        "ServiceSubcategory": SUBCATEGORY[kind],
         "SkuId": to_hex(r["model"]), "SkuPriceId": f"{to_hex(r['model'])}/{kind.name.lower()}", "SubAccountId": "",
         "SubAccountName": "", "Tags": "{}", "x_Task": to_hex(r["task"]), "x_Block": account.block,
-        "x_Class": CLASSES[r["class"]], "x_Model": to_hex(r["model"]), "x_Executor": r["executor"],
+        "x_Class": CLASSES[r["class"]], "x_Lane": LANES[r["lane"]], "x_Model": to_hex(r["model"]),
+        "x_Executor": r["executor"],
         "x_Verifiers": " ".join(r["verifiers"]), "x_VerificationMethod": METHODS[r["verification"]],
         "x_VerificationOutcome": OUTCOMES[r["outcome"]], "x_PromptTokens": r["promptTokens"],
         "x_OutputTokens": r["outputTokens"], "x_PrefillCwu": _cwu(prefill), "x_DecodeCwu": _cwu(decode),
@@ -79,6 +82,9 @@ def row(account: Account, timestamp: int, chain: str) -> dict[str, str]:
         "x_SelfReportedTotalMs": r["totalMs"],
         "x_SelfReportedDevice": r["device"].decode("utf-8", "replace").replace("\x00", ""),
     }  # fmt: skip
+    if account.is_tolerant:
+        values |= {"ConsumedQuantity": r["outputTokens"], "ConsumedUnit": "Tokens", "PricingQuantity": 1,
+                   "PricingUnit": "Tasks", "ListUnitPrice": fee, "ContractedUnitPrice": fee}  # fmt: skip
     return {name: _plain(str(values[name])) for name in COLUMNS}
 
 

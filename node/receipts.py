@@ -1,7 +1,7 @@
 """Compute receipts read from a chain: the settled tasks of a range of blocks, with the logs of how each came about.
 
-Knows JSON-RPC's eth_getLogs and the events of the Market and the Ledger; what a receipt must say is recount's question,
-what its fields mean docs/receipts.md's.
+Knows JSON-RPC's eth_getLogs and the events of the Market, Tolerant and the Ledger; what a receipt must say is recount's
+question, what its fields mean docs/receipts.md's.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 from node.client import Client, RpcFailure, from_hex, to_hex
 from node.exits import RUNTIME, Fatal
-from primitives.address import LEDGER, MARKET
+from primitives.address import LEDGER, MARKET, TOLERANT
 from primitives.task import Kind
 from rpc.codec import address
 from rpc.task_story import cwu_text
@@ -26,6 +26,11 @@ CLASSES = ("paid", "commissioned", "canary")
 LANES = ("exact", "tolerant")
 METHODS = ("none", "recomputed", "unsampled", "accepted")
 OUTCOMES = ("unverified", "agreed", "upheld")
+BEGAN = (abi.TASK_POSTED.name, abi.TOLERANT_ASKED.name)
+ENDED = (abi.TASK_SETTLED, abi.TOLERANT_PAID)
+"""The last log of a task that leaves a receipt."""
+RETURNED = (abi.TASK_REFUNDED, abi.TOLERANT_REFUSED, abi.TOLERANT_UNANSWERED)
+"""The last log of one that leaves none."""
 
 Progress = Callable[[int, int], None]
 """(blocks read, of so many)."""
@@ -53,6 +58,11 @@ class Account:
         return bytes(self.receipt["task"])
 
     @property
+    def is_tolerant(self) -> bool:
+        """Of the tolerant lane: nothing of it was verified."""
+        return bool(self.receipt["lane"] == abi.LANE_TOLERANT)
+
+    @property
     def attempt(self) -> list[Seen]:
         """What happened from the deal on that led to the answer: what was refuted before is another story."""
         dealt = [place for place, seen in enumerate(self.events) if seen.name == abi.TASK_DEALT.name]
@@ -63,6 +73,8 @@ class Account:
         """What left the payer for good when the task settled (a callback's gas is apart); 0 of a canary."""
         if self.receipt["class"] == abi.CLASS_CANARY:
             return 0
+        if self.is_tolerant:
+            return sum(seen.values["executorWei"] + seen.values["burnedWei"] for seen in self.all(abi.TOLERANT_PAID))
         payments = [seen for seen in self.all(abi.PAID) if seen.block == self.block]
         burned = sum(seen.values["burnedWei"] for seen in self.all(abi.TASK_SETTLED))
         return burned + sum(seen.values["amount"] for seen in payments)
@@ -89,15 +101,15 @@ def accounts(client: Client, first: int, last: int, progress: Progress | None = 
         events.append(Seen(event.name, block, values))
         if event is abi.RECEIPT:
             done[task] = Account(values, block, events)
-        elif event is abi.TASK_SETTLED:
+        elif event in ENDED:
             account = done.pop(task, None)
             del open_tasks[task]
             if account is None:
                 raise Fatal(RUNTIME, f"task {to_hex(task)} settled in block {block} and left no receipt")
-            if not any(seen.name == abi.TASK_POSTED.name for seen in account.events):
+            if not any(seen.name in BEGAN for seen in account.events):
                 account.events[:0] = _before(client, task, first - 1)
             yield account
-        elif event is abi.TASK_REFUNDED:
+        elif event in RETURNED:
             del open_tasks[task]
     for account in done.values():
         raise Fatal(RUNTIME, f"task {to_hex(account.task)} has a receipt in block {account.block} and did not settle")
@@ -168,7 +180,7 @@ def line(account: Account) -> str:
     cwu = cwu_text(r["prefillMacs"] + r["decodeMacs"])
     kind = Kind(r["kind"]).name.lower()
     return (
-        f"{account.block:>8}  {to_hex(r['task'])}  {CLASSES[r['class']]:<12}{kind:<9}{cwu:>16}"
+        f"{account.block:>8}  {to_hex(r['task'])}  {CLASSES[r['class']]:<12}{LANES[r['lane']]:<9}{kind:<9}{cwu:>16}"
         f"{OUTCOMES[r['outcome']]:>12}  {r['fee']} wei"
     )
 
@@ -180,11 +192,12 @@ def _checksummed(text: str) -> str:
 def _logs(
     client: Client, first: int, last: int, progress: Progress | None
 ) -> Iterator[tuple[int, abi.Event, dict[str, Any]]]:
-    """Events of the Market and the Ledger, in order; a query that finds too much is halved."""
+    """Events of the Market, Tolerant and the Ledger, in order; a query that finds too much is halved."""
     at, step = first, BLOCKS_A_QUERY
     while at <= last:
         end = min(last, at + step - 1)
-        wanted = {"address": [to_hex(MARKET), to_hex(LEDGER)], "fromBlock": hex(at), "toBlock": hex(end)}
+        sources = [to_hex(each) for each in (MARKET, LEDGER, TOLERANT)]
+        wanted = {"address": sources, "fromBlock": hex(at), "toBlock": hex(end)}
         try:
             found = client.call("eth_getLogs", wanted)
         except RpcFailure as failure:
@@ -203,11 +216,11 @@ def _before(client: Client, task: bytes, last: int) -> list[Seen]:
     found: list[Seen] = []
     while last >= 0:
         start = max(0, last - LOOK_BACK_BLOCKS + 1)
-        wanted = {"address": to_hex(MARKET), "fromBlock": hex(start), "toBlock": hex(last)}
+        wanted = {"address": [to_hex(MARKET), to_hex(TOLERANT)], "fromBlock": hex(start), "toBlock": hex(last)}
         logs = client.call("eth_getLogs", {**wanted, "topics": [None, to_hex(task)]})
         earlier = [Seen(event.name, block, values) for block, event, values in map(_decoded, logs)]
         found = earlier + found
-        if any(seen.name == abi.TASK_POSTED.name for seen in earlier):
+        if any(seen.name in BEGAN for seen in earlier):
             return found
         last = start - 1
     raise Fatal(RUNTIME, f"no block holds the post of task {to_hex(task)}")

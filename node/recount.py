@@ -26,6 +26,7 @@ from primitives.task import (
     Kind,
     ModelCost,
     Status,
+    decode_texts,
     execution_commitment,
     sampling_seed,
     trap_root,
@@ -160,6 +161,9 @@ def check(account: Account, facts: Facts) -> None:
 
     identity = keccak(eth_abi.encode(RECEIPT_TYPES, [receipt[name] for name in RECEIPT_NAMES]))
     same("receipt", receipt["receipt"], identity)
+    if account.all(abi.TOLERANT_PAID):
+        _check_tolerant(account, facts.params, same, place)
+        return
     posted, first_deal = (_first(account, event, place) for event in (abi.TASK_POSTED, abi.TASK_DEALT))
     answered, dealt, settled = (
         _one(account, event, place) for event in (abi.TASK_ANSWERED, abi.TASK_DEALT, abi.TASK_SETTLED)
@@ -185,6 +189,36 @@ def check(account: Account, facts: Facts) -> None:
         raise Difference("executor", place, receipt["executor"], f"one of {dealt.values['slots']}")
     _check_verification(account, said, same, place)
     _check_work(account, facts, posted, end, same)
+
+
+def _check_tolerant(account: Account, params: ChainParams, same: Any, place: str) -> None:
+    """Of the tolerant lane: what was asked and said, and that it claims no work, no check and no other price."""
+    receipt = account.receipt
+    asked, said, end = (
+        _one(account, event, place).values
+        for event in (abi.TOLERANT_ASKED, abi.TOLERANT_ANSWERED, abi.TOLERANT_PAID)
+    )
+    accepted = account.last(abi.TOLERANT_ACCEPTED) is not None
+    texts, prompt = decode_texts(said["tokens"]), asked["prompt"].encode()
+    fee = asked["weiPerPromptByte"] * len(prompt) + asked["weiPerToken"] * len(texts)
+    nothing = ("prefillMacs", "decodeMacs", "prefillBytes", "decodeBytes", "pricePerCwu", "firstTokenMs")
+    expected = {
+        **dict.fromkeys(nothing, 0), "class": abi.CLASS_PAID, "lane": abi.LANE_TOLERANT, "kind": Kind.GENERATE,
+        "model": keccak(asked["model"].encode()), "promptHash": keccak(prompt),
+        "outputHash": keccak("".join(texts).encode()), "seed": asked["seed"], "promptTokens": len(prompt),
+        "outputTokens": len(texts), "verifiers": (), "outcome": abi.OUTCOME_UNVERIFIED, "root": bytes(32), "fee": fee,
+        "verification": abi.VERIFIED_ACCEPTED if accepted else abi.VERIFIED_NONE, "payer": asked["asker"],
+        "executor": asked["executor"], "queueMs": said["queueMs"], "totalMs": said["totalMs"], "device": b"",
+    }  # fmt: skip
+    for name, value in expected.items():
+        same(name, receipt[name], value)
+    burned = fee * params.fee_burn_percent // 100
+    same("receipt that was paid", end["receipt"], receipt["receipt"])
+    same("accepted", end["accepted"], accepted)
+    same("paid fee", end["fee"], fee)
+    same("executor's pay", end["executorWei"], fee - burned)
+    same("burned", end["burnedWei"], burned)
+    same("back to the payer", end["refundedWei"], asked["escrow"] - fee)
 
 
 def _check_verification(account: Account, said: dict[str, Any], same: Any, place: str) -> None:

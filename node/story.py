@@ -57,6 +57,11 @@ class Story:
         return Status[self.told["status"].upper()]
 
     @property
+    def is_tolerant(self) -> bool:
+        """Of the tolerant lane: texts instead of ids, and nothing was verified."""
+        return self.told["lane"] == "tolerant"
+
+    @property
     def settled_block(self) -> int | None:
         return self.told["settledBlock"]
 
@@ -66,7 +71,7 @@ class Story:
 
     @property
     def prompt(self) -> str:
-        return self.words.decode(self.told["prompt"])
+        return self.told["prompt"] if self.is_tolerant else self.words.decode(self.told["prompt"])
 
     @property
     def kind(self) -> Kind:
@@ -75,6 +80,8 @@ class Story:
     @property
     def output(self) -> str:
         """The answer as text; of a vector nothing."""
+        if self.is_tolerant:
+            return self.told["output"] or ""
         return "" if self.kind.is_vector else self.words.decode(self.told["output"] or [])
 
     @property
@@ -89,7 +96,8 @@ class Story:
     def as_json(self) -> dict[str, Any]:
         """The object that `labora task post --json` prints; `cwu` is a decimal text with nine digits."""
         blocks = ("postedBlock", "agreedBlock", "settledBlock")
-        same = ("taskId", "kind", "model", "executor", "verifiers", *blocks, "feeWei")
+        marks = ("verified", "end") if self.is_tolerant else ()
+        same = ("taskId", "lane", *marks, "kind", "model", "executor", "verifiers", *blocks, "feeWei")
         answer = {"vector": self.vector} if self.kind.is_vector else {"output": self.output}
         words = {**answer, "status": self.told["status"]}
         return words | {name: self.told[name] for name in (*same, "cwu", "receiptId")}
@@ -178,7 +186,38 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
         case "ItemFailed":
             yield f"failed in {e['step']}: {e['text']} ({e['code']})"
         case _:
+            yield from tolerant_sentences(e)
             yield from dispute_sentences(e)
+
+
+def tolerant_sentences(e: dict[str, Any]) -> Iterator[str]:
+    """What happened to a task of the tolerant lane."""
+    match e["event"]:
+        case "TolerantAsked":
+            yield (
+                f"tolerant lane: asked by {short(e['asker'])} of {short(e['executor'])}, {e['model']!r}, at most "
+                f"{e['maxTokens']} tokens out, escrow {coins(e['escrow'])}; it may answer until block {e['lastBlock']}"
+            )
+        case "TolerantAnswered":
+            yield (
+                f"answered by {short(e['executor'])}: {len(e['tokens'])} tokens in {e['totalMs']} ms (as it reports), "
+                f"fee {coins(e['fee'])}; nothing checks it, and silence pays after block {e['lastBlock']}"
+            )
+        case "TolerantAccepted":
+            yield f"accepted by {short(e['asker'])}"
+        case "TolerantPaid":
+            why = "accepted" if e["accepted"] else "its asker said nothing"
+            yield (
+                f"paid ({why}): {coins(e['executorWei'])} to {short(e['to'])}, burned {coins(e['burnedWei'])}, back "
+                f"{coins(e['refundedWei'])}; receipt {e['receipt'][2:18]}, unverified"
+            )
+        case "TolerantRefused":
+            yield (
+                f"refused by {short(e['asker'])}: {e['reason']!r}; burned {coins(e['burnedWei'])}, back "
+                f"{coins(e['refundedWei'])}"
+            )
+        case "TolerantUnanswered":
+            yield f"{short(e['executor'])} did not answer in time; back {coins(e['refundedWei'])}"
 
 
 def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:

@@ -40,7 +40,7 @@ class Watcher:
 
     def story(self, story: Story) -> None:
         """The story so far: begins to show, and when there is an answer compares it with what was shown."""
-        if story.kind.is_vector or self._over:
+        if story.kind.is_vector or story.is_tolerant or self._over:
             self._over = True
             return
         if self._stream is None and story.status is not Status.POSTED:

@@ -56,6 +56,7 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
     token ids, of kinds embed and score the vector's elements."""
     story: dict[str, Any] = {
         "taskId": data(task),
+        "lane": "exact",
         "status": None,
         "kind": None,
         "output": None,
@@ -184,6 +185,8 @@ def _shown(event: abi.Event, kind_of_task: str | None, name: str, value: Any) ->
         return value.decode("utf-8", "replace")
     if kind == "uint256":
         return str(value)
+    if kind == "string":
+        return value
     if name in ("bad", "executorBad", "verifierBad"):
         return None if value == NO_BAD_POSITION else value
     return _shown_value(value)

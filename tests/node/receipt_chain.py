@@ -15,7 +15,7 @@ from genesis.keys import ACCOUNT_KEYS, devnet_validator
 from genesis.spec import devnet_spec, load_spec
 from node.client import RpcFailure, to_hex
 from primitives import bls
-from primitives.address import MARKET, REFEREE, created_by
+from primitives.address import MARKET, REFEREE, TOLERANT, created_by
 from primitives.block import EMPTY_LAST_COMMIT
 from primitives.hashing import keccak
 from primitives.keys import address_of, sign
@@ -28,8 +28,10 @@ from primitives.task import (
     Verdict,
     WorkItem,
     encode_batch,
+    encode_texts,
     execution_commitment,
     result_length,
+    tolerant_task_id,
     verdict_commitment,
 )
 from primitives.transaction import sign_transaction
@@ -39,6 +41,7 @@ from rpc.dispatch import Dispatcher
 from rpc.filters import Filters
 from rpc.registry import registry
 from vm.system import abi, views
+from vm.system.tolerant_state import ASKED as TOLERANT_ASKED
 
 GENESIS_TIME_MS = 1_700_000_000_000
 VALIDATORS = 4
@@ -112,6 +115,27 @@ class ReceiptChain:
         values = pack_tokens(prompt), most, asked.get("temperature_q16", 1 << 16), 0, asked.get("assurance", 0)
         data = abi.POST.encode_call(0, self.model, *values, 0, 0, max(least, 30), 0)
         self._send(ACCOUNT_KEYS[0], data, 2 * escrow, 2_000_000)
+
+    def offer(self, name: str, byte_wei: int, token_wei: int) -> None:
+        """Validator 0 offers a float model in the tolerant lane."""
+        data = abi.MAKE_OFFER.encode_call(name, byte_wei, token_wei, 1_000, 64, 8)
+        self._send(self.keys[0].hot, data, 0, 200_000, to=TOLERANT)
+
+    def ask(self, name: str, prompt: str, most: int, value: int) -> bytes:
+        """Ask validator 0 in the tolerant lane; account 0 pays. The task."""
+        executor, sequence = self.keys[0].operator_address, TOLERANT_ASKED.get(views.ViewContext(self.ledger.reader()))
+        data = abi.ASK.encode_call(executor, keccak(name.encode()), prompt, most, 1 << 16, 20, keccak(b"seed"))
+        self._send(ACCOUNT_KEYS[0], data, value, 400_000, to=TOLERANT)
+        return tolerant_task_id(self.ledger.params.chain_id, sequence)
+
+    def answer(self, task: bytes, tokens: tuple[str, ...]) -> None:
+        """Validator 0 answers in the tolerant lane."""
+        data = abi.ANSWER.encode_call(task, encode_texts(tokens), 3, 40)
+        self._send(self.keys[0].hot, data, 0, 300_000, to=TOLERANT)
+
+    def decide(self, function: abi.Function, *arguments: Any) -> None:
+        """Account 0 accepts or refuses."""
+        self._send(ACCOUNT_KEYS[0], function.encode_call(*arguments), 0, 300_000, to=TOLERANT)
 
     def work(self) -> None:
         """Everybody does what it owes in the next block."""

@@ -6,7 +6,8 @@ from node.client import Client
 from node.story import Story, coins, story_of
 from primitives.merkle import pack_tokens
 from primitives.receipt import Log
-from primitives.task import NO_BAD_POSITION, Kind, Status, words_of
+from primitives.task import NO_BAD_POSITION, Kind, Status, encode_texts, words_of
+from rpc import tolerant_story
 from rpc.task_story import PlacedLog, cwu_text, tell
 from vm.system import abi
 
@@ -46,8 +47,8 @@ def test_the_whole_life_of_a_task() -> None:
     shown = story.as_json()
     assert shown.pop("executor").lower() == B and [v.lower() for v in shown.pop("verifiers")] == [C]
     assert shown == {
-        "taskId": "0x" + TASK.hex(), "kind": "generate", "model": "0x" + MODEL.hex(), "output": story.output,
-        "status": "settled",
+        "taskId": "0x" + TASK.hex(), "lane": "exact", "kind": "generate", "model": "0x" + MODEL.hex(),
+        "output": story.output, "status": "settled",
         "postedBlock": 5, "agreedBlock": 10, "settledBlock": 14, "feeWei": "1000000000", "cwu": "0.067560960",
         "receiptId": "0x" + (b"t" * 32).hex(),
     }  # fmt: skip
@@ -105,3 +106,32 @@ def test_callbacks_and_commissions_are_told() -> None:
         "called 0xaaaaaa… back, which took it: 50000 gas, burned 0.00005, back 0.0001",
     ):  # fmt: skip
         assert words in text
+
+
+ASKED = log(abi.TOLERANT_ASKED, 5, TASK, A, B, "a/model", "0x" + "z" * 40, 8, 65_536, 20, b"s" * 32, 1, 10, 94, 25)
+SAID = log(abi.TOLERANT_ANSWERED, 7, TASK, B, encode_texts((" no", "t", "</s>")), 72, 1, 90, 67)
+
+
+def test_a_task_of_the_tolerant_lane_is_told_as_such_to_every_end() -> None:
+    accepted = log(abi.TOLERANT_ACCEPTED, 9, TASK, A)
+    paid = log(abi.TOLERANT_PAID, 10, TASK, B, b"t" * 32, True, C, 72, 58, 14, 22)
+    story = told_tolerant(ASKED, SAID, accepted, paid)
+    assert (story.prompt, story.output, story.status) == ("0x" + "z" * 40, " not", Status.SETTLED)
+    shown = story.as_json()
+    assert (shown["lane"], shown["verified"], shown["end"], shown["verifiers"]) == ("tolerant", False, "accepted", [])
+    assert story.told["tokens"] == [" no", "t", "</s>"] and story.receipt == "0x" + (b"t" * 32).hex()
+    assert "tolerant lane" in story.lines[0] and "nothing checks it" in story.lines[1] and len(story.lines) == 4
+
+
+def test_its_other_ends_are_told_too() -> None:
+    silent = log(abi.TOLERANT_PAID, 68, TASK, B, b"t" * 32, False, C, 72, 58, 14, 22)
+    refused = log(abi.TOLERANT_REFUSED, 9, TASK, B, A, "no\x1b[2J", 14, 80)
+    nothing = log(abi.TOLERANT_UNANSWERED, 26, TASK, B, A, 94)
+    ends = {told_tolerant(ASKED, *rest).as_json()["end"]: told_tolerant(ASKED, *rest).lines[-1]
+            for rest in ((SAID, silent), (SAID, refused), (nothing,))}  # fmt: skip
+    assert set(ends) == {"unopposed", "refused", "unanswered"}
+    assert "\x1b" not in ends["refused"]
+
+
+def told_tolerant(*logs: PlacedLog) -> Story:
+    return story_of(tolerant_story.tell(TASK, logs), Client("http://127.0.0.1:9"))
