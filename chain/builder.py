@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 from typing import Protocol
 
-from chain.validation import Context, block_env, prologue_of
-from primitives import bls
+from chain.validation import Context, block_env, mix_of, prologue_of
 from primitives.address import MARKET, REFEREE
 from primitives.block import EMPTY_EVIDENCE_ROOT, Block
 from primitives.hashing import ZERO_HASH, keccak
@@ -159,7 +158,7 @@ class _Filler:
     def __init__(self, context: Context, request: BuildRequest, source: TransactionSource) -> None:
         params, parent = context.params, context.parent
         self.context, self.request, self.source = context, request, source
-        mix_hash = bls.next_mix(parent.header.mix_hash, request.beacon_proof)
+        mix_hash = mix_of(context, request.proposer, request.beacon_proof)
         base_fee = next_base_fee(parent.header.gas_used, parent.header.base_fee_per_gas, params)
         payout = views.payout(context.reader, request.proposer)
         assert payout is not None, f"{request.proposer.hex()} proposes and is no operator"

@@ -17,6 +17,7 @@ from chain.fees import FeeHistory, rewards
 from chain.kv import KV, KVCorrupt
 from chain.store import Store, block_batch, genesis_batch
 from chain.validation import Context, InvalidBlock, validate_block
+from consensus.bft.proposer import ProposerSchedule
 from genesis.build import build_genesis
 from primitives.block import Block
 from primitives.genesis import GenesisSpec
@@ -115,6 +116,8 @@ class Ledger:
         self._refusals: OrderedDict[bytes, InvalidBlock] = OrderedDict()
         self._blocks: OrderedDict[int, Block] = OrderedDict()
         self._sets: OrderedDict[int, ValidatorSet] = OrderedDict()
+        self._schedule: tuple[int, ProposerSchedule] | None = None
+        """Of the epoch of the last height that was built or checked."""
 
     @classmethod
     def open(cls, kv: KV, spec: GenesisSpec) -> "Ledger":
@@ -393,8 +396,18 @@ class Ledger:
             state=self._store.state,
             parent_set=self.validator_set(head.number),
             sets=(self.validator_set(number), self.validator_set(after)),
+            turn=self._turn(number),
             prologue_timer=self.prologue_timer,
         )
+
+    def _turn(self, number: int) -> bytes:
+        """Whose turn round 0 of the head's next height is."""
+        epoch, members = self.params.epoch(number), self.validator_set(number)
+        seed_mix, first = self.proposer_seed(number)
+        with self._lock:
+            if self._schedule is None or self._schedule[0] != epoch:
+                self._schedule = epoch, ProposerSchedule(members, seed_mix, first)
+            return self._schedule[1].proposer(number, 0)
 
     def _checked(self, block: Block) -> Execution:
         """Its execution, from the cache or made now. Raises InvalidBlock.

@@ -56,7 +56,7 @@ def beacon_message(genesis_hash: bytes, previous_mix: bytes, height: int) -> byt
 
 
 def next_mix(previous_mix: bytes, beacon_proof: bytes) -> bytes:
-    """keccak(previous mix | reveal): the beacon's value after a block."""
+    """keccak(previous mix | reveal): the beacon's value after a block; without a reveal of the previous mix alone."""
     return keccak(previous_mix + beacon_proof)
 
 
