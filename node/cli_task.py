@@ -141,7 +141,8 @@ def _print_scores(requests: list[Any], stories: list[Any], as_json: bool) -> Non
     print()
     for each, part in zip(found, parts, strict=True):
         share = f"  {100 * part:6.2f} %" if len(found) > 1 else ""
-        print(f"{each.bits:12.4f} bits over {each.tokens} tokens{share}  {each.text}")
+        over = f"{each.tokens} {'token ' if each.tokens == 1 else 'tokens'}"
+        print(f"{each.bits:12.4f} bits over {over}{share}  {each.text}")
     print()
     if requests[0].label:
         print(best(found).text)

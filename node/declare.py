@@ -28,23 +28,40 @@ def declare(
     ids = [identifier for _, identifier in named]
     done = operator.send(abi.DECLARE, reserve_price, bits, refused, macs_max, ids)
     block = done.event(abi.TERMS_DECLARED)["fromBlock"]
+    hour_list = [hour for hour in range(HOURS) if bits >> hour & 1]
+    terms = in_words(reserve_price, hour_list, sorted(set(kinds)), [name for name, _ in named], macs_max)
     lines = [f"counts from block {block} on; until then nothing changes"]
-    if reserve_price:
-        lines.append(f"takes no task below {reserve_price} wei a CWU, tip included")
-    if bits:
-        lines.append(f"works in the hours {', '.join(str(h) for h in range(HOURS) if bits >> h & 1)} UTC")
-    if kinds:
-        lines.append(f"takes no task of kind {', '.join(sorted(set(kinds)))}")
-    if named:
-        lines.append(f"takes no task of {', '.join(name for name, _ in named)}")
-    if macs_max:
-        lines.append(f"takes no task of more than {macs_max:,} multiply-adds")
-    if len(lines) == 1:
-        lines.append("takes every task of what it serves")
     return done.told(
-        lines, fromBlock=block, reservePrice=str(reserve_price), hoursUtc=bits, refusedKinds=sorted(set(kinds)),
+        [*lines, *(terms or ["takes every task of what it serves"])], fromBlock=block,
+        reservePrice=str(reserve_price), hoursUtc=bits, refusedKinds=sorted(set(kinds)),
         refusedModels=[to_hex(identifier) for identifier in ids], macsMax=str(macs_max),
     )  # fmt: skip
+
+
+def in_words(
+    reserve_price: int, hours: Sequence[int], kinds: Sequence[str], models: Sequence[str], macs_max: int
+) -> list[str]:
+    """What terms refuse, a line each; none where they refuse nothing."""
+    lines = []
+    if reserve_price:
+        lines.append(f"takes no task below {reserve_price:,} wei a CWU, tip included")
+    if hours:
+        spans = ", ".join(f"{first}:00 to {last}:00" for first, last in _spans(hours))
+        lines.append(f"works from {spans} UTC")
+    if kinds:
+        lines.append(f"takes no task of kind {', '.join(kinds)}")
+    if models:
+        lines.append(f"takes no task of {', '.join(models)}")
+    if macs_max:
+        lines.append(f"takes no task of more than {macs_max:,} multiply-adds")
+    return lines
+
+
+def _spans(hours: Sequence[int]) -> list[tuple[int, int]]:
+    """(first hour, hour after the last) of each run in a list of hours; one that goes over midnight is one."""
+    starts = [hour for hour in hours if (hour - 1) % HOURS not in hours]
+    ends = [(hour + 1) % HOURS or HOURS for hour in hours if (hour + 1) % HOURS not in hours]
+    return [(start, next((end for end in ends if end > start), ends[0])) for start in starts]
 
 
 def hours_of(text: str) -> int:

@@ -353,14 +353,13 @@ def _tell_disputes(figures: list[dict[str, Any] | None], told: set[tuple[int, st
 
 def _status_line(figures: list[dict[str, Any] | None], members: list[Member]) -> None:
     """Height, round, peers, transactions, tasks, disputes, finality, of the node that is furthest."""
-    alive, count = sum(not member.told_dead for member in members), len(members)
     known = [found for found in figures if found]
     if not known or not sys.stdout.isatty():
         return
     best = max(known, key=lambda found: found["height"])
     work = best.get("inference", {})
     line = (
-        f"height {best['height']}  round {best['round']}  nodes {alive}/{count}  peers {best['peers']}  "
+        f"height {best['height']}  round {best['round']}  nodes {len(known)}/{len(members)}  peers {best['peers']}  "
         f"waiting {best['pendingTransactions']}  tasks {work.get('tasksOpen', 0)} open "
         f"{work.get('tasksSettled', 0)} settled  {_disputes(best, members)}finality {best['finalityMs']} ms"
     )

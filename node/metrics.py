@@ -74,7 +74,7 @@ class Metrics:
         self._prologue_gas = 0
         self._interval = self._histogram("labora_consensus_block_interval_seconds", "Between two blocks' times.", LONG)
         self._finality = self._histogram(
-            "labora_consensus_finality_seconds", "From a block's own time to its commit here.", LONG
+            "labora_consensus_finality_seconds", "From a block's own time to its commit here, unless catching up.", LONG
         )
         prologue = self._histogram(
             "labora_chain_prologue_seconds", "Executing a block's system prologue, in a block checked or built.", SHORT
@@ -108,7 +108,8 @@ class Metrics:
         block, certificate, consensus = committed.block, committed.certificate, self._consensus
         self._interval.observe(max(0, block.sidecar.time_ms - self._last_time_ms) / 1000)
         self._last_time_ms = block.sidecar.time_ms
-        self._finality.observe(consensus.figures.finality_ms / 1000)
+        if not self._sync.catching_up:
+            self._finality.observe(consensus.figures.finality_ms / 1000)
         self._prologue_gas = committed.receipts[0].gas_used
         members, own = self._ledger.validator_set(certificate.height), consensus.core.own_address
         index = None if own is None else members.index_of(own)

@@ -1,4 +1,4 @@
-"""labora validator status: every operator's bond, votes, credit, and what went wrong, with what to do about it.
+"""labora validator status: every operator's bond, votes and credit, what it declared, what went wrong.
 
 Owns how it is shown; the chain keeps it (labora_validators), and primitives.reasons says what a reason means.
 """
@@ -6,13 +6,16 @@ Owns how it is shown; the chain keeps it (labora_validators), and primitives.rea
 from typing import Any
 
 from node.client import Client
+from node.declare import in_words
 from node.exits import RUNTIME, USAGE, Fatal
 from node.story import coins
 from primitives.address import InvalidAddress, checksum, parse
 from primitives.reasons import reason_of
 
 SHOWN = 8
-"""Of each operator's mishaps, in lines; JSON has all that the chain keeps."""
+"""Of each operator's mishaps, in lines, the newest; JSON has all that the chain keeps."""
+KINDS = (("slashes", "slashed for"), ("misses", "missed"), ("refusals", "message refused of"))
+"""Lists of mishaps, and what they are called in a line; among those of one block in this order."""
 
 
 def status(client: Client, operator: str | None) -> list[dict[str, Any]]:
@@ -36,7 +39,8 @@ def lines(client: Client, rows: list[dict[str, Any]]) -> list[str]:
     head = client.call("labora_validators")
     total = head["totalPower"]
     said = [
-        f"height {head['height']}, epoch {head['epoch']}, total power {total}",
+        f"height {head['height']}, epoch {head['epoch']}, total power {total}; dealt and missed: tasks to execute, in "
+        "this epoch",
         f"{'operator':<44}{'bond':>12}{'votes':>9}{'credit (CWU)':>16}{'dealt':>7}{'missed':>8}  state",
     ]
     for row in rows:
@@ -47,18 +51,45 @@ def lines(client: Client, rows: list[dict[str, Any]]) -> list[str]:
             f"{row['dealt']:>7}{row['missed']:>8}  {state}"
         )
     for row in rows:
-        found = [("slashed", mishap) for mishap in row["slashes"]] + [("missed", mishap) for mishap in row["misses"]]
-        if found:
-            said += ["", row["operator"]]
-        said += [_mishap(what, mishap) for what, mishap in found[:SHOWN]]
-        for code in dict.fromkeys(mishap["reason"] for _, mishap in found):
-            said.append(f"  {code}: {reason_of(code).text}; {reason_of(code).advice}")
+        more = _terms(row) + _mishaps(row)
+        if more:
+            said += ["", row["operator"], *(f"  {line}" for line in more)]
+    return said
+
+
+def _terms(row: dict[str, Any]) -> list[str]:
+    """What it declared that it does not take."""
+    said = _in_words(row["terms"])
+    if (latest := row["nextTerms"]) is not None:
+        told = "; ".join(_in_words(latest)) or "takes every task of what it serves"
+        said.append(f"from block {latest['fromBlock']} on: {told}")
+    return said
+
+
+def _in_words(terms: dict[str, Any]) -> list[str]:
+    return in_words(
+        int(terms["reservePriceWei"]), terms["hoursUtc"], terms["refusedKinds"], terms["refusedModels"],
+        int(terms["macsMax"]),
+    )  # fmt: skip
+
+
+def _mishaps(row: dict[str, Any]) -> list[str]:
+    """The newest, and what every reason among them means."""
+    found = [(what, mishap) for kind, what in KINDS for mishap in row[kind]]
+    found.sort(key=lambda each: -each[1]["block"])
+    shown, hidden = found[:SHOWN], len(found) - SHOWN
+    said = [_mishap(what, mishap) for what, mishap in shown]
+    if hidden > 0:
+        said.append(f"and {hidden} before that the chain keeps: --json has all")
+    for code in dict.fromkeys(mishap["reason"] for _, mishap in shown):
+        said.append(f"{code}: {reason_of(code).text}; {reason_of(code).advice}")
     return said
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     epoch = row["thisEpoch"]
-    same = {name: row[name] for name in ("misses", "slashes", "refusals", "active", "jailed", "serves")}
+    names = ("misses", "slashes", "refusals", "active", "jailed", "serves", "terms", "nextTerms")
+    same = {name: row[name] for name in names}
     return {
         "operator": row["operator"], "bond": row["bondWei"], "credit": row["credit"], "power": row["power"], **same,
         "dealt": epoch["dealt"], "missed": epoch["missed"],
@@ -68,4 +99,4 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 def _mishap(what: str, mishap: dict[str, Any]) -> str:
     wei = f", {coins(mishap['amountWei'])} coins" if "amountWei" in mishap else ""
     excused = "" if mishap.get("counted", True) else " (not counted)"
-    return f"  block {mishap['block']:>6}  {what} task {mishap['task'][:18]}: {mishap['reason']}{wei}{excused}"
+    return f"block {mishap['block']:>6}  {what} task {mishap['task'][:18]}: {mishap['reason']}{wei}{excused}"

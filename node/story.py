@@ -17,6 +17,9 @@ from rpc.task_story import cwu_text
 from vm.system import abi
 
 ROLES = {abi.ROLE_EXECUTE: "for executing", abi.ROLE_AUDIT: "for checking", abi.ROLE_REVEAL: "for revealing"}
+MESSAGES = {abi.ROLE_EXECUTE: "answer", abi.ROLE_AUDIT: "verdict", abi.ROLE_REVEAL: "reveal"}
+SMALL_WEI = 10**12
+"""Of less than a millionth of a coin wei are shown."""
 SHOWN = {
     abi.DISPUTE_TRACE: "a page of its trace",
     abi.DISPUTE_LIST: "the leaf's list of operations",
@@ -164,12 +167,12 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
         case "VerdictVoid":
             yield f"the verdict of {short(e['verifier'])} is void: {e['reason']}"
         case "Paid":
-            yield f"paid {coins(e['amount'])} to {short(e['to'])} {ROLES.get(e['role'], 'back')}"
+            yield _payment(e)
         case "TaskSettled":
             yield (
-                f"settled: fee {coins(e['fee'])} for {cwu_text(int(e['macs']))} CWU, executor "
-                f"{coins(e['executorWei'])}, burned {coins(e['burnedWei'])}, back to the asker "
-                f"{coins(e['refundedWei'])}; receipt {e['receipt'][2:18]}"
+                f"settled: fee {money(e['fee'])} for {cwu_text(int(e['macs']))} CWU, executor "
+                f"{money(e['executorWei'])}, burned {money(e['burnedWei'])}, back to the asker "
+                f"{money(e['refundedWei'])}; receipt {e['receipt'][2:18]}"
             )
         case "TaskCommissioned":
             yield f"commissioned: number {e['number']} of {e['name']!r}, paid by the fund"
@@ -266,9 +269,26 @@ def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
             yield f"slashed {short(e['operator'])}: {coins(e['amount'])}, {why}; bond left {coins(e['bond'])}"
 
 
+def _payment(e: dict[str, Any]) -> str:
+    """A fee goes to whoever the operator named; what its messages cost goes back to the account that sent them."""
+    amount, operator = money(e["amount"]), short(e["operator"])
+    match e["for"]:
+        case "gas":
+            return f"paid back {amount} to {operator}: gas of its {MESSAGES.get(e['role'], 'message')}"
+        case "delegators":
+            return f"paid {amount} to the delegators of {operator} {ROLES.get(e['role'], '')}".rstrip()
+    away = "" if e["to"] == e["operator"] else f" (at {short(e['to'])})"
+    return f"paid {amount} to {operator}{away} {ROLES.get(e['role'], '')}".rstrip()
+
+
 def short(address: str) -> str:
     """The beginning of an address, enough to tell validators apart."""
     return f"{address[:8].lower()}…"
+
+
+def money(wei: str | int) -> str:
+    """An amount for people: in coins, or in wei where coins would be mostly zeros."""
+    return f"{int(wei):,} wei" if 0 < int(wei) < SMALL_WEI else coins(wei)
 
 
 def coins(wei: str | int) -> str:

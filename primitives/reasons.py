@@ -67,7 +67,10 @@ class _Meaning:
     advice: str
 
 
-_SLOW = "see `engines` and `notServed` in labora_health; a slow machine declares less: labora validator serve"
+_SLOW = (
+    "unless the node was down: see `engines` and `notServed` in labora_health; a slow machine declares less: "
+    "labora validator serve"
+)
 _ONLINE = "keep the node running and in step: its log says what it waited for"
 _BITS = "stop serving the model, test the memory and run `labora model check` before serving it again"
 _HARMLESS = "nothing to do: another message of this task came first"

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from consensus.work.terms import HOURS, Terms
 from primitives.address import TOLERANT
 from primitives.reasons import Reason
+from primitives.task import Kind
 from rpc import tolerant_story
 from rpc.codec import address, data, read_hash, read_quantity
 from rpc.context import Context
@@ -21,7 +23,10 @@ def task(context: Context, task_id: Any) -> Any:
     ]
     if not logs:
         return None
-    return (tolerant_story.tell if logs[0].log.address == TOLERANT else tell)(wanted, logs)
+    if logs[0].log.address == TOLERANT:
+        return tolerant_story.tell(wanted, logs)
+    reader = context.ledger.reader()
+    return tell(wanted, logs, lambda operator: views.hot_of(reader, bytes.fromhex(operator[2:])))
 
 
 def soft_answers(context: Context, task_id: Any, start: Any = "0x0") -> list[dict[str, Any]]:
@@ -58,6 +63,9 @@ def validators(context: Context) -> dict[str, Any]:
                     {"model": data(model), "macsPerBlock": str(declared), "effectiveMacsPerBlock": str(effective)}
                     for model, declared, effective in operator.serves
                 ],
+                "terms": _terms(operator.terms),
+                "nextTerms": operator.next_terms
+                and {**_terms(operator.next_terms[0]), "fromBlock": operator.next_terms[1]},
                 "thisEpoch": {
                     "dealt": sum(service.dealt for service in operator.services),
                     "missed": sum(service.missed for service in operator.services),
@@ -68,6 +76,16 @@ def validators(context: Context) -> dict[str, Any]:
             }
             for operator in views.operators(reader, ledger.params, height)
         ],
+    }
+
+
+def _terms(terms: Terms) -> dict[str, Any]:
+    return {
+        "reservePriceWei": str(terms.reserve_price),
+        "hoursUtc": [hour for hour in range(HOURS) if terms.hours >> hour & 1],
+        "refusedKinds": [kind.name.lower() for kind in Kind if terms.refused_kinds >> kind & 1],
+        "refusedModels": [data(model) for model in terms.refused_models],
+        "macsMax": str(terms.macs_max),
     }
 
 

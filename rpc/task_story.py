@@ -1,9 +1,10 @@
 """A task's whole story, told from the chain's logs alone: who asked, who was dealt it, who checked, who was paid."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from primitives.address import STAKING
 from primitives.merkle import unpack_tokens
 from primitives.params import CWU
 from primitives.receipt import Log
@@ -51,9 +52,12 @@ class PlacedLog:
     log: Log
 
 
-def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
+def tell(
+    task: bytes, logs: Iterable[PlacedLog], hot_of: Callable[[str], bytes | None] = lambda _operator: None
+) -> dict[str, Any]:
     """The task as labora_task shows it: a summary and every event in order. Wei and CWU are decimal strings; output is
-    token ids, of kinds embed and score the vector's elements."""
+    token ids, of kinds embed and score the vector's elements. hot_of: an operator's account for messages, whose gas
+    comes back to it."""
     story: dict[str, Any] = {
         "taskId": data(task),
         "lane": "exact",
@@ -76,7 +80,8 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
         if event is None or event.account != placed.log.address:
             continue
         values = event.decode(placed.log.topics, placed.log.data)
-        _fold(story, event.name, values, placed.number)
+        purpose = {"for": _purpose(values, hot_of)} if event is abi.PAID else {}
+        _fold(story, event.name, values | purpose, placed.number)
         story["events"].append(
             {
                 "event": event.name,
@@ -84,6 +89,7 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
                 "timestamp": placed.timestamp,
                 "transactionHash": data(placed.transaction_hash),
                 **{name: value for name, value in as_json(event, values, story["kind"]).items() if name != "task"},
+                **purpose,
             }
         )
     return story
@@ -95,6 +101,14 @@ def as_json(event: abi.Event, values: dict[str, Any], kind: str | None = None) -
     if event is abi.SHOWN:
         values = {**values, "data": len(values["data"])}
     return {name: _shown(event, kind, name, value) for name, value in values.items()}
+
+
+def _purpose(paid: dict[str, Any], hot_of: Callable[[str], bytes | None]) -> str:
+    """What a payment of a settlement is: a fee, its delegators' part of one, or the gas of messages."""
+    to = bytes.fromhex(paid["to"][2:])
+    if to == STAKING:
+        return "delegators"
+    return "gas" if to == hot_of(paid["operator"]) else "fee"
 
 
 def cwu_text(macs: int) -> str:
@@ -158,6 +172,7 @@ def _fold(story: dict[str, Any], name: str, values: dict[str, Any], number: int)
                     "to": _shown_value(values["to"]),
                     "role": values["role"],
                     "wei": str(values["amount"]),
+                    "for": values["for"],
                 }
             )
         case "TaskMissed":

@@ -18,13 +18,19 @@ class Chain:
 
     def call(self, method: str) -> dict[str, Any]:
         assert method == "labora_validators"
+        terms = {"reservePriceWei": "0", "hoursUtc": [], "refusedKinds": [], "refusedModels": [], "macsMax": "0"}
         row = {
             "bondWei": str(10**21), "credit": "1.500000000", "power": 75, "active": True, "jailed": False, "serves": [],
             "thisEpoch": {"dealt": 4, "missed": 1}, "misses": [], "refusals": [], "slashes": [],
+            "terms": terms, "nextTerms": None,
         }  # fmt: skip
         miss = {"task": TASK, "block": 12, "reason": "no_answer", "counted": True}
         slash = {"task": TASK, "block": 40, "reason": "wrong_work", "amountWei": str(5 * 10**18)}
-        rows = [{"operator": ADA, **row}, {"operator": BOB, **row, "power": 25, "misses": [miss], "slashes": [slash]}]
+        rows = [{"operator": ADA, **row}, {
+            "operator": BOB, **row, "power": 25, "misses": [miss] * 9, "slashes": [slash],
+            "refusals": [{"task": TASK, "block": 41, "reason": "too_late"}],
+            "terms": {**terms, "reservePriceWei": "5000000000"}, "nextTerms": {**terms, "fromBlock": 96},
+        }]  # fmt: skip
         return {"height": 50, "epoch": 1, "totalPower": 100, "validators": rows}
 
 
@@ -33,7 +39,7 @@ def test_programs_get_one_object_an_operator() -> None:
     assert {name: row[name] for name in ("operator", "bond", "credit", "power")} == {
         "operator": BOB, "bond": str(10**21), "credit": "1.500000000", "power": 25,
     }  # fmt: skip
-    assert row["misses"] == [{"task": TASK, "block": 12, "reason": "no_answer", "counted": True}]
+    assert row["misses"] == [{"task": TASK, "block": 12, "reason": "no_answer", "counted": True}] * 9
     assert row["slashes"] == [{"task": TASK, "block": 40, "reason": "wrong_work", "amountWei": str(5 * 10**18)}]
     assert len(status(Chain(), None)) == 2  # type: ignore[arg-type]
 
@@ -41,7 +47,11 @@ def test_programs_get_one_object_an_operator() -> None:
 def test_people_get_reasons_and_what_to_do() -> None:
     said = lines(Chain(), status(Chain(), None))  # type: ignore[arg-type]
     assert any("75.0 %" in line and ADA in line for line in said)
-    assert any("slashed" in line and "5 coins" in line for line in said)
+    shown = [line for line in said if line.startswith("  block")]
+    assert "message refused of" in shown[0] and "slashed for" in shown[1] and "5 coins" in shown[1]
+    assert len(shown) == 8 and "  and 3 before that the chain keeps: --json has all" in said
+    assert "  takes no task below 5,000,000,000 wei a CWU, tip included" in said
+    assert "  from block 96 on: takes every task of what it serves" in said
     assert any("missed" in line and "no_answer" in line for line in said)
     assert any("validator serve" in line for line in said), "the advice of no_answer"
 

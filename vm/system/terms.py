@@ -40,6 +40,12 @@ def of(ctx: ReadContext, operator: bytes) -> Terms:
     return _terms(_counting(ctx, operator))
 
 
+def declared(ctx: ReadContext, operator: bytes) -> tuple[Terms, Terms, int]:
+    """What counts in this block, what was declared last, and the block from which that counts (0: nothing was)."""
+    latest = _NEXT.get(ctx, operator) or _Declared()
+    return of(ctx, operator), _terms(latest), ctx.params.first_height(latest.epoch - 1) if latest.epoch else 0
+
+
 def _counting(ctx: ReadContext, operator: bytes) -> _Declared:
     now = ctx.params.epoch(ctx.height) + 1
     (latest,) = _NEXT.read(ctx, ("epoch",), operator)
@@ -95,9 +101,8 @@ def _declare(
 
 def _get_terms(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, ...]:
     ctx.charge(4 * gas.VIEW_WORD, "getTerms")
-    latest = _NEXT.get(ctx, operator) or _Declared()
-    from_block = ctx.params.first_height(latest.epoch - 1) if latest.epoch else 0
-    return _row(of(ctx, operator)), _row(_terms(latest)), from_block
+    now, latest, from_block = declared(ctx, operator)
+    return _row(now), _row(latest), from_block
 
 
 def _row(terms: Terms) -> tuple[Any, ...]:

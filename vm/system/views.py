@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consensus.work.terms import Terms
 from inference.opening import Claims
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
 from vm.system import beacon, delegation, ledger, market_views, mishaps, referee_views, staking
 from vm.system import models as model_room
+from vm.system import terms as terms_room
 from vm.system.ledger import Member, Totals
 from vm.system.market_views import Duty, TaskView
 from vm.system.mishaps import Mishap
@@ -81,6 +83,10 @@ class OperatorView:
     """The last ones, the newest first; so are refusals of its messages and slashes."""
     refusals: tuple[Mishap, ...]
     slashes: tuple[Mishap, ...]
+    terms: Terms
+    """What it does not take now."""
+    next_terms: tuple[Terms, int] | None
+    """What it declared and from which block that counts, while it does not yet."""
 
 
 @dataclass(frozen=True)
@@ -160,6 +166,12 @@ def payout(reader: Reader, operator: bytes) -> bytes | None:
     return None if record is None else record.payout
 
 
+def hot_of(reader: Reader, operator: bytes) -> bytes | None:
+    """Which account signs an operator's work batches. None for a stranger."""
+    record = staking.operator(ViewContext(reader), operator)
+    return None if record is None else record.hot
+
+
 def operator_by_hot(reader: Reader, hot: bytes) -> bytes | None:
     """Whose work batches an account signs."""
     return staking.operator_by_hot(ViewContext(reader), hot)
@@ -181,12 +193,13 @@ def operator(reader: Reader, address: bytes, params: ChainParams, height: int) -
             services.append(ServingView(model_id, serving.declared, serving.best, *counters))
             rates = model_room.effective_rates(ctx, model_room.candidates(ctx, model_id))
             serves.append((model_id, serving.declared, rates.get(address, 0)))
+    now, latest, from_block = terms_room.declared(ctx, address)
     return OperatorView(
         address, record.consensus_address, record.beacon_key, record.node_key, record.hot, record.payout, record.bond,
         record.delegated, delegation.commission_of(ctx, address), record.unbonding, bool(record.active),
         bool(record.jailed), record.registered, standing.credit, standing.executed, standing.audited, tuple(serves),
         tuple(services), tuple(mishaps.misses(ctx, address)), tuple(mishaps.refusals(ctx, address)),
-        tuple(mishaps.slashes(ctx, address)),
+        tuple(mishaps.slashes(ctx, address)), now, (latest, from_block) if from_block > height else None,
     )  # fmt: skip
 
 
