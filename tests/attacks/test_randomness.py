@@ -4,6 +4,7 @@ draw, long runs of a coalition's blocks, and blocks that leave somebody's messag
 import random
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -137,7 +138,7 @@ def test_long_runs_are_as_rare_as_turns_are_even() -> None:
             assert all(len(set(picks[at : at + 3])) > 1 for at in range(EPOCH - 2))
             third = set(sorted({*picks})[: (size - 1) // 3])
             outside = [at for at, operator in enumerate(picks) if operator not in third]
-            assert max(b - a - 1 for a, b in zip(outside, outside[1:], strict=False)) <= 2 * len(third)
+            assert max(b - a - 1 for a, b in pairwise(outside)) <= 2 * len(third)
 
 
 # ---------------------------------------------------------------- censoring
