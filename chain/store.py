@@ -29,6 +29,7 @@ from primitives.header import Header, Sidecar, decode_header, decode_sidecar
 from primitives.receipt import Log, Receipt, bloom_of
 from primitives.validators import InvalidValidatorSet, ValidatorSet
 from primitives.vote import CommitCertificate, InvalidMessage, decode_message, encode_message
+from vm.trie import Nodes
 
 LAYOUT_VERSION = 1
 GENESIS, HEAD = b"G", b"H"
@@ -79,7 +80,7 @@ class Store:
 
     def __init__(self, kv: KV) -> None:
         self._kv = kv
-        self.state = StateDB(kv)
+        self.state = Nodes(StateDB(kv))
 
     def genesis(self) -> Genesis | None:
         """Which chain this is; None for an empty store. Raises KVCorrupt."""

@@ -24,7 +24,7 @@ from primitives.params import ChainParams
 from primitives.receipt import Log
 from primitives.transaction import AccessList, Authorization, InvalidTransaction, Transaction
 from vm.executor import BlockEnv
-from vm.state import Overlay, State, StateReader, missing_data_named, open_state, state_class
+from vm.state import State, StateReader, open_state, state_class
 from vm.transition import Outcome, apply_transaction
 from vm.validity import INITCODE_BYTES_MAX
 
@@ -311,16 +311,15 @@ def _execute(
     least = max(transaction.intrinsic_gas, transaction.floor_gas)
     if gas < least:
         raise InvalidTransaction(f"intrinsic gas too low: have {gas}, want {least}")
-    with missing_data_named():
-        state = _open(db, root, env, should_stop, seen)
-        _override(state, overrides)
-        balance, cost = state.get_balance(request.sender), gas * request.max_fee_per_gas + request.value
-        if balance < cost:
-            raise InvalidTransaction(
-                f"insufficient funds for gas * price + value: address {checksum(request.sender)} "
-                f"have {balance} want {cost}"
-            )
-        return _result(apply_transaction(state, transaction, base_fee))
+    state = _open(db, root, env, should_stop, seen)
+    _override(state, overrides)
+    balance, cost = state.get_balance(request.sender), gas * request.max_fee_per_gas + request.value
+    if balance < cost:
+        raise InvalidTransaction(
+            f"insufficient funds for gas * price + value: address {checksum(request.sender)} "
+            f"have {balance} want {cost}"
+        )
+    return _result(apply_transaction(state, transaction, base_fee))
 
 
 def _open(
@@ -332,7 +331,7 @@ def _open(
 ) -> State:
     # BASEFEE shows the block's fee even to a call that pays none (geth: zero): the Market's prices depend on it.
     state = open_state(
-        _call_state_class(env.params, env.genesis_hash), Overlay(db), root,
+        _call_state_class(env.params, env.genesis_hash), db, root,
         params=env.params, number=env.number, timestamp=env.timestamp, coinbase=env.coinbase,
         mix_hash=env.mix_hash, base_fee_per_gas=env.base_fee_per_gas,
     )  # fmt: skip

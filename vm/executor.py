@@ -13,7 +13,7 @@ from primitives.params import ChainParams
 from primitives.receipt import Receipt, bloom_of, bloom_or
 from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction
 from vm.mpt import ordered_trie_root
-from vm.state import HISTORY_WINDOW, Overlay, missing_data_named, open_state, state_class
+from vm.state import HISTORY_WINDOW, open_state, state_class
 from vm.transition import Outcome, apply_system_message, apply_transaction
 from vm.validity import BlockGasExhausted, check_account, check_static
 
@@ -77,20 +77,17 @@ class BlockExecutor:
         self.gas_used = 0
         self.receipts: list[Receipt] = []
         self._raw: list[bytes] = []
-        self._overlay = Overlay(db)
-        with missing_data_named():
-            self._state = open_state(
-                state_class(env.params, env.genesis_hash), self._overlay, parent_state_root,
-                params=env.params, number=env.number, timestamp=env.timestamp, coinbase=env.coinbase,
-                mix_hash=env.mix_hash, base_fee_per_gas=env.base_fee_per_gas,
-            )  # fmt: skip
-            self._keep_parent_hash()
+        self._state = open_state(
+            state_class(env.params, env.genesis_hash), db, parent_state_root,
+            params=env.params, number=env.number, timestamp=env.timestamp, coinbase=env.coinbase,
+            mix_hash=env.mix_hash, base_fee_per_gas=env.base_fee_per_gas,
+        )  # fmt: skip
+        self._keep_parent_hash()
 
     def run_prologue(self, transaction: SystemTransaction) -> Receipt:
         """The system transaction, which is the first. Failing inside the EVM gives status 0 and a valid block."""
         assert not self.receipts
-        with missing_data_named():
-            outcome = apply_system_message(self._state, transaction.data, self.env.params.prologue_gas)
+        outcome = apply_system_message(self._state, transaction.data, self.env.params.prologue_gas)
         return self._receipt(transaction, outcome)
 
     def apply(self, transaction: Transaction) -> Receipt:
@@ -101,15 +98,13 @@ class BlockExecutor:
             raise BlockGasExhausted(f"gas limit reached: have {left}, want {transaction.gas}")
         state, sender = self._state, transaction.sender
         base_fee = self.env.base_fee_per_gas
-        with missing_data_named():
-            nonce, balance, code = state.get_nonce(sender), state.get_balance(sender), state.get_code(sender)
-            check_account(transaction, nonce, balance, code, base_fee)
-            return self._receipt(transaction, apply_transaction(state, transaction, base_fee))
+        nonce, balance, code = state.get_nonce(sender), state.get_balance(sender), state.get_code(sender)
+        check_account(transaction, nonce, balance, code, base_fee)
+        return self._receipt(transaction, apply_transaction(state, transaction, base_fee))
 
     def finish(self) -> Execution:
         """Roots, bloom and nodes of the block as it stands."""
-        with missing_data_named():
-            self._state.persist()
+        self._state.persist()
         return Execution(
             state_root=self._state.state_root,
             transactions_root=ordered_trie_root(self._raw),
@@ -117,7 +112,7 @@ class BlockExecutor:
             logs_bloom=bloom_or(receipt.logs_bloom for receipt in self.receipts),
             gas_used=self.gas_used,
             receipts=tuple(self.receipts),
-            nodes=self._overlay.written,
+            nodes=self._state.written,
         )
 
     def _keep_parent_hash(self) -> None:

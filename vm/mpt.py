@@ -11,7 +11,7 @@ from itertools import pairwise
 from primitives import rlp
 from primitives.hashing import EMPTY_KECCAK, EMPTY_TRIE_ROOT, keccak
 
-NIBBLES = tuple(bytes((byte >> 4, byte & 15)) for byte in range(256))
+NIBBLES = bytes.maketrans(b"0123456789abcdef", bytes(range(16)))
 
 
 class CorruptState(RuntimeError):
@@ -139,7 +139,7 @@ def prove_account(db: Mapping[bytes, bytes], root: bytes, address: bytes, slots:
 
 def nibbles_of(key: bytes) -> bytes:
     """Two nibbles a byte."""
-    return b"".join([NIBBLES[byte] for byte in key])
+    return key.hex().encode("ascii").translate(NIBBLES)
 
 
 def compact(path: bytes, leaf: bool) -> bytes:

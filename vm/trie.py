@@ -1,23 +1,28 @@
 """A Merkle-Patricia trie that is read and changed node by node in memory and hashed once, when its root is asked for.
 
-What mpt.get, mpt.build and py-evm's own trie say in other ways, byte for byte: a node is decoded once, the nodes of a
-path stay decoded while the trie lives, and those that changed are encoded only at the end. Where nodes come from and
-go to is the caller's. Knows nothing of accounts, and trusts that what it is given was verified against its hash.
+What mpt.get, mpt.build and py-evm's own trie say in other ways, byte for byte. Decoded nodes are kept by hash beside
+the database that holds them (Nodes), so that a block finds decoded what the blocks before it touched; a trie copies a
+node before it changes it, and encodes what changed only at the end. Where nodes go to is the caller's. Knows nothing
+of accounts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from primitives import rlp
 from primitives.hashing import EMPTY_TRIE_ROOT, keccak
+from vm import mpt
 from vm.mpt import CorruptState, compact, nibbles_of
 
 HASH_BYTES = 32
 BRANCH_ITEMS, SHORT_ITEMS = 17, 2
 LEAF_FLAG, ODD_FLAG = 2, 1
+DECODED_MAX = 16_384
+"""Decoded nodes of one generation; there are two. A full branch takes some 1.5 KiB: 50 MB at the very most."""
 
 
 class _Branch:
-    """reference: how a parent names the node, a hash or the node itself when that is shorter; None once changed."""
+    """reference: how a parent names the node, a hash or the node itself when that is shorter; None while it changes.
+    With a reference it belongs to everybody and is changed no more; its children are then named by their hashes."""
 
     __slots__ = ("children", "reference", "value")
 
@@ -44,51 +49,95 @@ _Link = _Node | bytes | None
 """A node, the hash of one that was not needed yet, or nothing."""
 
 
+class Nodes(Mapping[bytes, bytes]):
+    """A database of nodes by hash, with the decoded ones that were used last. Each is hashed once, when it is read.
+
+    Two generations: what is used moves to the younger one, and when that is full the older one goes. Several threads
+    may use it: what one loses of another's is only decoded again.
+    """
+
+    def __init__(self, db: Mapping[bytes, bytes]) -> None:
+        self._db = db
+        self._young: dict[bytes, _Node] = {}
+        self._old: dict[bytes, _Node] = {}
+
+    @classmethod
+    def of(cls, db: Mapping[bytes, bytes]) -> "Nodes":
+        """The database itself if it is one, else a new one over it."""
+        return db if isinstance(db, Nodes) else cls(db)
+
+    def node(self, digest: bytes) -> _Node:
+        """A node, not to be changed. Raises CorruptState, MissingNode."""
+        found = self._young.get(digest)
+        if found is None:
+            found = self._old.get(digest)
+            if found is None:
+                try:
+                    found = _node_of(rlp.decode_list(mpt.read(self._db, digest)), digest)
+                except rlp.RLPError as error:
+                    raise CorruptState(f"under {digest.hex()} is no trie node: {error}") from error
+            self.keep(digest, found)
+        return found
+
+    def keep(self, digest: bytes, node: _Node) -> None:
+        """Remember a node that will be changed no more."""
+        if len(self._young) >= DECODED_MAX:
+            self._old, self._young = self._young, {}
+        self._young[digest] = node
+
+    def __getitem__(self, digest: bytes) -> bytes:
+        return self._db[digest]
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._db
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._db)
+
+    def __len__(self) -> int:
+        return len(self._db)
+
+
 class Trie:
     """Keys are what the caller hashed; an absent value is empty and an empty value is absent.
 
-    load: hash to the bytes of a node (raises what the caller wants to see raised); store: takes (hash, bytes) of every
-    changed node when the root is computed. One thread at a time changes it; several may read.
+    store: takes (hash, bytes) of every changed node when the root is computed. One thread at a time changes it;
+    several may read.
     """
 
     def __init__(
         self,
-        load: Callable[[bytes], bytes],
+        nodes: Nodes,
         store: Callable[[bytes, bytes], None] | None = None,
         root: bytes = EMPTY_TRIE_ROOT,
     ) -> None:
-        self._load, self._store = load, store
+        self._nodes, self._store = nodes, store
         self._root: _Link = None if root == EMPTY_TRIE_ROOT else root
         self._root_hash: bytes | None = root
 
     def get(self, key: bytes) -> bytes:
-        """The value under a key. Raises CorruptState and what load raises."""
+        """The value under a key. Raises CorruptState, MissingNode."""
         path, at = nibbles_of(key), 0
-        if isinstance(self._root, bytes):
-            self._root = self._loaded(self._root)
         node = self._root
         while node is not None:
+            if isinstance(node, bytes):
+                node = self._nodes.node(node)
             if isinstance(node, _Branch):
                 if at == len(path):
                     return node.value
-                child = node.children[path[at]]
-                if isinstance(child, bytes):
-                    child = node.children[path[at]] = self._loaded(child)
-                node = child
+                node = node.children[path[at]]
                 at += 1
             elif isinstance(node, _Leaf):
                 return node.value if path[at:] == node.path else b""
             else:
                 if not path.startswith(node.path, at):
                     return b""
-                if isinstance(node.child, bytes):
-                    node.child = self._loaded(node.child)
                 at += len(node.path)
                 node = node.child
         return b""
 
     def set(self, key: bytes, value: bytes) -> None:
-        """Put a value under a key; an empty one removes it. Raises CorruptState and what load raises."""
+        """Put a value under a key; an empty one removes it. Raises CorruptState, MissingNode."""
         if not value:
             self.delete(key)
             return
@@ -96,7 +145,7 @@ class Trie:
         self._root_hash = None
 
     def delete(self, key: bytes) -> None:
-        """Remove a key, if it is there. Raises CorruptState and what load raises."""
+        """Remove a key, if it is there. Raises CorruptState, MissingNode."""
         self._root = self._removed(self._root, nibbles_of(key))
         self._root_hash = None
 
@@ -107,18 +156,13 @@ class Trie:
             self._root_hash = self._hash_root()
         return self._root_hash
 
-    def share(self, store: Callable[[bytes, bytes], None], load: Callable[[bytes], bytes]) -> "Trie":
-        """The same trie with the nodes that it holds, to be changed: this one must not be used any more."""
-        other = Trie(load, store)
-        other._root, other._root_hash = self._root, self._root_hash
-        return other
-
     def _hash_root(self) -> bytes:
         root = self._root
         if root is None:
             return EMPTY_TRIE_ROOT
         reference = self._reference(root)
         if isinstance(reference, bytes):
+            self._root = reference
             return reference
         encoded = rlp.encode(reference)  # a root is hashed however short it is
         digest = keccak(encoded)
@@ -129,14 +173,8 @@ class Trie:
         assert self._store is not None, "a trie that is only read was changed"
         self._store(digest, encoded)
 
-    def _loaded(self, digest: bytes) -> _Node:
-        try:
-            return _node_of(rlp.decode_list(self._load(digest)), digest)
-        except rlp.RLPError as error:
-            raise CorruptState(f"under {digest.hex()} is no trie node: {error}") from error
-
     def _resolved(self, link: _Node | bytes) -> _Node:
-        return self._loaded(link) if isinstance(link, bytes) else link
+        return self._nodes.node(link) if isinstance(link, bytes) else link
 
     def _put(self, link: _Link, path: bytes, value: bytes) -> _Node:
         """The node that stands in link's place once the value is under path."""
@@ -144,24 +182,21 @@ class Trie:
             return _Leaf(path, value)
         node = self._resolved(link)
         if isinstance(node, _Branch):
+            node = _own(node)
             if path:
                 node.children[path[0]] = self._put(node.children[path[0]], path[1:], value)
             else:
                 node.value = value
-            node.reference = None
             return node
         shared = _shared(node.path, path)
         if isinstance(node, _Leaf):
             if node.path == path:
-                node.value, node.reference = value, None
-                return node
+                return _Leaf(path, value)
             fork = _Branch([None] * 16, b"")
             _hang(fork, node.path[shared:], node.value)
         else:
             if shared == len(node.path):
-                node.child = self._put(node.child, path[shared:], value)
-                node.reference = None
-                return node
+                return _Extension(node.path, self._put(node.child, path[shared:], value))
             fork = _Branch([None] * 16, b"")
             rest = node.path[shared:]
             fork.children[rest[0]] = node.child if len(rest) == 1 else _Extension(rest[1:], node.child)
@@ -180,24 +215,23 @@ class Trie:
                 return node
             child = self._removed(node.child, path[len(node.path) :])
             assert child is not None, "an extension leads to a branch, and a branch holds two things"
-            if child.reference is None:
-                return _prefixed(node.path, child)
-            node.child = child
-            return node
+            return node if child.reference is not None else _prefixed(node.path, child)
         if path:
-            below = node.children[path[0]]
-            if below is None:
-                return node
-            node.children[path[0]] = left = self._removed(below, path[1:])
+            left = self._removed(node.children[path[0]], path[1:])
             if left is not None:
                 if left.reference is None:
-                    node.reference = None
+                    node = _own(node)
+                    node.children[path[0]] = left
                 return node
+            if node.children[path[0]] is None:
+                return node
+            node = _own(node)
+            node.children[path[0]] = None
         elif not node.value:
             return node
         else:
+            node = _own(node)
             node.value = b""
-        node.reference = None
         return self._folded(node)
 
     def _folded(self, node: _Branch) -> _Node:
@@ -218,11 +252,20 @@ class Trie:
             return link
         if link.reference is None:
             if isinstance(link, _Branch):
-                item: list[rlp.Item] = [*map(self._reference, link.children), link.value]
+                items: list[rlp.Item] = []
+                for nibble, child in enumerate(link.children):
+                    reference = self._reference(child)
+                    items.append(reference)
+                    if child is not None and isinstance(reference, bytes):
+                        link.children[nibble] = reference
+                item: list[rlp.Item] = [*items, link.value]
             elif isinstance(link, _Leaf):
                 item = [compact(link.path, True), link.value]
             else:
-                item = [compact(link.path, False), self._reference(link.child)]
+                reference = self._reference(link.child)
+                if isinstance(reference, bytes):
+                    link.child = reference
+                item = [compact(link.path, False), reference]
             encoded = rlp.encode(item)
             if len(encoded) < HASH_BYTES:
                 link.reference = item
@@ -230,6 +273,7 @@ class Trie:
                 digest = keccak(encoded)
                 self._save(digest, encoded)
                 link.reference = digest
+                self._nodes.keep(digest, link)
         return link.reference
 
 
@@ -252,6 +296,11 @@ def _link_of(item: rlp.Item) -> _Link:
     if isinstance(item, bytes):
         return item or None
     return _node_of(list(item), item)
+
+
+def _own(branch: _Branch) -> _Branch:
+    """The branch if it is being changed already, else a copy to change."""
+    return branch if branch.reference is None else _Branch(list(branch.children), branch.value)
 
 
 def _shared(a: bytes, b: bytes) -> int:

@@ -38,6 +38,7 @@ from vm.state import StateReader
 from vm.system import abi, courier, market_gas, market_state, tolerant_state, views
 from vm.system.market_views import Duty, TaskView
 from vm.system.prologue import prologue_data
+from vm.trie import Nodes
 from vm.validity import next_base_fee
 
 STOP = 36
@@ -93,7 +94,7 @@ class Operator:
 class CachedReader(StateReader):
     """One state; slots that were read are remembered, for all operators look at the same tasks."""
 
-    def __init__(self, db: dict[bytes, bytes], root: bytes) -> None:
+    def __init__(self, db: Nodes, root: bytes) -> None:
         super().__init__(db, root)
         self._slots: dict[tuple[bytes, int], int] = {}
 
@@ -144,9 +145,8 @@ class Chain:
             spec_hash=keccak(b"a spec"),
         )  # fmt: skip
         self._reader: CachedReader | None = None
-        self.db: dict[bytes, bytes] = {}
-        self.root, nodes = build_state(self.spec)
-        self.db.update(nodes)
+        self.root, self.stored = build_state(self.spec)
+        self.db = Nodes(self.stored)
         self.height = 0
         self.hash = keccak(b"genesis")
         self.genesis_hash = self.hash
@@ -182,7 +182,7 @@ class Chain:
         moved = zip(sent, self.receipts, strict=True)
         self.dispute_receipts += [receipt for transaction, receipt in moved if transaction.to == REFEREE]
         execution = executor.finish()
-        self.db.update(execution.nodes)
+        self.stored.update(execution.nodes)
         self.root, self.height = execution.state_root, height
         self.hash = keccak(self.hash + execution.state_root)
         self.base_fees_burned += self.base_fee * (execution.gas_used - prologue.gas_used)

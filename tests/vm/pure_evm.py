@@ -7,7 +7,7 @@ from eth.vm.message import Message
 
 from primitives.hashing import EMPTY_TRIE_ROOT, keccak
 from primitives.params import ChainParams
-from vm.state import Overlay, open_state, state_class
+from vm.state import open_state, state_class
 
 CALLER, TARGET = b"\x11" * 20, b"\x22" * 20
 
@@ -16,7 +16,7 @@ CALLER, TARGET = b"\x11" * 20, b"\x22" * 20
 def _state():
     params, genesis = ChainParams(), keccak(b"genesis of a test")
     return open_state(
-        state_class(params, genesis), Overlay({}), EMPTY_TRIE_ROOT, params=params, number=1, timestamp=1,
+        state_class(params, genesis), {}, EMPTY_TRIE_ROOT, params=params, number=1, timestamp=1,
         coinbase=b"\x01" * 20, mix_hash=keccak(b"mix"), base_fee_per_gas=10**9,
     )  # fmt: skip
 

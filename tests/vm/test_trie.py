@@ -7,17 +7,11 @@ from trie import HexaryTrie
 
 from primitives.hashing import EMPTY_TRIE_ROOT, keccak
 from vm import mpt
+from vm import trie as trie_module
 from vm.mpt import CorruptState, MissingNode
-from vm.trie import Trie
+from vm.trie import Nodes, Trie
 
 SEED = 20_260_711
-
-
-def reader(nodes: dict[bytes, bytes]):
-    def load(digest: bytes) -> bytes:
-        return mpt.read(nodes, digest)
-
-    return load
 
 
 def some_keys(rng: random.Random, count: int) -> list[bytes]:
@@ -36,7 +30,7 @@ def test_any_order_of_writes_and_removals_has_the_root_of_the_reference(round_: 
     nodes: dict[bytes, bytes] = {}
     oracle, held, root = HexaryTrie({}), {}, EMPTY_TRIE_ROOT
     for _ in range(25):  # one pass is one block: the trie opens at a root, changes, and is hashed once
-        trie = Trie(reader(nodes), nodes.__setitem__, root)
+        trie = Trie(Nodes(nodes), nodes.__setitem__, root)
         for _ in range(rng.randrange(1, 12)):
             key = rng.choice(keys)
             if rng.random() < 0.4:
@@ -52,17 +46,17 @@ def test_any_order_of_writes_and_removals_has_the_root_of_the_reference(round_: 
             assert trie.get(probe) == held.get(probe, b"")
         root = trie.root_hash
         assert root == oracle.root_hash == mpt.build(held.items())
-        fresh = Trie(reader(nodes), None, root)
+        fresh = Trie(Nodes(nodes), None, root)
         assert all(fresh.get(key) == held.get(key, b"") for key in keys)
         assert all(keccak(encoded) == digest for digest, encoded in nodes.items())
 
 
 def test_removing_everything_leaves_the_empty_trie() -> None:
     nodes: dict[bytes, bytes] = {}
-    trie = Trie(reader(nodes), nodes.__setitem__)
+    trie = Trie(Nodes(nodes), nodes.__setitem__)
     for number in range(50):
         trie.set(keccak(bytes([number])), b"v" * number)
-    trie = Trie(reader(nodes), nodes.__setitem__, trie.root_hash)
+    trie = Trie(Nodes(nodes), nodes.__setitem__, trie.root_hash)
     for number in range(50):
         trie.set(keccak(bytes([number])), b"")  # an empty value is a removal
     assert trie.root_hash == EMPTY_TRIE_ROOT
@@ -70,12 +64,12 @@ def test_removing_everything_leaves_the_empty_trie() -> None:
 
 def test_an_absent_key_removed_changes_no_node() -> None:
     nodes: dict[bytes, bytes] = {}
-    trie = Trie(reader(nodes), nodes.__setitem__)
+    trie = Trie(Nodes(nodes), nodes.__setitem__)
     for number in range(50):
         trie.set(keccak(bytes([number])), b"value")
     root = trie.root_hash
     stored: list[bytes] = []
-    again = Trie(reader(nodes), lambda digest, _encoded: stored.append(digest), root)
+    again = Trie(Nodes(nodes), lambda digest, _encoded: stored.append(digest), root)
     for number in range(50, 200):
         again.delete(keccak(bytes([number])))
     assert again.root_hash == root
@@ -84,13 +78,13 @@ def test_an_absent_key_removed_changes_no_node() -> None:
 
 def test_only_changed_nodes_are_stored_and_only_the_last_of_them() -> None:
     nodes: dict[bytes, bytes] = {}
-    trie = Trie(reader(nodes), nodes.__setitem__)
+    trie = Trie(Nodes(nodes), nodes.__setitem__)
     keys = [keccak(bytes([number])) for number in range(100)]
     for key in keys:
         trie.set(key, b"value")
     root = trie.root_hash
     stored: dict[bytes, bytes] = {}
-    again = Trie(reader(nodes), stored.__setitem__, root)
+    again = Trie(Nodes(nodes), stored.__setitem__, root)
     for turn in range(20):
         again.set(keys[7], bytes([turn + 1]) * 40)
     root = again.root_hash
@@ -100,17 +94,42 @@ def test_only_changed_nodes_are_stored_and_only_the_last_of_them() -> None:
 
 def test_a_lost_node_and_a_foreign_one_are_named() -> None:
     nodes: dict[bytes, bytes] = {}
-    trie = Trie(reader(nodes), nodes.__setitem__)
+    trie = Trie(Nodes(nodes), nodes.__setitem__)
     for number in range(100):
         trie.set(keccak(bytes([number])), b"v" * 40)
     root = trie.root_hash
     kept = nodes.pop(next(digest for digest in nodes if digest != root))
     with pytest.raises(MissingNode):
         for number in range(100):
-            Trie(reader(nodes), None, root).get(keccak(bytes([number])))
+            Trie(Nodes(nodes), None, root).get(keccak(bytes([number])))
     nodes[keccak(kept)] = kept
-    foreign = b"\xc3\x01\x02\x03"
-    with pytest.raises(CorruptState, match="3 items"):
-        Trie(lambda _digest: foreign, None, root).get(keccak(b""))
-    with pytest.raises(CorruptState, match="no trie node"):
-        Trie(lambda _digest: b"\x01\x02", None, root).get(keccak(b""))
+    for foreign, said in ((b"\xc3\x01\x02\x03", "3 items"), (b"\x01\x02", "no trie node")):
+        with pytest.raises(CorruptState, match=said):
+            Trie(Nodes({keccak(foreign): foreign}), None, keccak(foreign)).get(keccak(b""))
+    with pytest.raises(CorruptState, match="the state database holds"):
+        Trie(Nodes({root: b"something else"}), None, root).get(keccak(b""))
+
+
+@pytest.mark.parametrize("most", [1, 7, 10_000])
+def test_tries_that_share_decoded_nodes_never_see_each_others_changes(monkeypatch, most: int) -> None:
+    monkeypatch.setattr(trie_module, "DECODED_MAX", most)
+    rng = random.Random(SEED + most)
+    print("seed", SEED + most)
+    keys = some_keys(rng, 40)
+    stored: dict[bytes, bytes] = {}
+    nodes = Nodes(stored)
+    states: list[tuple[bytes, dict[bytes, bytes]]] = [(EMPTY_TRIE_ROOT, {})]
+    for _ in range(60):  # a block on any state there was, as of another round or another chain's head
+        root, held = rng.choice(states)
+        held, trie = dict(held), Trie(nodes, stored.__setitem__, root)
+        for _ in range(rng.randrange(1, 8)):
+            key, value = rng.choice(keys), rng.choice((b"", b"", b"\x01", rng.randbytes(40)))
+            trie.set(key, value)
+            held[key] = value
+        held = {key: value for key, value in held.items() if value}
+        states.append((trie.root_hash, held))
+        assert trie.root_hash == mpt.build(held.items())
+        assert all(trie.get(key) == held.get(key, b"") for key in keys)
+    for root, held in states:
+        again = Trie(nodes, None, root)
+        assert all(again.get(key) == held.get(key, b"") for key in keys)

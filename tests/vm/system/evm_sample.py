@@ -6,7 +6,7 @@ from sample import STRANGER, sample_spec
 
 from primitives.hashing import keccak
 from vm.genesis import build_state
-from vm.state import Overlay, open_state, state_class
+from vm.state import open_state, state_class
 
 SPEC = sample_spec()
 GENESIS_HASH = keccak(b"genesis of a test")
@@ -32,7 +32,7 @@ class Evm:
 
     def __init__(self, height: int = 1) -> None:
         self.state = open_state(
-            state_class(SPEC.params, GENESIS_HASH), Overlay(dict(NODES)), ROOT, params=SPEC.params, number=height,
+            state_class(SPEC.params, GENESIS_HASH), dict(NODES), ROOT, params=SPEC.params, number=height,
             timestamp=1, coinbase=b"\x01" * 20, mix_hash=keccak(b"mix"), base_fee_per_gas=10**9,
         )  # fmt: skip
 
