@@ -127,6 +127,8 @@ struct Duty {
     uint64 lastBlock;
     uint64 postedBlock;
     uint64 answeredBlock;
+    address executor;
+    bytes32 commitment;
 }
 
 struct Batch {

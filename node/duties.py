@@ -28,7 +28,7 @@ BATCH_BYTES_MAX = 48 * 1024
 GAS_MARGIN = 20_000
 
 KIND_OF_ROLE = {abi.ROLE_EXECUTE: 1, abi.ROLE_AUDIT: 2, abi.ROLE_REVEAL: 3}
-"""Role of a duty -> kind of the batch item that fulfils it. A challenge is no item (node.disputes)."""
+"""Role of a duty -> kind of the batch item that fulfils it. What is done in disputes is no item (node.disputes)."""
 KIND_OF_ITEM: Mapping[type[WorkItem], int] = {Submission: 1, Verdict: 2, Reveal: 3, TrapOpening: 4}
 
 
@@ -69,8 +69,8 @@ def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None
 def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> list[Duty]:
     """The duties to run a model for now, the first to close first. height: of the next block.
 
-    A backup begins only when its own slot does. A result that was lost and is to be revealed, or to become a challenge,
-    is computed again, with the same bits.
+    A backup begins only when its own slot does, and nobody does others' duties before they were silent for long. A
+    result that was lost and is to be revealed, or to become a challenge, is computed again, with the same bits.
     """
     wanted = [
         duty
@@ -78,7 +78,7 @@ def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: in
         if duty.model == model
         and result_for(duty, results) is None
         and duty.last_block >= height
-        and (duty.role != abi.ROLE_EXECUTE or duty.first_block <= height + 1)
+        and (duty.first_block <= height + 1 or (duty.role != abi.ROLE_EXECUTE and duty.slot != abi.NO_SLOT))
     ]
     return sorted(wanted, key=lambda duty: (duty.last_block, duty.task))
 
@@ -108,12 +108,19 @@ def items_to_send(
         kind = KIND_OF_ROLE.get(duty.role)
         if result is None or not open_now or kind is None or (duty.task, kind) in refused:
             continue
+        if duty.slot == abi.NO_SLOT and not _opens(duty, result):
+            continue
         item = _item(operator, duty, result)
         size += len(encode_batch([item]))
         if len(items) == BATCH_ITEMS_MAX or size > BATCH_BYTES_MAX:
             break
         items.append(item)
     return items
+
+
+def _opens(duty: Duty, result: Result) -> bool:
+    """Whether somebody's silent commitment is to the root that this node found too."""
+    return execution_commitment(duty.task, duty.executor, result.root) == duty.commitment
 
 
 def _item(operator: bytes, duty: Duty, result: Result) -> WorkItem:

@@ -34,7 +34,7 @@ from primitives.receipt import Log
 from primitives.task import Kind, Status, WorkItem, vector_of, words_of
 from rpc.task_story import STATUS_OF
 from vm.system import abi, views
-from vm.system.market_views import Duty, open_tasks, task_view
+from vm.system.market_views import Duty, task_view
 
 PRUNE_BLOCKS = 16
 """How often results of finished tasks are looked for."""
@@ -234,7 +234,7 @@ class InferenceService:
             if self._operator is None:
                 return [], set()
         operator = views.operator(reader, self._operator, params, height)
-        duties = open_tasks(views.ViewContext(reader, params, height), self._operator)
+        duties = views.open_tasks(reader, self._operator, params, height)
         declared = set() if operator is None else {model for model, _, _ in operator.serves}
         return duties, declared | {duty.model for duty in duties}
 

@@ -2,8 +2,9 @@
 message that becomes. Pure functions over the state's views and the logs of what was shown; node.disputes runs and sends
 them.
 
-A node moves for itself: as the accused; as whoever challenged; and, when half of the time is gone, for an accused whose
-root it found too. It never moves on a list that is not its own work.
+A node moves for itself: as the accused; as whoever challenged; and for others who are silent (vm.system.standby): for
+an accused whose root it found too, and where a contradiction that it finds true became no challenge. It never moves on
+a list that is not its own work.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -14,7 +15,7 @@ from inference.defence import LIST, OP, TILE, TRACE
 from node.duties import Result
 from node.outbox import Message
 from primitives.hashing import ZERO_HASH
-from primitives.params import DISPUTE_MESSAGE_GAS, ChainParams
+from primitives.params import ChainParams
 from primitives.task import NO_BAD_POSITION, Kind, Status, trace_key, vector_of
 from vm.system import abi, referee_gas, views
 from vm.system.market_views import TaskView
@@ -62,20 +63,24 @@ def moves_now(
     """Every move that is this node's in block `height`, by the state before it. result: what its own work on a task
     gave, by task and trace key."""
     moves = []
+    owed = [] if me.operator is None else views.open_tasks(reader, me.operator, params, height)
+    silent = {duty.task for duty in owed if duty.role == abi.ROLE_DEFEND and duty.first_block <= height}
     for number in views.open_disputes(reader):
         dispute = views.dispute(reader, number, params, height)
         task = None if dispute is None else views.task(reader, dispute.task)
         if dispute is None or task is None:
             continue
         own = result(task.task, trace_key(task.seed, task.attempt))
-        move = move_in(dispute, task, me, None if own is None else own.root, height)
+        move = move_in(dispute, task, me, None if own is None else own.root, task.task in silent)
         if move is not None and _needs_bond(move, me):
             move = replace(move, value=bond(abi.STAND_IN_BOND, number, me.hot))
         moves += [] if move is None else [move]
-    for duty in () if me.operator is None else views.open_tasks(reader, me.operator, params, height):
-        if duty.role == abi.ROLE_CHALLENGE and duty.first_block <= height:
-            task = views.task(reader, duty.task)
-            move = None if task is None else challenge_of(task, result(duty.task, duty.trace_key))
+    for duty in owed:
+        task = views.task(reader, duty.task) if duty.role == abi.ROLE_CHALLENGE else None
+        if task is not None and duty.first_block <= height:
+            move = challenge_of(task, result(duty.task, duty.trace_key))
+            if move is not None and duty.slot == abi.NO_SLOT:
+                move = replace(move, value=bond(abi.BOND_FOR, duty.task, me.hot))
             moves += [] if move is None else [move]
     return moves
 
@@ -88,9 +93,9 @@ def _needs_bond(move: Move, me: Me) -> bool:
     return first and not me.is_(dispute.accused)
 
 
-def move_in(dispute: DisputeView, task: TaskView, me: Me, own_root: bytes | None, height: int) -> Move | None:
+def move_in(dispute: DisputeView, task: TaskView, me: Me, own_root: bytes | None, silent: bool) -> Move | None:
     """This node's move in a dispute that runs. own_root: T by this node's own work on the task, None if it did none.
-    height: of the next block."""
+    silent: the defence has said nothing for so long that it is this node's turn to speak for it."""
     key = position(dispute)
     if dispute.turn == abi.TURN_CHALLENGER:
         if not me.is_(dispute.challenger) and not me.is_(dispute.operator):
@@ -103,9 +108,7 @@ def move_in(dispute: DisputeView, task: TaskView, me: Me, own_root: bytes | None
         return Move(key, "show", "this node is accused", task, dispute)
     if me.is_(dispute.author):
         return Move(key, "show", "it posted the list of operations", task, dispute)
-    if own_root != task.executor_root or me.operator is None or me.operator not in task.verifiers:
-        return None
-    if dispute.last_block - height > dispute.defender_left // 2:
+    if not silent or own_root != task.executor_root:
         return None
     return Move(key, "show", "the accused is silent, and this node found the same root", task, dispute)
 
@@ -181,22 +184,27 @@ def message_of(move: Move, reply: dict[str, Any]) -> Message | str:
         if move.move == "root" and reply["root"] == task.executor_root:
             return "computed again, the trace has the root that was revealed"
         leaf = abi.NO_LEAF if move.move == "root" else reply["leaf"]
-        return _message(move, abi.CHALLENGE, task.task, leaf)
+        seats = task.auditors, len(task.verifiers)
+        return _message(move, lambda data: referee_gas.challenging(data, *seats), abi.CHALLENGE, task.task, leaf)
     if move.move == "show":
         if reply["root"] != task.executor_root:
             return f"by this machine's work the root is {reply['root'].hex()[:16]}: there is nothing to show"
         if dispute.operations != ZERO_HASH and reply["operations"] != dispute.operations:
             return "the list of operations is another's and false: whoever posted it must stand for it"
-        return _message(move, abi.SHOW, dispute.dispute, reply["data"])
+        return _message(move, referee_gas.showing, abi.SHOW, dispute.dispute, reply["data"])
     if move.move == "choose":
         if reply["index"] is None:
-            return _message(move, abi.CHOOSE, dispute.dispute, abi.NO_OP, ZERO_HASH, ())
-        return _message(move, abi.CHOOSE, dispute.dispute, reply["index"], reply["child"], tuple(reply["path"]))
-    said = _message(move, abi.OPEN, dispute.dispute, reply["element"], reply["data"])
-    needed = referee_gas.opening(said.data, task.auditors, len(task.verifiers))  # it pays for the end, seat by seat
-    return replace(said, gas=max(said.gas, needed))
+            return _message(move, referee_gas.choosing, abi.CHOOSE, dispute.dispute, abi.NO_OP, ZERO_HASH, ())
+        path = tuple(reply["path"])
+        return _message(
+            move, referee_gas.choosing, abi.CHOOSE, dispute.dispute, reply["index"], reply["child"], path
+        )
+    seats = task.auditors, len(task.verifiers)  # it pays for the end, seat by seat
+    return _message(
+        move, lambda data: referee_gas.opening(data, *seats), abi.OPEN, dispute.dispute, reply["element"], reply["data"]
+    )
 
 
-def _message(move: Move, function: abi.Function, *arguments: Any) -> Message:
+def _message(move: Move, gas_of: Callable[[bytes], int], function: abi.Function, *arguments: Any) -> Message:
     data = function.encode_call(*arguments)
-    return Message(function.account, data, DISPUTE_MESSAGE_GAS, frozenset([move.key]), move.value)
+    return Message(function.account, data, gas_of(data), frozenset([move.key]), move.value)

@@ -331,10 +331,12 @@ DUTY = _struct("""Duty {
     uint8 role; uint8 kind; bytes32 task; bytes32 model; bytes32 promptHash; bytes32 outputHash; bytes32 seed;
     bytes32 traceKey;
     uint32 maxTokens; uint32 temperatureQ16; uint32 topK; uint8 slot; uint64 firstBlock; uint64 lastBlock;
-    uint64 postedBlock; uint64 answeredBlock; }""")
-ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL, ROLE_CHALLENGE = 1, 2, 3, 4
+    uint64 postedBlock; uint64 answeredBlock; address executor; bytes32 commitment; }""")
+ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL, ROLE_CHALLENGE, ROLE_DEFEND = 1, 2, 3, 4, 5
+NO_SLOT = 255
 """Duty.role, and the role in Paid and TaskMissed (0 there: the poster). ROLE_CHALLENGE: a verdict that contradicts the
-answer must become a challenge (Referee.challenge) in the duty's blocks, or it is void and costs a lost challenge."""
+answer must become a challenge (Referee.challenge) in the duty's blocks, or it is void and costs a lost challenge.
+ROLE_DEFEND: an accused whose root this operator can find is silent. NO_SLOT: others should act, anybody may."""
 
 BATCH = _struct("Batch { string name; bytes32 model; uint8 kind; uint32 prompts; uint32 commissioned; }")
 

@@ -7,7 +7,7 @@ market_settle, storage in market_state.
 
 from typing import Any
 
-from vm.system import abi, courier
+from vm.system import abi, courier, standby
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.gas import VIEW_WORD
@@ -17,7 +17,7 @@ from vm.system.market_forget import forget_old
 from vm.system.market_post import cancel, fill_fund, post, quote
 from vm.system.market_settle import settle_mature
 from vm.system.market_state import AUDIT_RESERVE, DUTIES, FUND, POSTED
-from vm.system.market_views import open_tasks, task_view
+from vm.system.market_views import task_view
 from vm.system.market_windows import close_windows, draw_audits
 from vm.system.market_work import work
 
@@ -43,8 +43,9 @@ def _get_task(ctx: SystemContext, call: Call, task_id: bytes) -> tuple[Any, ...]
 
 
 def _open_tasks(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, ...]:
-    ctx.charge((1 + DUTIES.count(ctx, operator) * gas.TASK_WORDS) * VIEW_WORD, "openTasks")
-    return ([duty.values for duty in open_tasks(ctx, operator)],)
+    ctx.charge(3 * VIEW_WORD, "openTasks")
+    ctx.charge((DUTIES.count(ctx, operator) + standby.looks(ctx, operator)) * gas.TASK_WORDS * VIEW_WORD, "openTasks")
+    return ([duty.values for duty in standby.all_duties(ctx, operator)],)
 
 
 def _fund(ctx: SystemContext, call: Call) -> tuple[Any, ...]:

@@ -12,10 +12,11 @@ from primitives.hashing import ZERO_HASH
 from primitives.task import NO_BAD_POSITION, Status, trace_key
 from vm.system import abi, models
 from vm.system import market_gas as gas
-from vm.system.context import SystemContext
+from vm.system.context import ReadContext, SystemContext
 from vm.system.market_refund import call_back, refund
 from vm.system.market_state import (
     CONTESTED,
+    CONTESTS,
     DUTIES,
     MATURE,
     NOBODY,
@@ -37,6 +38,7 @@ from vm.system.market_state import (
     unexpose,
 )
 from vm.system.market_verdict import agree, outcome_of, unverified
+from vm.system.referee_state import STOPPED
 
 REFEREES_DISAGREE = "the two referees disagree about the answer"
 REFUNDED_WHOLE = "the answer was refuted, and nobody is left to give another"
@@ -56,27 +58,45 @@ def contradicted(ctx: SystemContext, task_id: bytes, task: Task, verifier: bytes
     )
 
 
+def note_ground(ctx: SystemContext, task: Task) -> None:
+    """Contradictions have their time to become challenges from this block on."""
+    task.contest_began, task.contest_stopped = ctx.height, STOPPED.get(ctx)
+
+
+def challenge_last(ctx: ReadContext, task: Task) -> int:
+    """Last block in which a contradiction may become a challenge, as far as is known: blocks with a full lane add."""
+    stood = STOPPED.get(ctx) - task.contest_stopped
+    return task.contest_began + max(ctx.params.silence_blocks, task.delay) + stood
+
+
 def late(ctx: SystemContext, task: Task, seats: Sequence[Seat]) -> list[int]:
-    """Seats whose contradiction should be a challenge by now, and is none."""
-    return [
-        index
-        for index, seat in enumerate(seats)
-        if seat.state == SEAT_AGAINST and task.challenge_last(ctx.params, seat) < ctx.height
-    ]
+    """Seats whose contradiction should be a challenge by now, and is none. While a challenge of the answer waits or
+    runs that is open: it may prove them right, whoever filed it."""
+    if task.disputes or ctx.height <= challenge_last(ctx, task):
+        return []
+    return [index for index, seat in enumerate(seats) if seat.state == SEAT_AGAINST]
 
 
 def look_again(ctx: SystemContext, task_id: bytes, task: Task) -> None:
-    """The reveals of a disputed task are over, or a contradiction's time is: wait for the next, or go on."""
+    """The reveals of a disputed task are over, or the contradictions' time is: wait, or go on."""
     seats = seats_of(ctx, task_id, task)
-    waiting = [task.challenge_last(ctx.params, seat) for seat in seats if seat.state == SEAT_AGAINST]
+    against = any(seat.state == SEAT_AGAINST for seat in seats)
+    if against:
+        CONTESTS.add(ctx, task_id, b"")
     task.due = 0
-    if waiting:
-        schedule(ctx, CONTESTED, task_id, task, max(min(waiting), ctx.height) + 1)
-        TASKS.put(ctx, task, task_id)
-    elif task.disputes:
+    if against and not task.disputes:
+        schedule(ctx, CONTESTED, task_id, task, challenge_last(ctx, task) + 1)
+    if against or task.disputes:
         TASKS.put(ctx, task, task_id)
     else:
         _conclude(ctx, task_id, task, seats)
+
+
+def await_root(ctx: SystemContext, task_id: bytes, task: Task, until: int) -> None:
+    """The reveals are over, and nobody has revealed the root of the contradicted answer yet."""
+    CONTESTS.add(ctx, task_id, b"")
+    schedule(ctx, CONTESTED, task_id, task, until + 1)
+    TASKS.put(ctx, task, task_id)
 
 
 def void(ctx: SystemContext, task_id: bytes, task: Task, index: int, seat: Seat, reason: str) -> None:
@@ -89,7 +109,8 @@ def void(ctx: SystemContext, task_id: bytes, task: Task, index: int, seat: Seat,
 
 
 def cleared(ctx: SystemContext, task_id: bytes, task: Task) -> None:
-    """A challenge of the answer was lost. When it was the last one, the task goes on from where it stood."""
+    """A challenge of the answer was lost. When it was the last one, the task goes on from where it stood: who still
+    contradicts has its time anew, for what was filed was not its own doing."""
     task.disputes -= 1
     if task.disputes or task.due:
         TASKS.put(ctx, task, task_id)  # other disputes, or a window that is still to end
@@ -97,7 +118,8 @@ def cleared(ctx: SystemContext, task_id: bytes, task: Task) -> None:
         schedule(ctx, MATURE, task_id, task, ctx.height + 1)
         TASKS.put(ctx, task, task_id)
     else:
-        _conclude(ctx, task_id, task, seats_of(ctx, task_id, task))
+        note_ground(ctx, task)
+        look_again(ctx, task_id, task)
 
 
 def refuted(ctx: SystemContext, task_id: bytes, task: Task, dispute: int, reason: int) -> None:
@@ -127,6 +149,7 @@ def undecided(ctx: SystemContext, task_id: bytes, task: Task) -> None:
 def _dismiss(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """Nobody has anything to do for this attempt any more."""
     seats = seats_of(ctx, task_id, task)
+    CONTESTS.remove(ctx, task_id, b"")
     uncover(ctx, task_id, task)
     for index, seat in enumerate(seats):
         DUTIES.remove(ctx, task_id, seat.verifier)
@@ -165,7 +188,8 @@ def _forget_answer(task: Task) -> None:
     """What an attempt left in the task's record."""
     task.slot = task.passed = task.seats = task.redraws = task.auditors = 0
     task.executor_opened = task.contradicted = task.disputes = task.due = 0
-    task.answered = task.drawn = task.revealing = task.agreed = task.opened = task.delay = 0
+    task.answered = task.drawn = task.revealing = task.agreed = task.delay = 0
+    task.contest_began = task.contest_stopped = 0
     task.output = task.queue_ms = task.first_token_ms = task.total_ms = task.device_bytes = task.other_bad = 0
     task.output_hash = task.commitment = task.root = task.other_root = task.device = ZERO_HASH
     task.revealer = task.contradictor = NOBODY
@@ -174,6 +198,7 @@ def _forget_answer(task: Task) -> None:
 def _conclude(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Seat]) -> None:
     """Nothing is contested any more and the reveals are over: as if the void verdicts never were."""
     assert not any(seat.state in (SEAT_GIVEN, SEAT_AGAINST, SEAT_CHALLENGING) for seat in seats), task_id
+    CONTESTS.remove(ctx, task_id, b"")
     if task.cancelled:
         ctx.charge(gas.refund(max(task.paid_auditors, task.seats)), "end of a cancelled task")
         finish(ctx, task_id, task, Status.REFUNDED, ZERO_HASH)

@@ -77,8 +77,11 @@ class Task:
     """The last draw of verifiers."""
     revealing: int = uint(64)
     agreed: int = uint(64)
-    opened: int = uint(64)
-    """When the executor's root was revealed."""
+    contest_began: int = uint(64)
+    """When contradictions had their time from: the last root of a verdict or of the executor on record, or the last
+    challenge that was lost."""
+    contest_stopped: int = uint(64)
+    """Blocks in which all clocks stood until then (referee_state.STOPPED)."""
 
     prompt: int = uint(32)
     """Tokens."""
@@ -164,10 +167,6 @@ class Task:
         """When the verifiers drawn last may give their verdicts."""
         return verdict_window(self.drawn, params.verdict_window, self.delay)
 
-    def challenge_last(self, params: ChainParams, seat: "Seat") -> int:
-        """Last block in which a seat's contradiction may become a challenge; its root is on record."""
-        return max(seat.said, self.opened) + max(params.verdict_window, self.delay)
-
     @property
     def cancelled(self) -> bool:
         """Whether the poster has taken its escrow back while the answer is disputed."""
@@ -177,6 +176,11 @@ class Task:
         """When that operator may reveal."""
         return reveal_window(self.revealing, params.reveal_window, self.delay, operator == self.executor)
 
+    def root_window(self, params: ChainParams, operator: bytes) -> Window:
+        """When that operator may reveal the root of a contradicted answer: who is accused has a silence more."""
+        window = self.reveal_window(params, operator)
+        return Window(window.first, window.last + params.silence_blocks)
+
 
 @dataclass
 class Seat:
@@ -185,8 +189,8 @@ class Seat:
     verifier: bytes = raw(20)
     state: int = uint(8)
     round: int = uint(8)
-    said: int = uint(40)
-    """When its verdict was opened."""
+    abandoned: int = uint(40)
+    """The dispute that it began from its stake and then left to the clock; it begins no other. 0: none."""
     bad: int = uint(32)
     commitment: bytes = raw(32)
     """Once it was opened: the root that it says."""
@@ -314,6 +318,9 @@ class Bag:
 
 DUTIES = Bag(MARKET, "duties")
 """Open tasks in which an operator holds a slot or a seat."""
+CONTESTS = Bag(MARKET, "contests")
+"""Tasks whose reveals are over and that stand contradicted, under the empty key: for whoever can run the model, where
+those who should act are away."""
 
 
 def load(ctx: ReadContext, task_id: bytes) -> Task:

@@ -63,7 +63,7 @@ def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -
     TRAP_ANSWERS.set(ctx, answers - TRAP_EVERY, operator)
     ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     task.commitment = execution_commitment(item.task, operator, item.root)
-    task.executor_opened, task.root, task.revealer, task.opened = 1, item.root, operator, ctx.height
+    task.executor_opened, task.root, task.revealer = 1, item.root, operator
     TASKS.put(ctx, task, item.task)
     seats = seats_of(ctx, item.task, task)
     honest: list[Seat] = []
@@ -72,7 +72,7 @@ def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -
         if seat.state != SEAT_GIVEN:
             continue
         if seat.commitment == verdict_commitment(item.task, seat.verifier, NO_BAD_POSITION, item.root):
-            seat.state, seat.said, seat.commitment, seat.bad = SEAT_OPENED, ctx.height, item.root, NO_BAD_POSITION
+            seat.state, seat.commitment, seat.bad = SEAT_OPENED, item.root, NO_BAD_POSITION
             honest.append(seat)
         elif seat.commitment == verdict_commitment(item.task, seat.verifier, NO_BAD_POSITION, star):
             seat.state = SEAT_MISSED

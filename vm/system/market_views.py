@@ -10,7 +10,7 @@ from typing import Any
 from consensus.work.audit import Window
 from primitives.hashing import ZERO_HASH
 from primitives.task import Status, trace_key
-from vm.system import abi
+from vm.system import abi, market_contest
 from vm.system.context import ReadContext
 from vm.system.market_state import (
     DEALT_STAGES,
@@ -84,8 +84,10 @@ class Duty:
     """Something an operator may send now or soon: its message is accepted in first_block .. last_block.
 
     role: abi.ROLE_EXECUTE (slot: 0 the executor, 1 and 2 its backups), ROLE_AUDIT, ROLE_REVEAL or ROLE_CHALLENGE (a
-    verdict that contradicts must become a challenge: Referee.challenge). The prompt stands in
-    the log TaskPosted of posted_block, the answer in TaskAnswered of answered_block.
+    verdict that contradicts must become a challenge: Referee.challenge), ROLE_DEFEND (an accused is silent in its
+    dispute: Referee.show). slot: of ROLE_EXECUTE, or the seat; abi.NO_SLOT where others should act and are silent
+    (vm.system.standby), which is nobody's miss. The prompt stands in the log TaskPosted of posted_block, the answer of
+    `executor`, bound by `commitment`, in TaskAnswered of answered_block.
     """
 
     role: int
@@ -104,6 +106,8 @@ class Duty:
     last_block: int
     posted_block: int
     answered_block: int
+    executor: bytes
+    commitment: bytes
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -164,7 +168,7 @@ def open_tasks(ctx: ReadContext, operator: bytes) -> list[Duty]:
         assert task is not None, task_id
         for role, slot, window in _owed(ctx, task_id, task, operator):
             if ctx.height <= window.last:
-                duties.append(_duty(task_id, task, role, slot, window))
+                duties.append(duty_of(task_id, task, role, slot, window))
     return sorted(duties, key=lambda duty: (duty.last_block, duty.task))[:DUTIES_SHOWN_MAX]
 
 
@@ -181,19 +185,22 @@ def _owed(ctx: ReadContext, task_id: bytes, task: Task, operator: bytes) -> Iter
     if task.status == Status.DRAWN and place is not None and seat is not None and seat.state == SEAT_DRAWN:
         yield abi.ROLE_AUDIT, place, task.verdict_window(ctx.params)
     if task.status in (Status.REVEALING, Status.DISPUTED):
-        closed = seat is not None and seat.state == SEAT_GIVEN
-        if closed or (operator == task.executor and not task.executor_opened):
+        accused = operator == task.executor and not task.executor_opened
+        if accused and task.status == Status.DISPUTED:
+            yield abi.ROLE_REVEAL, 0, task.root_window(ctx.params, operator)
+        elif accused or (seat is not None and seat.state == SEAT_GIVEN):
             yield abi.ROLE_REVEAL, place or 0, task.reveal_window(ctx.params, operator)
-    if seat is not None and place is not None and seat.state == SEAT_AGAINST and task.executor_opened:
-        first = max(seat.said, task.opened) + 1
-        yield abi.ROLE_CHALLENGE, place, Window(first, task.challenge_last(ctx.params, seat))
+    against = seat is not None and seat.state == SEAT_AGAINST and not seat.abandoned
+    if against and place is not None and task.executor_opened:
+        yield abi.ROLE_CHALLENGE, place, Window(task.contest_began + 1, market_contest.challenge_last(ctx, task))
 
 
-def _duty(task_id: bytes, task: Task, role: int, slot: int, window: Window) -> Duty:
+def duty_of(task_id: bytes, task: Task, role: int, slot: int, window: Window) -> Duty:
+    """Of a task at its stage, for some operator."""
     return Duty(
         role, task.kind, task_id, task.model, task.prompt_hash, task.output_hash, task.seed,
         trace_key(task.seed, task.attempt), task.max_tokens, task.temperature_q16, task.top_k, slot, window.first,
-        window.last, task.posted, task.answered,
+        window.last, task.posted, task.answered, task.executor, task.commitment,
     )  # fmt: skip
 
 

@@ -23,11 +23,11 @@ from primitives.task import (
     WorkItem,
     decode_batch,
 )
-from vm.system import abi, ledger, market_trap, mishaps, models, staking
+from vm.system import abi, ledger, market_contest, market_trap, mishaps, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import Call, Refused, SystemContext
-from vm.system.market_contest import contradicted
 from vm.system.market_state import (
+    CONTESTED,
     DEALT_STAGES,
     DRAWS,
     SEAT_AGAINST,
@@ -171,7 +171,9 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     """A root and a first bad position: counts for whatever drawn parties' commitments it opens."""
     task = load(ctx, item.task)
     _require_stage(task, "reveal", Status.REVEALING, Status.DISPUTED)
-    _require_window(ctx, task.reveal_window(ctx.params, operator))
+    withheld = task.status == Status.DISPUTED and not task.executor_opened
+    window = task.root_window(ctx.params, operator) if withheld else task.reveal_window(ctx.params, operator)
+    _require_window(ctx, window)
     ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     seats = seats_of(ctx, item.task, task)
     waiting = [index for index, seat in enumerate(seats) if seat.state == SEAT_GIVEN]
@@ -183,21 +185,25 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     if not first and not opened:
         raise Refused("opens_nothing", "no commitment that is still closed opens to this root and position")
     if first:
-        task.executor_opened, task.root, task.revealer, task.opened = 1, item.root, operator, ctx.height
+        task.executor_opened, task.root, task.revealer = 1, item.root, operator
     verdict = Opened(item.root, item.bad)
     against = contradicts(item.task, party, verdict)
     for index in opened:
         seat = seats[index]
-        seat.state, seat.said = SEAT_AGAINST if against else SEAT_OPENED, ctx.height
+        seat.state = SEAT_AGAINST if against else SEAT_OPENED
         seat.commitment, seat.bad = item.root, item.bad
         put_seat(ctx, item.task, index, seat)
+    if first or against:
+        market_contest.note_ground(ctx, task)
+    if first and ctx.height > task.reveal_window(ctx.params, task.executor).last:
+        schedule(ctx, CONTESTED, item.task, task, ctx.height + 1)
     TASKS.put(ctx, task, item.task)
     parties = ([task.executor] if first else []) + [seats[index].verifier for index in opened]
     abi.emit(ctx, abi.REVEALED, item.task, operator, item.root, item.bad, parties)
     if task.status == Status.DISPUTED:
         return
     if opened and against:
-        contradicted(ctx, item.task, task, seats[opened[0]].verifier, verdict)
+        market_contest.contradicted(ctx, item.task, task, seats[opened[0]].verifier, verdict)
     elif outcome_of(task, seats, closed=False) is Outcome.AGREED:
         agree(ctx, item.task, task, seats)
 

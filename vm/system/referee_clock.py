@@ -86,12 +86,16 @@ def _contested_gas(ctx: SystemContext, task_id: bytes) -> tuple[int, int]:
 
 
 def _contested(ctx: SystemContext, task_id: bytes) -> None:
-    """A disputed task whose reveals are over, or one of whose contradictions has to be a challenge by now."""
+    """A disputed task whose reveals are over, or whose root or challenge has to be there by now."""
     task = TASKS.get(ctx, task_id)
     if task is None or not expected(task.status, task.awaits, task.due, CONTESTED, ctx.height):
         return
     seats = seats_of(ctx, task_id, task)
     miss_unopened(ctx, task_id, task, seats)
+    until = task.root_window(ctx.params, task.executor).last
+    if not task.executor_opened and ctx.height <= until:
+        market_contest.await_root(ctx, task_id, task, until)
+        return
     if not task.executor_opened:
         referee_end.withheld(ctx, task_id, task)
         return

@@ -23,6 +23,7 @@ from vm.system.market_state import (
     TASKS,
     Seat,
     Task,
+    put_seat,
     seats_of,
 )
 from vm.system.referee_state import (
@@ -135,8 +136,13 @@ def withheld(ctx: SystemContext, task_id: bytes, task: Task) -> None:
 
 
 def unchallenged(ctx: SystemContext, task_id: bytes, task: Task, index: int, seat: Seat) -> None:
-    """A contradiction that became no challenge is void, and costs a lost challenge."""
-    purse = Purse(ctx, staking.slash(ctx, seat.verifier, bond_of(ctx, task), task_id, Reason.NO_CHALLENGE))
+    """A contradiction that became no challenge, or whose challenge was abandoned and taken up by nobody, is void and
+    costs a lost challenge."""
+    wei = staking.slash(ctx, seat.verifier, bond_of(ctx, task), task_id, Reason.NO_CHALLENGE)
+    purse = Purse(ctx, wei)
+    left = DISPUTES.get(ctx, u64(seat.abandoned)) if seat.abandoned else None
+    if left is not None:
+        purse.costs = purse.pay(left.author, left.costs) + _pay_cancelled(ctx, purse, task)
     purse.burn()
     market_contest.void(ctx, task_id, task, index, seat, Reason.NO_CHALLENGE.text)
     abi.emit(
@@ -217,23 +223,57 @@ def _accused_lost(ctx: SystemContext, number: int, dispute: Dispute, task: Task,
 
 
 def _challenger_lost(ctx: SystemContext, number: int, dispute: Dispute, task: Task, reason: int) -> None:
+    if dispute.from_stake and reason == abi.ENDED_ABANDONED:
+        _abandoned(ctx, number, dispute, task)
+        return
     wei, loser = dispute.bond, dispute.challenger
     if dispute.from_stake:
         loser = dispute.operator
         wei = staking.slash(ctx, loser, wei, dispute.task, Reason.CHALLENGE_LOST)
     purse = Purse(ctx, wei)
     for word in MOVES.all(ctx, u64(number)):
-        purse.costs += purse.pay((word >> WEI_BITS).to_bytes(20, "big"), word & ((1 << WEI_BITS) - 1))
-    if task.cancelled:
-        purse.costs += purse.pay(staking.payout_of(ctx, task.executor), _executor_fee(ctx, task))
+        purse.costs += purse.pay(*_mover_and_wei(word))
+    purse.costs += _pay_cancelled(ctx, purse, task)
     purse.burn()
     _return_author_bond(ctx, dispute)
     _close(ctx, number, dispute, reason, dispute.accused, loser, purse)
     if dispute.from_stake:
-        for index, seat in enumerate(seats_of(ctx, dispute.task, task)):
-            if seat.verifier == dispute.operator and seat.state == SEAT_CHALLENGING:
-                market_contest.void(ctx, dispute.task, task, index, seat, Reason.CHALLENGE_LOST.text)
+        index, seat = _challenging(ctx, dispute, task)
+        market_contest.void(ctx, dispute.task, task, index, seat, Reason.CHALLENGE_LOST.text)
     market_contest.cleared(ctx, dispute.task, task)
+
+
+def _abandoned(ctx: SystemContext, number: int, dispute: Dispute, task: Task) -> None:
+    """A drawn verifier went silent in its own challenge. It may be right and away: its contradiction stands again, for
+    anybody to take up, and pays if nobody does. What the defence cost stays on record, for who began it."""
+    moves = [_mover_and_wei(word) for word in MOVES.all(ctx, u64(number))]
+    _return_author_bond(ctx, dispute)
+    dispute.author = moves[0][0] if moves else NOBODY
+    dispute.costs = min(sum(wei for _, wei in moves), (1 << WEI_BITS) - 1)
+    _close(ctx, number, dispute, abi.ENDED_ABANDONED, dispute.accused, dispute.operator, Purse(ctx, 0))
+    index, seat = _challenging(ctx, dispute, task)
+    seat.state, seat.abandoned = SEAT_AGAINST, number
+    put_seat(ctx, dispute.task, index, seat)
+    market_contest.cleared(ctx, dispute.task, task)
+
+
+def _challenging(ctx: SystemContext, dispute: Dispute, task: Task) -> tuple[int, Seat]:
+    """The seat whose challenge a dispute is."""
+    return next(
+        (index, seat)
+        for index, seat in enumerate(seats_of(ctx, dispute.task, task))
+        if seat.verifier == dispute.operator and seat.state == SEAT_CHALLENGING
+    )
+
+
+def _mover_and_wei(word: int) -> tuple[bytes, int]:
+    """An entry of MOVES."""
+    return (word >> WEI_BITS).to_bytes(20, "big"), word & ((1 << WEI_BITS) - 1)
+
+
+def _pay_cancelled(ctx: SystemContext, purse: Purse, task: Task) -> int:
+    """Of a task that its asker has cancelled, who slandered the answer pays the executor's fee. The wei paid."""
+    return purse.pay(staking.payout_of(ctx, task.executor), _executor_fee(ctx, task)) if task.cancelled else 0
 
 
 def _slash(
@@ -328,6 +368,7 @@ def _close(
             state=abi.DISPUTE_ENDED, reason=reason, attempt=dispute.attempt, from_stake=dispute.from_stake,
             leaf=dispute.leaf, op=dispute.op, filed=dispute.filed, begun=dispute.begun, due=ctx.height,
             task=dispute.task, accused=dispute.accused, challenger=dispute.challenger, operator=dispute.operator,
+            author=dispute.author, costs=dispute.costs,
         ),
         u64(number),
     )  # fmt: skip

@@ -4,7 +4,7 @@ from typing import Any
 
 from primitives.address import REFEREE
 from primitives.task import Status
-from vm.system import abi, referee_end, staking
+from vm.system import abi, market_contest, referee_end, staking
 from vm.system import referee_gas as gas
 from vm.system.context import Call, Refused, SystemContext
 from vm.system.layout import u64
@@ -91,14 +91,15 @@ def _require_accusable(task: Task) -> None:
 
 
 def _seat_of(ctx: SystemContext, task_id: bytes, task: Task, sender: bytes) -> int | None:
-    """The place of the seat whose contradiction this account has to make good; None for anybody else."""
+    """The place of the seat whose contradiction this account has to make good; None for anybody else, and for who
+    abandoned its own challenge."""
     operator = staking.operator_by_hot(ctx, sender)
     if operator is None:
         return None
     for index, seat in enumerate(seats_of(ctx, task_id, task)):
         if seat.verifier == operator and seat.state == SEAT_CHALLENGING:
             raise Refused("given", "this verdict is a challenge already")
-        if seat.verifier == operator and seat.state == SEAT_AGAINST:
+        if seat.verifier == operator and seat.state == SEAT_AGAINST and not seat.abandoned:
             return index
     return None
 
@@ -111,7 +112,7 @@ def _bond_of_stake(
     assert seat is not None
     if call.value:
         raise Refused("not_payable", "a drawn verifier's bond is held in its stake: send no value")
-    last = task.challenge_last(ctx.params, seat)
+    last = market_contest.challenge_last(ctx, task)
     if ctx.height > last:
         raise Refused("too_late", f"a contradicting verdict becomes a challenge until block {last}")
     seat.state = SEAT_CHALLENGING

@@ -57,6 +57,21 @@ def end(auditors: int, seats: int) -> int:
     return END + END_PARTY * (1 + auditors) + PRUNE_SEAT * seats
 
 
+def challenging(data: bytes, auditors: int, seats: int) -> int:
+    """The gas limit for a message `challenge`, with the end by time that it pays for."""
+    return message(data, CHALLENGE + end(auditors, seats) + CALL + CALLDATA_BYTE * len(data))
+
+
+def showing(data: bytes) -> int:
+    """The gas limit for a message `show` with this calldata."""
+    return message(data, SHOW + (SHOW_BYTE + CALLDATA_BYTE) * len(data) + CALL)
+
+
+def choosing(data: bytes) -> int:
+    """The gas limit for a message `choose` with this calldata."""
+    return message(data, CHOOSE + CALL + CALLDATA_BYTE * len(data))
+
+
 def opening(data: bytes, auditors: int, seats: int) -> int:
     """The gas limit for a message `open` with this calldata: both referees, and the end that it leads to, be it the
     refund of a task that asked for more verifiers than were drawn and for a callback."""

@@ -153,6 +153,11 @@ def accused_of(ctx: ReadContext, operator: bytes) -> Accused:
     return ACCUSED.get(ctx, operator) or Accused()
 
 
+def item_number(item: bytes) -> int:
+    """The number in an item."""
+    return int.from_bytes(item, "big")
+
+
 def item_of(number: int) -> bytes:
     """A dispute's number in a bag or a queue."""
     return number.to_bytes(32, "big")

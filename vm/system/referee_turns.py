@@ -81,15 +81,20 @@ def require_turn(ctx: SystemContext, number: int, turn: int) -> Dispute:
 
 def begin_turn(ctx: SystemContext, number: int, dispute: Dispute, turn: int) -> None:
     """That side's clock runs from the next block on. Puts the dispute."""
-    silence, clock = ctx.params.silence_blocks, ctx.params.dispute_clock_blocks
-    if turn == abi.TURN_DEFENDER:
-        left = clock - dispute.defender_used if dispute.defender_spoke else silence
-    else:
-        left = clock - dispute.challenger_used if dispute.challenger_spoke else silence
+    left = left_of(ctx, dispute)[turn != abi.TURN_DEFENDER]
     dispute.turn, dispute.turn_began, dispute.due = turn, ctx.height, ctx.height + left
     dispute.stopped, dispute.turn_block = STOPPED.get(ctx), ctx.height
     CLOCKS.push(ctx, dispute.due + 1, item_of(number))
     DISPUTES.put(ctx, dispute, u64(number))
+
+
+def left_of(ctx: ReadContext, dispute: Dispute) -> tuple[int, int]:
+    """Blocks that defence and challenger have: a silence before the first move, then what is left of the clock."""
+    silence, clock = ctx.params.silence_blocks, ctx.params.dispute_clock_blocks
+    return (
+        clock - dispute.defender_used if dispute.defender_spoke else silence,
+        clock - dispute.challenger_used if dispute.challenger_spoke else silence,
+    )
 
 
 def end_turn(ctx: SystemContext, dispute: Dispute, gas: int, sender: bytes, number: int) -> None:

@@ -7,10 +7,8 @@ from typing import Any
 from vm.system import abi
 from vm.system.context import ReadContext
 from vm.system.layout import u64
-from vm.system.referee_state import DISPUTES, OF_TASK, OPEN, Dispute
-from vm.system.referee_turns import stood_still
-
-NUMBER_BYTES = 8
+from vm.system.referee_state import DISPUTES, OF_TASK, OPEN, item_number
+from vm.system.referee_turns import left_of, stood_still
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def dispute_view(ctx: ReadContext, number: int) -> DisputeView | None:
         return None
     running = found.state not in (abi.DISPUTE_QUEUED, abi.DISPUTE_ENDED)
     last = found.due + (stood_still(ctx, found) if running else 0)
-    left = _left(ctx, found) if found.state != abi.DISPUTE_ENDED else (0, 0)
+    left = left_of(ctx, found) if found.state != abi.DISPUTE_ENDED else (0, 0)
     return DisputeView(
         number, found.task, found.attempt, found.state, found.turn, found.reason, found.accused, found.challenger,
         found.operator, bool(found.from_stake), found.bond, found.leaf, found.leaf_hash, found.operations,
@@ -80,16 +78,7 @@ def open_disputes(ctx: ReadContext) -> list[int]:
 
 def _open(ctx: ReadContext) -> Iterator[int]:
     for item in OPEN.items(ctx, b""):
-        yield int.from_bytes(item[-NUMBER_BYTES:], "big")
-
-
-def _left(ctx: ReadContext, found: Dispute) -> tuple[int, int]:
-    """Blocks that each side has: its silence before its first move, then what is left of its clock."""
-    silence, clock = ctx.params.silence_blocks, ctx.params.dispute_clock_blocks
-    return (
-        clock - found.defender_used if found.defender_spoke else silence,
-        clock - found.challenger_used if found.challenger_spoke else silence,
-    )
+        yield item_number(item)
 
 
 assert len(fields(DisputeView)) == len(abi.DISPUTE.members)

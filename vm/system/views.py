@@ -9,7 +9,7 @@ from inference.opening import Claims
 from primitives.params import ChainParams
 from primitives.task import Kind, ModelCost
 from primitives.validators import ValidatorSet
-from vm.system import beacon, delegation, ledger, market_views, mishaps, referee_views, staking
+from vm.system import beacon, delegation, ledger, market_views, mishaps, referee_views, staking, standby
 from vm.system import models as model_room
 from vm.system import terms as terms_room
 from vm.system.ledger import Member, Totals
@@ -279,5 +279,6 @@ def open_disputes(reader: Reader) -> list[int]:
 
 
 def open_tasks(reader: Reader, operator: bytes, params: ChainParams, height: int) -> list[Duty]:
-    """What an operator owes. height: number of the next block; duties whose windows are over are left out."""
-    return market_views.open_tasks(ViewContext(reader, params, height), operator)
+    """What an operator owes, and may do for who is silent. height: number of the next block; duties whose windows are
+    over are left out."""
+    return standby.all_duties(ViewContext(reader, params, height), operator)

@@ -305,7 +305,7 @@ def test_another_root_leaves_the_task_disputed_with_both_roots(world, own_reveal
         assert world.reveal(executor, task, lie) == []
         assert world.task(task).executor_root == lie
     duty = next(each for each in world.duties(first) if each.role == abi.ROLE_CHALLENGE)
-    assert (duty.first_block, duty.last_block) == (world.height + 1, world.height + world.params.verdict_window)
+    assert (duty.first_block, duty.last_block) == (world.height + 1, world.height + world.params.silence_blocks)
     world.block_until(duty.last_block)
     assert world.status(task) == Status.DISPUTED
     world.block()

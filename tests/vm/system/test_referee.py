@@ -218,6 +218,9 @@ def test_an_honest_root_survives_a_slanderer_who_then_pays_and_the_task_settles(
     world.block(world.params.silence_blocks + 2)
     view = world.dispute(number)
     assert (view.state, view.reason) == (abi.DISPUTE_ENDED, abi.ENDED_ABANDONED)
+    assert (world.status(case.task), world.bond(liar)) == (Status.DISPUTED, before), "somebody may take it up"
+    assert world.refusal(abi.CHALLENGE, case.task, abi.NO_LEAF, sender=hot_of(liar)) == "bond_too_low"
+    world.block(world.params.silence_blocks + 1)
     lost = before - world.bond(liar)
     assert lost == referee_end.bond_at(TASKS.get(world.ctx, case.task).gain, world.ctx.base_fee)
     assert world.ctx.balance(hot_of(case.executor)) > held, "the defence's messages are paid from it"
@@ -332,7 +335,7 @@ def test_with_every_verdict_void_and_an_asker_who_wanted_some_everything_goes_ba
     escrow, before = world.task(task).escrow, world.ctx.balance(POSTER)
     case = world.answered(task)
     world.revealed(case, [(b"\x07" * 32, NO_BAD_POSITION)] * 2)
-    world.block(world.params.verdict_window + 2)
+    world.block(world.params.silence_blocks + 2)
     assert len(world.of(abi.VERDICT_VOID, task)) == 2
     assert world.status(task) == Status.REFUNDED
     assert world.ctx.balance(POSTER) - before == escrow
@@ -404,7 +407,9 @@ def test_a_root_that_is_withheld_when_contradicted_counts_as_undefended(world):
     assert world.status(task) == Status.DISPUTED
     assert world.refusal(abi.CHALLENGE, task, abi.NO_LEAF, sender=hot_of(case.verifiers[0])) == "not_accusable"
     before = world.bond(case.executor)
-    world.block(world.params.reveal_window)
+    world.block_until(world.task(task).revealing_block + world.params.reveal_window + world.params.silence_blocks)
+    assert (world.bond(case.executor), world.status(task)) == (before, Status.DISPUTED), "its silence is not over"
+    world.block()
     assert before - world.bond(case.executor) == COIN
     (refuted,) = world.of(abi.TASK_REFUTED, task)
     assert (refuted["reason"], refuted["dispute"]) == (abi.ENDED_WITHHELD, 0)
@@ -599,6 +604,8 @@ def test_an_executor_whose_task_was_cancelled_is_paid_by_the_slanderer(world):
     held = world.ctx.balance(payout_of(case.executor))
     world.block(world.params.silence_blocks + 2)
     assert world.dispute(number).reason == abi.ENDED_ABANDONED
+    assert world.status(case.task) == Status.DISPUTED
+    world.block(world.params.silence_blocks + 1)
     assert world.ctx.balance(payout_of(case.executor)) > held
     assert world.status(case.task) == Status.REFUNDED
 
@@ -760,6 +767,20 @@ def test_every_message_takes_less_than_a_dispute_message_may_and_a_whole_dispute
     assert max(page, tile, choice, longest, most, twice, filing) < DISPUTE_MESSAGE_GAS
     assert 10 * page + tile < DISPUTE_DEFENCE_GAS
     assert filing + 10 * choice + most < DISPUTE_CHALLENGE_GAS
+
+
+def test_a_node_asks_for_the_gas_that_a_message_may_take_by_its_kind():
+    seats = AUDITORS_MAX, AUDITORS_MAX * (1 + ChainParams().redraws_max)
+    page = abi.SHOW.encode_call(1, b"\x01" * 8192)
+    choice = abi.CHOOSE.encode_call(1, 255, b"\x01" * 32, [b"\x01" * 32] * 8)
+    filing = abi.CHALLENGE.encode_call(b"\x01" * 32, 2**32 - 1)
+    for data, asked, executed in (
+        (page, referee_gas.showing(page), referee_gas.SHOW + len(page) * referee_gas.SHOW_BYTE),
+        (page[:100], referee_gas.showing(page[:100]), referee_gas.SHOW + 100 * referee_gas.SHOW_BYTE),
+        (choice, referee_gas.choosing(choice), referee_gas.CHOOSE),
+        (filing, referee_gas.challenging(filing, *seats), referee_gas.CHALLENGE + referee_gas.end(*seats)),
+    ):
+        assert message_gas(data, executed) <= asked < DISPUTE_MESSAGE_GAS
 
 
 def test_a_node_gives_an_opening_gas_for_the_dearest_end_and_every_builder_has_room_for_it():
