@@ -124,7 +124,8 @@ class DisputeService:
         assert self._me is not None
         if self._me.operator is None:
             self._me = replace(self._me, operator=views.operator_by_hot(reader, self._me.hot))
-        moves = moves_now(reader, params, height, self._me, self._inference.result, self._bond)
+        owed = [] if self._me.operator is None else views.open_tasks(reader, self._me.operator, params, height)
+        moves = moves_now(reader, params, height, self._me, owed, self._inference.result, self._bond)
         return moves + self._challenges_of_a_watcher(self._me)
 
     def _bond(self, function: abi.Function, of: bytes | int, account: bytes) -> int:

@@ -18,7 +18,7 @@ from primitives.hashing import ZERO_HASH
 from primitives.params import ChainParams
 from primitives.task import NO_BAD_POSITION, Kind, Status, trace_key, vector_of
 from vm.system import abi, referee_gas, views
-from vm.system.market_views import TaskView
+from vm.system.market_views import Duty, TaskView
 from vm.system.referee_views import DisputeView
 
 TREES = {abi.DISPUTE_TRACE: TRACE, abi.DISPUTE_LIST: LIST, abi.DISPUTE_OP: OP, abi.DISPUTE_TILE: TILE}
@@ -57,14 +57,14 @@ Bond = Callable[[abi.Function, bytes | int, bytes], int]
 
 
 def moves_now(
-    reader: views.Reader, params: ChainParams, height: int, me: Me, result: Callable[[bytes, bytes], Result | None],
-    bond: Bond,
+    reader: views.Reader, params: ChainParams, height: int, me: Me, owed: Iterable[Duty],
+    result: Callable[[bytes, bytes], Result | None], bond: Bond,
 ) -> list[Move]:  # fmt: skip
-    """Every move that is this node's in block `height`, by the state before it. result: what its own work on a task
-    gave, by task and trace key."""
+    """Every move that is this node's in block `height`, by the state before it. owed: its duties; none of who is no
+    operator. result: what its own work on a task gave, by task and trace key."""
+    owed = [duty for duty in owed if duty.role in (abi.ROLE_CHALLENGE, abi.ROLE_DEFEND) and duty.first_block <= height]
     moves = []
-    owed = [] if me.operator is None else views.open_tasks(reader, me.operator, params, height)
-    silent = {duty.task for duty in owed if duty.role == abi.ROLE_DEFEND and duty.first_block <= height}
+    silent = {duty.task for duty in owed if duty.role == abi.ROLE_DEFEND}
     for number in views.open_disputes(reader):
         dispute = views.dispute(reader, number, params, height)
         task = None if dispute is None else views.task(reader, dispute.task)
@@ -77,7 +77,7 @@ def moves_now(
         moves += [] if move is None else [move]
     for duty in owed:
         task = views.task(reader, duty.task) if duty.role == abi.ROLE_CHALLENGE else None
-        if task is not None and duty.first_block <= height:
+        if task is not None:
             move = challenge_of(task, result(duty.task, duty.trace_key))
             if move is not None and duty.slot == abi.NO_SLOT:
                 move = replace(move, value=bond(abi.BOND_FOR, duty.task, me.hot))

@@ -328,7 +328,8 @@ class Fleet:
     def _moves(self, validator: Validator) -> list[Message]:
         chain, messages = self.chain, list[Message]()
         height, me = chain.height + 1, validator.me
-        for move in moves_now(chain.reader, chain.params, height, me, validator.result, self.bond):
+        owed = [] if me.operator is None else views.open_tasks(chain.reader, me.operator, chain.params, height)
+        for move in moves_now(chain.reader, chain.params, height, me, owed, validator.result, self.bond):
             if move.key in validator.idle:
                 continue
             made = self._move(validator, move)

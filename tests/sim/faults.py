@@ -174,15 +174,12 @@ class Node:
             else:
                 self.results[job_key(duty)] = result
         self.duties, self.reader = duties, reader
-        self.moves = {move.key: move for move in self.moves_now()} if views.open_disputes(reader) or any(
-            duty.role == abi.ROLE_CHALLENGE for duty in duties) else {}  # fmt: skip
+        asked = self.reader, self.head.params, self.height, self.me, duties, self.result, self.place.bond
+        self.moves = {move.key: move for move in moves_now(*asked)}
         self.outbox.flush()
 
     def result(self, task: bytes, trace_key: bytes) -> Result | None:
         return self.results.get((task, trace_key, False)) or self.results.get((task, trace_key, True))
-
-    def moves_now(self) -> list[Move]:
-        return moves_now(self.reader, self.head.params, self.height, self.me, self.result, self.place.bond)
 
     def next_move(self, underway: Set[Hashable]) -> Message | None:
         for key, move in self.moves.items():
@@ -229,7 +226,8 @@ class Watcher:
         """What it says in the next block."""
         place, chain = self.place, self.place.chain
         if views.open_disputes(chain.reader) and self.how != "silent":
-            for move in moves_now(chain.reader, chain.params, chain.height + 1, self.me, lambda *_: None, place.bond):
+            where = chain.reader, chain.params, chain.height + 1
+            for move in moves_now(*where, self.me, (), lambda *_: None, place.bond):
                 since = self.waits.setdefault(move.key, chain.height)
                 if self.how == "late" and chain.height < since + 12:
                     continue
