@@ -119,8 +119,9 @@ def items_to_send(
 
 
 def _opens(duty: Duty, result: Result) -> bool:
-    """Whether somebody's silent commitment is to the root that this node found too."""
-    return execution_commitment(duty.task, duty.executor, result.root) == duty.commitment
+    """Whether somebody's silent commitment is to the root that this node found too, for an answer without fault."""
+    found = execution_commitment(duty.task, duty.executor, result.root)
+    return found == duty.commitment and result.bad == NO_BAD_POSITION
 
 
 def _item(operator: bytes, duty: Duty, result: Result) -> WorkItem:

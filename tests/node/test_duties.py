@@ -27,7 +27,7 @@ from primitives.transaction import decode
 from vm.system import abi
 from vm.system.market_views import Duty
 
-OPERATOR = b"\x0a" * 20
+OPERATOR, EXECUTOR = b"\x0a" * 20, b"\x0e" * 20
 HOT = b"\x44" * 32
 MODEL, OTHER_MODEL = b"\x01" * 32, b"\x02" * 32
 ROOT = b"\x77" * 32
@@ -35,7 +35,13 @@ ROOT = b"\x77" * 32
 
 def duty(role: int, number: int = 1, first: int = 10, last: int = 19, model: bytes = MODEL) -> Duty:
     task = number.to_bytes(32, "big")
-    return Duty(role, 0, task, model, b"p" * 32, b"o" * 32, b"s" * 32, b"k" * 32, 16, 0, 0, 0, first, last, 5, 0)
+    asked = b"p" * 32, b"o" * 32, b"s" * 32, b"k" * 32, 16, 0, 0
+    answered = 0, EXECUTOR, execution_commitment(task, EXECUTOR, ROOT)
+    return Duty(role, 0, task, model, *asked, 0, first, last, 5, *answered)
+
+
+def for_others(role: int, first: int = 10) -> Duty:
+    return replace(duty(role, first=first), slot=abi.NO_SLOT)
 
 
 def answer(number: int = 1) -> Result:
@@ -93,6 +99,22 @@ def test_items_carry_commitments_in_the_operators_name() -> None:
         Verdict(two, verdict_commitment(two, OPERATOR, 4, ROOT)),
         Reveal(three, ROOT, NO_BAD_POSITION),
     ]
+
+
+@pytest.mark.parametrize("role", [REVEAL, abi.ROLE_CHALLENGE, abi.ROLE_DEFEND])
+def test_what_others_should_do_is_looked_into_when_its_time_comes_and_not_before(role: int) -> None:
+    assert jobs([for_others(role, first=20)], {}, 18, MODEL) == []
+    assert jobs([for_others(role, first=20)], {}, 19, MODEL) == [for_others(role, first=20)]
+    assert jobs([for_others(role, first=20)], by_key(check()), 19, MODEL) == []
+
+
+def test_somebodys_root_is_revealed_if_this_node_found_it_too() -> None:
+    task = for_others(REVEAL).task
+    assert items_to_send(OPERATOR, [for_others(REVEAL)], by_key(check()), set(), 10) == [
+        Reveal(task, ROOT, NO_BAD_POSITION)
+    ]
+    for other in (check(bad=2), replace(check(), root=b"\x78" * 32)):
+        assert items_to_send(OPERATOR, [for_others(REVEAL)], by_key(other), set(), 10) == []
 
 
 @pytest.mark.parametrize("height", [9, 20])

@@ -44,7 +44,7 @@ def make_service(node: LocalNode, submit: Any, folder: Path) -> InferenceService
 def owed(number: int) -> Duty:
     """An audit that block 1 accepts."""
     task = number.to_bytes(32, "big")
-    return Duty(abi.ROLE_AUDIT, 0, task, *[bytes(32)] * 4, b"k" * 32, 16, 0, 0, 0, 1, 9, 0, 0)
+    return Duty(abi.ROLE_AUDIT, 0, task, *[bytes(32)] * 4, b"k" * 32, 16, 0, 0, 0, 1, 9, 0, 0, bytes(20), bytes(32))
 
 
 def has_result(service: InferenceService, number: int) -> None:

@@ -39,31 +39,29 @@ OPEN = dispute(abi.DISPUTE_OPEN, abi.TURN_CHALLENGER, leaf=6, op=9, operations=b
 
 
 @pytest.mark.parametrize(
-    ("state", "me", "own_root", "height", "expected"),
+    ("state", "me", "own_root", "silent", "expected"),
     [
-        (TRACE, Me(HOT, ACCUSED), None, 12, "show"),
-        (TRACE, Me(ACCUSED, None), None, 12, "show"),
-        (TRACE, Me(HOT, VERIFIER), T, 12, None),  # the accused may answer for itself
-        (TRACE, Me(HOT, VERIFIER), T, 40, None),
-        (TRACE, Me(HOT, VERIFIER), T, 41, "show"),  # half of its silence is gone
-        (TRACE, Me(HOT, VERIFIER), OTHER, 60, None),
-        (TRACE, Me(HOT, VERIFIER), None, 60, None),
-        (TRACE, Me(HOT, STRANGER), T, 60, None),  # it was not drawn
-        (TRACE, Me(HOT, None), T, 60, None),
-        (POSTED, Me(HOT, VERIFIER), T, 41, "show"),
-        (replace(POSTED, author=HOT), Me(HOT, None), None, 12, "show"),  # it stands for its list
-        (replace(TRACE, turn=abi.TURN_CHALLENGER), Me(STRANGER, None), None, 12, "choose"),
-        (replace(TRACE, turn=abi.TURN_CHALLENGER), Me(HOT, ACCUSED), T, 12, None),
-        (OPEN, Me(STRANGER, None), None, 12, "open"),
-        (replace(OPEN, operator=VERIFIER), Me(HOT, VERIFIER), None, 12, "open"),
-        (dispute(abi.DISPUTE_QUEUED, 0), Me(HOT, ACCUSED), None, 12, None),
-        (dispute(abi.DISPUTE_ENDED, 0), Me(HOT, ACCUSED), None, 12, None),
+        (TRACE, Me(HOT, ACCUSED), None, False, "show"),
+        (TRACE, Me(ACCUSED, None), None, False, "show"),
+        (TRACE, Me(HOT, VERIFIER), T, False, None),  # the accused may answer for itself
+        (TRACE, Me(HOT, VERIFIER), T, True, "show"),
+        (TRACE, Me(HOT, STRANGER), T, True, "show"),  # it was not drawn, and found the root all the same
+        (TRACE, Me(HOT, VERIFIER), OTHER, True, None),
+        (TRACE, Me(HOT, VERIFIER), None, True, None),
+        (POSTED, Me(HOT, VERIFIER), T, True, "show"),
+        (replace(POSTED, author=HOT), Me(HOT, None), None, False, "show"),  # it stands for its list
+        (replace(TRACE, turn=abi.TURN_CHALLENGER), Me(STRANGER, None), None, False, "choose"),
+        (replace(TRACE, turn=abi.TURN_CHALLENGER), Me(HOT, ACCUSED), T, True, None),
+        (OPEN, Me(STRANGER, None), None, False, "open"),
+        (replace(OPEN, operator=VERIFIER), Me(HOT, VERIFIER), None, False, "open"),
+        (dispute(abi.DISPUTE_QUEUED, 0), Me(HOT, ACCUSED), None, False, None),
+        (dispute(abi.DISPUTE_ENDED, 0), Me(HOT, ACCUSED), None, False, None),
     ],
 )
 def test_whose_move_it_is(
-    state: DisputeView, me: Me, own_root: bytes | None, height: int, expected: str | None
+    state: DisputeView, me: Me, own_root: bytes | None, silent: bool, expected: str | None
 ) -> None:
-    found = move_in(state, TASK, me, own_root, height)
+    found = move_in(state, TASK, me, own_root, silent)
     assert (found.move if found else None) == expected
 
 
