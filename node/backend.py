@@ -18,6 +18,7 @@ from node.host import NodeHost
 from node.inference import InferenceService
 from node.store import Held, ModelStore, StoreRefused
 from node.sync import Sync
+from node.tolerant_service import TolerantService
 from node.travel import Fetches
 from p2p.network import Network
 from primitives.transaction import Transaction
@@ -44,6 +45,7 @@ class NodeBackend:
         sync: Sync,
         inference: InferenceService,
         disputes: DisputeService,
+        tolerant: TolerantService,
         store: ModelStore,
         fetches: Fetches,
         answers: SoftAnswers,
@@ -58,6 +60,7 @@ class NodeBackend:
         self._sync = sync
         self._inference = inference
         self._disputes = disputes
+        self._tolerant = tolerant
         self._store = store
         self._fetches = fetches
         self._answers = answers
@@ -98,6 +101,7 @@ class NodeBackend:
             "blocksAfterRoundZero": figures.rounds_over_zero,
             "inference": self._inference.status(),
             "disputes": self._disputes.status(),
+            "tolerant": self._tolerant.status(),
         }
 
     def local_models(self) -> list[dict[str, Any]]:

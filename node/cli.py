@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from node import cli_model, cli_receipts, cli_task, cli_validator
+from node import cli_model, cli_receipts, cli_task, cli_tolerant, cli_validator
 from node.cli_options import DataDir, Engine, Passphrase, choosing, data_folder, load_config
 from node.exits import DISK, INTERRUPTED, OK, Fatal
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 account = typer.Typer(help="Accounts: keys that sign transactions.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(account, name="account")
 app.add_typer(cli_task.commands, name="task")
+app.add_typer(cli_tolerant.commands, name="tolerant")
 app.add_typer(cli_model.commands, name="model")
 app.add_typer(cli_validator.commands, name="validator")
 app.add_typer(cli_receipts.commands, name="receipts")

@@ -21,6 +21,12 @@ ADDRESS = re.compile(r"[^\s/]+:[0-9]{1,5}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("terminal", "logfmt", "json")
 FILE_BYTES_MAX = 256 * 1024
+MODEL_NAME_BYTES_MAX = 96
+TOLERANT_BOUNDS = {
+    "tolerant_prompt_wei": (0, 10**24), "tolerant_token_wei": (0, 10**24), "tolerant_prompt_bytes": (1, 32_768),
+    "tolerant_tokens": (1, 4_096), "tolerant_deadline": (8, 600),
+}  # fmt: skip
+"""What the chain takes of an offer (vm.system.tolerant)."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,20 @@ class NodeConfig:
     """Of the Ray cluster that engine = ray uses, host:port; empty: one on this machine, started with the model."""
     ray_workers: int = 1
     """Workers of each model on it."""
+    tolerant_url: str = ""
+    """Of an OpenAI-compatible server, up to /v1, whose model is offered in the tolerant lane; empty: nothing is."""
+    tolerant_model: str = ""
+    """Its name there."""
+    tolerant_prompt_wei: int = 10**11
+    """Asked for a byte of a prompt."""
+    tolerant_token_wei: int = 10**13
+    """Asked for a token of an answer; together they should be worth the gas of answering."""
+    tolerant_prompt_bytes: int = 8_192
+    """Of the longest prompt that is taken."""
+    tolerant_tokens: int = 256
+    """Of the longest answer."""
+    tolerant_deadline: int = 60
+    """Blocks in which it answers."""
     watch: bool = False
     """Recompute answers that this node has no part in, and challenge what is false; a bond, no stake, is needed."""
     cheat: str = ""
@@ -86,6 +106,13 @@ DESCRIPTIONS = {
     "engine_split": "devices of one host that hold a model together (torch only)",
     "ray_address": "host:port of the Ray cluster of engine = ray (empty: one on this machine)",
     "ray_workers": "workers of each model on the Ray cluster",
+    "tolerant_url": "OpenAI-compatible server, up to /v1, offered in the tolerant lane (empty: none)",
+    "tolerant_model": "the model's name on that server",
+    "tolerant_prompt_wei": "wei for a byte of a prompt in the tolerant lane",
+    "tolerant_token_wei": "wei for a token of an answer in the tolerant lane",
+    "tolerant_prompt_bytes": "bytes of the longest prompt taken in the tolerant lane",
+    "tolerant_tokens": "tokens of the longest answer in the tolerant lane",
+    "tolerant_deadline": "blocks in which the tolerant lane is answered",
     "watch": "recompute answers of others, challenge what is false",
     "cheat": "how this validator of a devnet cheats",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
@@ -175,7 +202,10 @@ def load(path: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -
         if variable in environment:
             from_environment[name] = _from_text(name, environment[variable], variable)
     config = _with(config, from_environment, "the environment")
-    return _with(config, {name: value for name, value in flags.items() if value is not None}, "the command line")
+    config = _with(config, {name: value for name, value in flags.items() if value is not None}, "the command line")
+    if config.tolerant_url and not config.tolerant_model:
+        raise Fatal(CONFIGURATION, f"tolerant_url is {config.tolerant_url}: tolerant_model must name its model there")
+    return config
 
 
 def to_toml(config: NodeConfig) -> str:
@@ -259,5 +289,16 @@ def _check(name: str, value: Any, source: str) -> None:
         raise Fatal(CONFIGURATION, f"{source}: model_quota_mib must be between 0 and {1 << 30}, not {value}")
     if name == "engine_kv_mib" and not 1 <= value <= 1 << 20:
         raise Fatal(CONFIGURATION, f"{source}: engine_kv_mib must be between 1 and 1048576, not {value}")
+    if name in TOLERANT_BOUNDS and not TOLERANT_BOUNDS[name][0] <= value <= TOLERANT_BOUNDS[name][1]:
+        least, most = TOLERANT_BOUNDS[name]
+        raise Fatal(CONFIGURATION, f"{source}: {name} must be between {least} and {most}, not {value}")
+    if name == "tolerant_model" and len(value.encode()) > MODEL_NAME_BYTES_MAX:
+        size = len(value.encode())
+        raise Fatal(CONFIGURATION, f"{source}: tolerant_model of {size} bytes; at most {MODEL_NAME_BYTES_MAX}")
+    if name == "tolerant_url" and value:
+        from node.openai import check_url
+
+        if (wrong := check_url(value)) is not None:
+            raise Fatal(CONFIGURATION, f"{source}: tolerant_url {value!r:.200}: {wrong}")
     if name == "engine_device" and not DEVICE.fullmatch(value):
         raise Fatal(CONFIGURATION, f"{source}: engine_device must be cpu, cuda or cuda:N, not {value!r}")

@@ -46,6 +46,7 @@ from node.scrape import serve as serve_metrics
 from node.signer import FileSigner, SignerError, SignerLocked, create_or_open
 from node.store import ModelStore
 from node.sync import Sync
+from node.tolerant_service import TolerantService
 from node.travel import Fetches, Shelf, check_model
 from node.wal import LostLog, WriteAheadLog, begin_log, open_log, set_aside
 from p2p.network import AddressError, Network, NetworkConfig
@@ -56,6 +57,8 @@ from rpc.filters import Filters
 from rpc.registry import registry
 from rpc.server import PortInUse, ServerConfig, serve
 
+API_KEY = "LABORA_API_KEY"
+"""What the server of the tolerant lane asks for; a secret, and so no key of the configuration."""
 EXPIRY_SECONDS = 60.0
 """How often the mempool is asked to let old transactions go."""
 
@@ -126,12 +129,13 @@ class Node:
             make_inference, make_disputes = services(config.cheat, ledger.params)
         inference = make_inference(ledger, consensus, outbox, hot_key, config, self.folder.journal, store, answers)
         disputes = make_disputes(ledger, consensus, outbox, hot_key, inference, config.watch)
+        tolerant = TolerantService(ledger, consensus, outbox, hot_key, config, os.environ.get(API_KEY, ""))
         fetches = Fetches(self.network, store, partial(check_model, config=config))
         fetches.on_ready.append(lambda _model: inference.wake())
         version = program_version()
         backend = NodeBackend(
-            version, ledger, self.mempool, host, self.network, consensus, sync, inference, disputes, store, fetches,
-            answers,
+            version, ledger, self.mempool, host, self.network, consensus, sync, inference, disputes, tolerant,
+            store, fetches, answers,
         )
         hub, filters = Hub(), Filters()
         consensus.on_commit.append(hub.committed)
@@ -152,6 +156,7 @@ class Node:
                 nursery.start_soon(inference.run)
                 nursery.start_soon(disputes.run)
                 nursery.start_soon(answers.run)
+                nursery.start_soon(tolerant.run)
                 nursery.start_soon(self._expire)
                 metrics = ""
                 if config.metrics:

@@ -4,6 +4,7 @@ Owns the connection and its bounds: the server is a stranger, so that its bytes,
 an answer is worth is inference.tolerant's question. One request a connection; redirects are not followed.
 """
 
+import math
 import socket
 import ssl
 import time
@@ -40,6 +41,8 @@ class Server:
     model: str
     key: str = ""
     seconds_max: float = SECONDS_MAX
+    until: float = math.inf
+    """On the monotonic clock: every request is over by then."""
 
     def complete(self, prompt: str, max_tokens: int, candidates: int) -> Completion:
         """A greedy continuation in one request. Raises ServerError."""
@@ -75,7 +78,7 @@ def _post(server: Server, body: bytes) -> bytes:
     """The body of a 200 response. Raises ServerError."""
     where = urlsplit(server.url)
     try:
-        with _Connection(where, time.monotonic() + server.seconds_max) as connection:
+        with _Connection(where, min(server.until, time.monotonic() + server.seconds_max)) as connection:
             head = [
                 ("Host", where.netloc.rpartition("@")[2]), ("Content-Type", "application/json"),
                 ("Content-Length", str(len(body))), ("Connection", "close"), ("Accept-Encoding", "identity"),
@@ -84,7 +87,9 @@ def _post(server: Server, body: bytes) -> bytes:
                 head.append(("Authorization", f"Bearer {server.key}"))
             status, answer = connection.exchange(where.path.rstrip("/") + PATH, head, body)
     except TimeoutError as error:
-        raise ServerError(f"{server.url} took longer than {server.seconds_max:g} s") from error
+        late = time.monotonic() >= server.until
+        limit = "there was time for" if late else f"{server.seconds_max:g} s"
+        raise ServerError(f"{server.url} took longer than {limit}") from error
     except (OSError, h11.RemoteProtocolError, ValueError) as error:
         raise ServerError(f"{server.url}: {error}") from error
     if status != 200:

@@ -35,25 +35,27 @@ def run(
         print(json.dumps({
             "lane": "tolerant", "verified": False, "model": model, "server": url, "text": answer.text,
             "tokens": list(answer.tokens), "ended": answer.ended, "temperature": temperature, "seed": f"0x{seed.hex()}",
-            "check": None if report is None or judge is None else _as_json(report, judge),
+            "check": None if report is None or judge is None else report_as_json(report, judge),
         }))  # fmt: skip
     else:
         print(answer.text)
         print(f"{len(answer.tokens)} tokens from {url}. {MARK}", file=sys.stderr)
         if report is not None:
-            print(_sentence(report, str(judge)), file=sys.stderr)
+            print(report_sentence(report, str(judge)), file=sys.stderr)
     if report is not None and not report.within:
         raise Fatal(RUNTIME, f"{report.beyond} of {len(report.margins)} tokens are not what {judge} would have drawn")
 
 
-def _as_json(report: Report, judge: str) -> dict[str, object]:
+def report_as_json(report: Report, judge: str) -> dict[str, object]:
+    """A check as JSON."""
     return {
         "server": judge, "within": report.within, "allowedNats": report.allowed, "largestNats": report.largest,
         "meanNats": report.mean, "positions": len(report.margins), "beyond": report.beyond, "unseen": report.unseen,
     }  # fmt: skip
 
 
-def _sentence(report: Report, judge: str) -> str:
+def report_sentence(report: Report, judge: str) -> str:
+    """A check in words."""
     return (
         f"checked against {judge}: margins of {report.mean:.4f} nats on average, {report.largest:.4f} at most "
         f"({report.allowed:g} allowed), {report.unseen} tokens not among its candidates"

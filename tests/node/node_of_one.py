@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -39,9 +40,10 @@ def refused(code: int, words: str, call: Callable[[], object]) -> None:
     assert caught.value.code == code and "\n" not in str(caught.value)
 
 
-def against_a_node(tmp_path: Path, commands: Callable[[Client, DataFolder], None]) -> None:
-    """Run commands in a thread beside the node, as another process would."""
+def against_a_node(tmp_path: Path, commands: Callable[[Client, DataFolder], None], **choices: Any) -> None:
+    """Run commands in a thread beside the node, as another process would. choices: of its configuration."""
     folder, config, url = devnet_of_one(tmp_path / "devnet")
+    config = replace(config, **choices)
 
     async def scenario() -> None:
         node = open_node(folder, config, new_signer=False)

@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -212,6 +213,13 @@ def test_a_hostile_server_costs_a_bounded_time_and_memory(
     monkeypatch.setattr(client, "BODY_BYTES_MAX", 65_536)
     with hostile(behave) as url, pytest.raises(ServerError, match=said):
         Server(url, "m", seconds_max=0.3 if "longer" in said else 10.0).complete("x", 4, 20)
+
+
+def test_whoever_asks_may_say_by_when_everything_is_over() -> None:
+    with hostile(drip(b"HTTP/1.1 200 OK\r\nX-Slow: ")) as url, pytest.raises(ServerError, match="there was time for"):
+        generate(Server(url, "m", until=time.monotonic() + 0.2), "x", 4, 0.8, 20, SEED)
+    with pytest.raises(ServerError, match="there was time for"):
+        Server("http://127.0.0.1:1/v1", "m", until=time.monotonic() - 1).complete("x", 4, 20)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:

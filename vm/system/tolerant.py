@@ -237,10 +237,7 @@ def open_tasks(ctx: ReadContext, operator: bytes) -> list[tuple[bytes, Ask]]:
 
 
 def _offer_values(operator: bytes, offer: Offer) -> tuple[Any, ...]:
-    return (
-        operator, offer.model.decode(), offer.wei_per_prompt_byte, offer.wei_per_token, offer.prompt_bytes_max,
-        offer.tokens_max, offer.deadline, offer.offered,
-    )  # fmt: skip
+    return (operator, *offer.terms, offer.offered)
 
 
 def _task_values(task: bytes, ask: Ask) -> tuple[Any, ...]:

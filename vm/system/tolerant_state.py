@@ -37,6 +37,12 @@ class Offer:
         """The name of the model."""
         return self.name[: self.name_bytes]
 
+    @property
+    def terms(self) -> tuple[str, int, int, int, int, int]:
+        """What an operator chose, in the order of the method that offers."""
+        prices = self.wei_per_prompt_byte, self.wei_per_token
+        return (self.model.decode(), *prices, self.prompt_bytes_max, self.tokens_max, self.deadline)
+
     def fee(self, prompt_bytes: int, tokens: int) -> int:
         """Wei for an answer of so many tokens to a prompt of so many bytes."""
         return self.wei_per_prompt_byte * prompt_bytes + self.wei_per_token * tokens
