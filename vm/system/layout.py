@@ -181,11 +181,12 @@ class Table(Generic[Record]):
             if size:
                 assert len(value) == size, (self.name, name, value)
                 value = int.from_bytes(value, "big")
-            value = int(value)
             assert 0 <= value <= mask, (self.name, name, value)
-            words[word] |= value << shift & (WORD - 1)
-            for i in range(1, wide):
-                words[word + i] |= value >> (i * WORD_BITS - shift) & (WORD - 1)
+            if wide == 1:
+                words[word] |= value << shift
+            else:
+                for i in range(wide):
+                    words[word + i] |= (value << shift) >> (i * WORD_BITS) & (WORD - 1)
         return words
 
     def unpack(self, words: list[int]) -> Record:
