@@ -79,6 +79,8 @@ class NodeConfig:
     """Blocks in which it answers."""
     watch: bool = False
     """Recompute answers that this node has no part in, and challenge what is false; a bond, no stake, is needed."""
+    traps: bool = False
+    """Hide the root of some answers behind a salt, to catch who copies it; who is then away to reveal it is slashed."""
     cheat: str = ""
     """On a devnet: how this validator cheats (node.cheats)."""
     passphrase_file: str = ""
@@ -114,6 +116,7 @@ DESCRIPTIONS = {
     "tolerant_tokens": "tokens of the longest answer in the tolerant lane",
     "tolerant_deadline": "blocks in which the tolerant lane is answered",
     "watch": "recompute answers of others, challenge what is false",
+    "traps": "hide some roots, so that copying one is paid for; being away is then a risk",
     "cheat": "how this validator of a devnet cheats",
     "passphrase_file": "file with the keystores' passphrase (mode 600)",
     "log_level": "least level of the log: debug, info, warning or error",

@@ -6,7 +6,9 @@ Pure functions over duties (vm.system.market_views) and results; node.inference 
 from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from consensus.work.incentive import AUDITORS_MAX
 from node.outbox import Message
+from primitives.params import ChainParams
 from primitives.task import (
     BATCH_ITEMS_MAX,
     NO_BAD_POSITION,
@@ -17,6 +19,7 @@ from primitives.task import (
     WorkItem,
     encode_batch,
     execution_commitment,
+    trap_root,
     verdict_commitment,
 )
 from vm.system import abi, market_gas
@@ -26,9 +29,11 @@ from vm.system.market_views import Duty
 BATCH_BYTES_MAX = 48 * 1024
 """Of one batch: below what the builder gives all work batches together."""
 GAS_MARGIN = 20_000
+SEATS_MAX = AUDITORS_MAX * (1 + ChainParams().redraws_max)
+"""Of a task: all verifiers that may be drawn for it. Each that is still there may be caught by a trap."""
 
-KIND_OF_ROLE = {abi.ROLE_EXECUTE: 1, abi.ROLE_AUDIT: 2, abi.ROLE_REVEAL: 3}
-"""Role of a duty -> kind of the batch item that fulfils it. What is done in disputes is no item (node.disputes)."""
+ITEM_ROLES = (abi.ROLE_EXECUTE, abi.ROLE_AUDIT, abi.ROLE_REVEAL, abi.ROLE_TRAP)
+"""Roles whose duties an item of a batch fulfils. What is done in disputes is none (node.disputes)."""
 KIND_OF_ITEM: Mapping[type[WorkItem], int] = {Submission: 1, Verdict: 2, Reveal: 3, TrapOpening: 4}
 
 
@@ -45,6 +50,8 @@ class Result:
     first_token_ms: int = 0
     total_ms: int = 0
     device: str = ""
+    salt: bytes = b""
+    """Of a trap (node.traps): the root is not what is committed. Empty: it is."""
 
     @property
     def key(self) -> "ResultKey":
@@ -56,14 +63,15 @@ ResultKey = tuple[bytes, bytes, bool]
 
 
 def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None:
-    """The result that fulfils a duty; for a reveal whichever of the two this validator has."""
+    """The result that fulfils a duty; for a reveal whichever of the two this validator has, its verdict rather than an
+    answer that another's came before."""
     answer = results.get((duty.task, duty.trace_key, True))
     check = results.get((duty.task, duty.trace_key, False))
     if duty.role == abi.ROLE_EXECUTE:
         return answer
     if duty.role in (abi.ROLE_AUDIT, abi.ROLE_CHALLENGE):
         return check
-    return answer or check
+    return check or answer
 
 
 def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> list[Duty]:
@@ -105,12 +113,15 @@ def items_to_send(
     for duty in sorted(duties, key=lambda duty: (duty.last_block, duty.task)):
         result = result_for(duty, results)
         open_now = duty.first_block <= height <= duty.last_block
-        kind = KIND_OF_ROLE.get(duty.role)
-        if result is None or not open_now or kind is None or (duty.task, kind) in refused:
+        if result is None or not open_now or duty.role not in ITEM_ROLES:
             continue
         if duty.slot == abi.NO_SLOT and not _opens(duty, result):
             continue
+        if duty.role == abi.ROLE_TRAP and not result.salt:
+            continue
         item = _item(operator, duty, result)
+        if (duty.task, KIND_OF_ITEM[type(item)]) in refused:
+            continue
         size += len(encode_batch([item]))
         if len(items) == BATCH_ITEMS_MAX or size > BATCH_BYTES_MAX:
             break
@@ -126,11 +137,14 @@ def _opens(duty: Duty, result: Result) -> bool:
 
 def _item(operator: bytes, duty: Duty, result: Result) -> WorkItem:
     if duty.role == abi.ROLE_EXECUTE:
-        commitment = execution_commitment(duty.task, operator, result.root)
+        root = trap_root(result.salt, result.root) if result.salt else result.root
+        commitment = execution_commitment(duty.task, operator, root)
         times = (result.queue_ms, result.first_token_ms, result.total_ms)
         return Submission(duty.task, result.tokens, commitment, *times, result.device.encode()[:32])
     if duty.role == abi.ROLE_AUDIT:
         return Verdict(duty.task, verdict_commitment(duty.task, operator, result.bad, result.root))
+    if result.salt:
+        return TrapOpening(duty.task, result.salt, result.root)
     return Reveal(duty.task, result.root, result.bad)
 
 
@@ -154,4 +168,4 @@ def _item_gas(item: WorkItem) -> int:
         case Reveal():
             return market_gas.REVEAL
         case TrapOpening():
-            return market_gas.TRAP
+            return market_gas.TRAP + AUDITORS_MAX * market_gas.TRAPPED + SEATS_MAX * market_gas.SEAT_SEEN

@@ -26,15 +26,17 @@ from node.duties import Result, ResultKey, items_to_send, job_key, jobs, work_me
 from node.journal import Journal
 from node.outbox import Message, Outbox
 from node.store import ModelStore
+from node.traps import Traps, allowed
 from node.worker import TooLate, Worker, WorkerFailed, WorkerUnfit, worker_config
 from primitives.keys import address_of
 from primitives.merkle import tokens_root, unpack_tokens
 from primitives.reasons import Reason, reason_of
 from primitives.receipt import Log
-from primitives.task import Kind, Status, WorkItem, vector_of, words_of
+from primitives.task import Kind, Status, WorkItem, trap_root, vector_of, words_of
 from rpc.task_story import STATUS_OF
 from vm.system import abi, views
-from vm.system.market_views import Duty, task_view
+from vm.system.market_trap import TRAP_EVERY
+from vm.system.market_views import Duty, task_view, trap_answers
 
 PRUNE_BLOCKS = 16
 """How often results of finished tasks are looked for."""
@@ -105,6 +107,11 @@ class InferenceService:
         """The head at which they were read; those of an older head must not be acted upon."""
         self._results: dict[ResultKey, Result] = {}
         self._refused: set[tuple[bytes, int]] = set()
+        self._traps = None if hot_key is None else Traps.of(hot_key)
+        self._trap_answers: tuple[int, list[tuple[bytes, bytes]]] = (0, [])
+        """What traps may be set against at the head (market_views.trap_answers)."""
+        self._setting: set[ResultKey] = set()
+        """Traps on their way to the journal."""
         self._jobs: dict[ResultKey, _Job] = {}
         self._impossible: set[tuple[bytes, bytes]] = set()
         """(task, trace key) that a model's process refused or did not survive."""
@@ -205,7 +212,7 @@ class InferenceService:
         head = self._ledger.head.number
         if self._consensus.next_unknown_height > head + 1:
             return  # decided blocks wait to be committed: what the state says is owed is not owed any more
-        self._duties, served = await trio.to_thread.run_sync(self._read_duties)
+        self._duties, served, self._trap_answers = await trio.to_thread.run_sync(self._read_duties)
         self._duties_head = head
         now = trio.current_time()
         keys = {(duty.task, duty.role) for duty in self._duties}
@@ -225,18 +232,20 @@ class InferenceService:
         if head % PRUNE_BLOCKS == 0 and self._results:
             await trio.to_thread.run_sync(self._prune)
 
-    def _read_duties(self) -> tuple[list[Duty], set[bytes]]:
-        """What is owed, and the models that this operator declared to serve."""
+    def _read_duties(self) -> tuple[list[Duty], set[bytes], tuple[int, list[tuple[bytes, bytes]]]]:
+        """What is owed, the models that this operator declared to serve, and what traps may be set against."""
         reader, params, height = self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1
         if self._operator is None:
             assert self._hot_key is not None
             self._operator = views.operator_by_hot(reader, address_of(self._hot_key))
             if self._operator is None:
-                return [], set()
+                return [], set(), (0, [])
         operator = views.operator(reader, self._operator, params, height)
         duties = views.open_tasks(reader, self._operator, params, height)
+        ctx = views.ViewContext(reader, params, height)
+        traps = trap_answers(ctx, self._operator) if self._config.traps else (0, [])
         declared = set() if operator is None else {model for model, _, _ in operator.serves}
-        return duties, declared | {duty.model for duty in duties}
+        return duties, declared | {duty.model for duty in duties}, traps
 
     def _prune(self) -> None:
         ctx = views.ViewContext(self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1)
@@ -334,7 +343,7 @@ class InferenceService:
         key = job_key(duty)
         try:
             with self._jobs[key].scope:
-                result = await self._ask(duty, worker)
+                result = self._as_committed(duty, await self._ask(duty, worker))
                 await trio.to_thread.run_sync(self._journal.add, result)
                 self._results[result.key] = result
                 self._figures.done += 1
@@ -346,8 +355,24 @@ class InferenceService:
         except WorkerFailed as error:
             self._impossible.add((duty.task, duty.trace_key))
             log.warning("a task could not be run", task=duty.task, reason=str(error))
+        self._setting.discard(key)
         del self._jobs[key]
         self._run_jobs(nursery)
+
+    def _as_committed(self, duty: Duty, made: Result) -> Result:
+        """An answer, as a trap if it is to be one; a root that was lost and is to be revealed, as it was hidden."""
+        assert self._operator is not None and self._traps is not None
+        if duty.role in (abi.ROLE_REVEAL, abi.ROLE_TRAP):
+            return self._traps.recognised(made, self._operator, duty.commitment)
+        if duty.role != abi.ROLE_EXECUTE or not self._traps.chooses(duty.task, duty.trace_key):
+            return made
+        answers, unopened = self._trap_answers
+        if allowed(answers - TRAP_EVERY * len(self._setting), unopened, self._results) <= 0:
+            return made
+        trap = self._traps.hidden(made)
+        self._setting.add(made.key)
+        log.info("this answer is a trap: the root may be let out", task=duty.task, root=trap_root(trap.salt, trap.root))
+        return trap
 
     async def _ask(self, duty: Duty, worker: Worker) -> Result:
         prompt, output = await trio.to_thread.run_sync(self.texts, duty.task)

@@ -14,6 +14,8 @@ import structlog
 from node.duties import Result
 
 FILE_BYTES_MAX = 4 * 1024 * 1024
+BYTES = ("task", "trace_key", "root", "salt")
+"""Fields of a result that are bytes, written in hexadecimal."""
 
 log = structlog.get_logger("journal")
 
@@ -32,7 +34,7 @@ class Journal:
                 if path.stat().st_size > FILE_BYTES_MAX:
                     raise ValueError(f"{path.stat().st_size} bytes")
                 fields = json.loads(path.read_text())
-                for name in ("task", "trace_key", "root"):
+                for name in BYTES:
                     fields[name] = bytes.fromhex(fields[name])
                 fields["tokens"] = tuple(fields["tokens"])
                 result = Result(**fields)
@@ -45,7 +47,7 @@ class Journal:
     def add(self, result: Result) -> None:
         """Keep a result; it is on the disk when this returns. Raises OSError."""
         fields = asdict(result)
-        for name in ("task", "trace_key", "root"):
+        for name in BYTES:
             fields[name] = fields[name].hex()
         path = self._path(result)
         part = path.with_suffix(".part")

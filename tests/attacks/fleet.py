@@ -15,9 +15,10 @@ from inference.trace import Record
 from inference.witness import execution_of, work
 from inference.worker import Argument
 from node.cheats import LAYER_SKIPPERS, Conduct, Stubborn, executor_of, skipped_work
-from node.duties import Result, items_to_send, job_key, jobs
+from node.duties import Result, items_to_send, job_key, jobs, work_message
 from node.moves import Me, Move, challenge_of_a_watcher, message_of, moves_now, request_of
 from node.outbox import Message
+from node.traps import Traps, allowed
 from primitives.hashing import ZERO_HASH
 from primitives.merkle import unpack_tokens
 from primitives.task import Kind, Status, WorkItem, trace_key, vector_of, words_of
@@ -25,7 +26,7 @@ from primitives.transaction import Transaction, sign_transaction
 from tests.e2e_in_process.chain_in_process import Chain, Engines, Operator
 from vm.call import CallRequest, call
 from vm.system import abi, views
-from vm.system.market_views import Duty
+from vm.system.market_views import Duty, trap_answers
 
 PROMPT = (3, 1, 4, 1, 5, 9, 2, 6)
 BLOCKS_MAX = 400
@@ -90,6 +91,8 @@ class Validator:
     honest: Program
     other: Program
     is_offline: bool = False
+    traps: Traps | None = None
+    """Set where it sets traps."""
     results: dict[Any, Result] = field(default_factory=dict)
     given: dict[bytes, Result] = field(default_factory=dict)
     behind: dict[tuple[bytes, bytes], dict[str, Any]] = field(default_factory=dict)
@@ -262,8 +265,17 @@ class Fleet:
     def _work(self, validator: Validator) -> None:
         duties = self.chain.duties(validator.keys)
         for duty in jobs(duties, validator.results, self.chain.height + 1, self.chain.model.model_id):
-            result = self._run(validator, duty)
-            validator.results[job_key(duty)] = result
+            validator.results[job_key(duty)] = self._as_committed(validator, duty, self._run(validator, duty))
+
+    def _as_committed(self, validator: Validator, duty: Duty, made: Result) -> Result:
+        """As node.inference has it."""
+        ctx = views.ViewContext(self.chain.reader, self.chain.params, self.chain.height + 1)
+        operator, traps = validator.keys.operator, validator.traps
+        if traps is not None and duty.role in (abi.ROLE_REVEAL, abi.ROLE_TRAP):
+            return traps.recognised(made, operator, duty.commitment)
+        if traps is None or duty.role != abi.ROLE_EXECUTE or not traps.chooses(duty.task, duty.trace_key):
+            return made
+        return traps.hidden(made) if allowed(*trap_answers(ctx, operator), validator.results) > 0 else made
 
     def _run(self, validator: Validator, duty: Duty) -> Result:
         conduct = validator.conduct
@@ -302,8 +314,7 @@ class Fleet:
         for message in self._moves(validator):
             found.append((self.call_of(message), self.signed(validator.keys.hot_key, nonce + len(found), message)))
         if items := self._items(validator):
-            transaction = self.chain.work(validator.keys, items, nonce + len(found))
-            found.append((None, transaction))
+            found.append((None, self.signed(validator.keys.hot_key, nonce + len(found), work_message(items))))
         return found
 
     def signed(self, key: bytes, nonce: int, message: Message) -> Transaction:

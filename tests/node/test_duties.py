@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from consensus.work.incentive import AUDITORS_MAX
 from node.duties import (
     Result,
     items_to_send,
@@ -13,18 +14,21 @@ from node.duties import (
 )
 from node.journal import Journal
 from node.outbox import is_stale, signed
+from node.traps import Traps
 from primitives.keys import address_of
 from primitives.task import (
     NO_BAD_POSITION,
     Reveal,
     Submission,
+    TrapOpening,
     Verdict,
     decode_batch,
     execution_commitment,
+    trap_root,
     verdict_commitment,
 )
 from primitives.transaction import decode
-from vm.system import abi
+from vm.system import abi, market_gas
 from vm.system.market_views import Duty
 
 OPERATOR, EXECUTOR = b"\x0a" * 20, b"\x0e" * 20
@@ -101,6 +105,35 @@ def test_items_carry_commitments_in_the_operators_name() -> None:
     ]
 
 
+def test_a_trap_is_committed_behind_its_salt_and_opened_with_it() -> None:
+    traps = Traps.of(HOT)
+    trap = traps.hidden(answer())
+    (sent,) = items_to_send(OPERATOR, [duty(EXECUTE)], by_key(trap), set(), 10)
+    assert isinstance(sent, Submission)
+    assert sent.commitment == execution_commitment(trap.task, OPERATOR, trap_root(trap.salt, ROOT))
+    opening = TrapOpening(trap.task, trap.salt, ROOT)
+    for role in (REVEAL, abi.ROLE_TRAP):
+        assert items_to_send(OPERATOR, [duty(role)], by_key(trap), {(trap.task, 3)}, 10) == [opening]
+        assert items_to_send(OPERATOR, [duty(role)], by_key(trap), {(trap.task, 4)}, 10) == []
+    assert items_to_send(OPERATOR, [duty(abi.ROLE_TRAP)], by_key(answer()), set(), 10) == [], "somebody opened its root"
+    lost = traps.recognised(check(), OPERATOR, sent.commitment)
+    assert items_to_send(OPERATOR, [duty(REVEAL)], by_key(lost), set(), 10) == [opening], "the work was done again"
+    assert traps.recognised(check(), OPERATOR, execution_commitment(trap.task, OPERATOR, ROOT)) == check()
+
+
+def test_a_verifiers_own_verdict_is_revealed_and_not_an_answer_that_came_too_late() -> None:
+    hidden = Traps.of(HOT).hidden(answer())
+    items = items_to_send(OPERATOR, [duty(REVEAL)], by_key(hidden, check(bad=2)), set(), 10)
+    assert items == [Reveal(hidden.task, ROOT, 2)]
+
+
+def test_a_trap_has_gas_for_all_whom_it_may_catch() -> None:
+    """Without it the opening fails where it matters, and its executor is slashed."""
+    opening = TrapOpening(b"\1" * 32, b"\2" * 32, ROOT)
+    caught = market_gas.TRAP + AUDITORS_MAX * market_gas.TRAPPED
+    assert work_message([opening]).gas > work_message([Reveal(b"\1" * 32, ROOT, 0)]).gas + caught - market_gas.REVEAL
+
+
 @pytest.mark.parametrize("role", [REVEAL, abi.ROLE_CHALLENGE, abi.ROLE_DEFEND])
 def test_what_others_should_do_is_looked_into_when_its_time_comes_and_not_before(role: int) -> None:
     assert jobs([for_others(role, first=20)], {}, 18, MODEL) == []
@@ -154,7 +187,7 @@ def test_a_work_transaction_decodes_and_its_replacement_pays_an_eighth_more() ->
 
 def test_results_survive_in_the_journal(tmp_path) -> None:
     journal = Journal(tmp_path)
-    kept = [answer(1), check(1, bad=3), check(2)]
+    kept = [answer(1), check(1, bad=3), check(2), Traps.of(HOT).hidden(answer(3))]
     for result in kept:
         journal.add(result)
     (tmp_path / "broken.json").write_text('{"task": 1')

@@ -332,11 +332,12 @@ DUTY = _struct("""Duty {
     bytes32 traceKey;
     uint32 maxTokens; uint32 temperatureQ16; uint32 topK; uint8 slot; uint64 firstBlock; uint64 lastBlock;
     uint64 postedBlock; uint64 answeredBlock; address executor; bytes32 commitment; }""")
-ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL, ROLE_CHALLENGE, ROLE_DEFEND = 1, 2, 3, 4, 5
+ROLE_EXECUTE, ROLE_AUDIT, ROLE_REVEAL, ROLE_CHALLENGE, ROLE_DEFEND, ROLE_TRAP = 1, 2, 3, 4, 5, 6
 NO_SLOT = 255
 """Duty.role, and the role in Paid and TaskMissed (0 there: the poster). ROLE_CHALLENGE: a verdict that contradicts the
 answer must become a challenge (Referee.challenge) in the duty's blocks, or it is void and costs a lost challenge.
-ROLE_DEFEND: an accused whose root this operator can find is silent. NO_SLOT: others should act, anybody may."""
+ROLE_DEFEND: an accused whose root this operator can find is silent. ROLE_TRAP: somebody else opened the commitment of
+this executor, which may say that it was a trap. NO_SLOT: others should act, anybody may."""
 
 BATCH = _struct("Batch { string name; bytes32 model; uint8 kind; uint32 prompts; uint32 commissioned; }")
 

@@ -11,6 +11,7 @@ from primitives.reasons import Reason
 from primitives.task import (
     NO_BAD_POSITION,
     Kind,
+    Status,
     TrapOpening,
     execution_commitment,
     price_of,
@@ -22,6 +23,7 @@ from vm.system import market_gas as gas
 from vm.system.context import Refused, SystemContext
 from vm.system.ledger import Burn
 from vm.system.market_state import (
+    SEAT_AGAINST,
     SEAT_GIVEN,
     SEAT_MISSED,
     SEAT_OPENED,
@@ -51,11 +53,16 @@ def note_answer(ctx: SystemContext, operator: bytes) -> None:
 
 
 def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -> None:
-    """Open the executor's trap: its commitment is from here on that to T. The caller has checked stage and window."""
+    """Open the executor's trap: its commitment is from here on that to T. The caller has checked stage and window.
+
+    Others may have revealed T before it, and so contradicted what was hidden: from here on they agree with it. Or they
+    have revealed T* itself, which nobody challenges before the executor's own time is over: it did not open that.
+    """
     if operator != task.executor:
         raise Refused("not_dealt", "only its executor opens a task's trap")
     star = trap_root(item.salt, item.root)
-    if task.executor_opened or execution_commitment(item.task, operator, star) != task.commitment:
+    closed = not task.executor_opened or (task.revealer != operator and not task.disputes)
+    if not closed or execution_commitment(item.task, operator, star) != task.commitment:
         raise Refused("opens_nothing", "no commitment that is still closed opens to this trap")
     answers = TRAP_ANSWERS.get(ctx, operator)
     if answers < TRAP_EVERY:
@@ -69,12 +76,10 @@ def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -
     honest: list[Seat] = []
     caught: list[Seat] = []
     for index, seat in enumerate(seats):
-        if seat.state != SEAT_GIVEN:
-            continue
-        if seat.commitment == verdict_commitment(item.task, seat.verifier, NO_BAD_POSITION, item.root):
+        if _says(seat, item.task, item.root):
             seat.state, seat.commitment, seat.bad = SEAT_OPENED, item.root, NO_BAD_POSITION
             honest.append(seat)
-        elif seat.commitment == verdict_commitment(item.task, seat.verifier, NO_BAD_POSITION, star):
+        elif _says(seat, item.task, star):
             seat.state = SEAT_MISSED
             unexpose(ctx, task, seat.verifier)
             caught.append(seat)
@@ -86,8 +91,15 @@ def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -
     abi.emit(ctx, abi.REVEALED, item.task, operator, item.root, NO_BAD_POSITION, parties)
     if caught:
         _punish(ctx, item.task, task, caught, honest)
-    if outcome_of(task, seats, closed=False) is Outcome.AGREED:
+    if task.status == Status.REVEALING and outcome_of(task, seats, closed=False) is Outcome.AGREED:
         agree(ctx, item.task, task, seats)
+
+
+def _says(seat: Seat, task_id: bytes, root: bytes) -> bool:
+    """Whether a verdict is that of a root without a bad position, opened or not."""
+    if seat.state == SEAT_GIVEN:
+        return seat.commitment == verdict_commitment(task_id, seat.verifier, NO_BAD_POSITION, root)
+    return seat.state in (SEAT_OPENED, SEAT_AGAINST) and (seat.commitment, seat.bad) == (root, NO_BAD_POSITION)
 
 
 def _punish(ctx: SystemContext, task_id: bytes, task: Task, caught: list[Seat], honest: list[Seat]) -> None:

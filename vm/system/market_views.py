@@ -21,6 +21,7 @@ from vm.system.market_state import (
     SEAT_DRAWN,
     SEAT_GIVEN,
     TASKS,
+    TRAP_ANSWERS,
     Seat,
     Task,
     seats_of,
@@ -172,6 +173,18 @@ def open_tasks(ctx: ReadContext, operator: bytes) -> list[Duty]:
     return sorted(duties, key=lambda duty: (duty.last_block, duty.task))[:DUTIES_SHOWN_MAX]
 
 
+def trap_answers(ctx: ReadContext, operator: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """What an operator may set traps against: answers that are left for it, and (task, trace key) of its answers whose
+    roots nobody has revealed."""
+    unopened = []
+    for task_id in DUTIES.items(ctx, operator):
+        task = TASKS.get(ctx, task_id)
+        assert task is not None, task_id
+        if task.executor == operator and not task.executor_opened:
+            unopened.append((task_id, trace_key(task.seed, task.attempt)))
+    return TRAP_ANSWERS.get(ctx, operator), unopened
+
+
 def _owed(ctx: ReadContext, task_id: bytes, task: Task, operator: bytes) -> Iterator[tuple[int, int, Window]]:
     """(role, slot or seat, window) of what an operator owes a task at its stage."""
     if task.status in DEALT_STAGES:
@@ -190,6 +203,8 @@ def _owed(ctx: ReadContext, task_id: bytes, task: Task, operator: bytes) -> Iter
             yield abi.ROLE_REVEAL, 0, task.root_window(ctx.params, operator)
         elif accused or (seat is not None and seat.state == SEAT_GIVEN):
             yield abi.ROLE_REVEAL, place or 0, task.reveal_window(ctx.params, operator)
+        elif operator == task.executor and task.revealer != operator and not task.disputes:
+            yield abi.ROLE_TRAP, 0, task.reveal_window(ctx.params, operator)
     against = seat is not None and seat.state == SEAT_AGAINST and not seat.abandoned
     if against and place is not None and task.executor_opened:
         yield abi.ROLE_CHALLENGE, place, Window(task.contest_began + 1, market_contest.challenge_last(ctx, task))

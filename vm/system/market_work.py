@@ -187,6 +187,7 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     if first:
         task.executor_opened, task.root, task.revealer = 1, item.root, operator
     verdict = Opened(item.root, item.bad)
+    last = task.reveal_window(ctx.params, task.executor).last
     against = contradicts(item.task, party, verdict)
     for index in opened:
         seat = seats[index]
@@ -195,7 +196,9 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
         put_seat(ctx, item.task, index, seat)
     if first or against:
         market_contest.note_ground(ctx, task)
-    if first and ctx.height > task.reveal_window(ctx.params, task.executor).last:
+    if task.executor_opened and task.revealer != task.executor and ctx.height <= last:
+        task.contest_began = last  # what somebody else opened may be a trap, which its executor has until then to open
+    if first and ctx.height > last:
         schedule(ctx, CONTESTED, item.task, task, ctx.height + 1)
     TASKS.put(ctx, task, item.task)
     parties = ([task.executor] if first else []) + [seats[index].verifier for index in opened]
@@ -211,8 +214,10 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
 def _trap(ctx: SystemContext, operator: bytes, item: TrapOpening) -> None:
     """The executor's own reveal, of a commitment that was a trap."""
     task = load(ctx, item.task)
-    _require_stage(task, "trap", Status.REVEALING)
-    _require_window(ctx, task.reveal_window(ctx.params, operator))
+    _require_stage(task, "trap", Status.REVEALING, Status.DISPUTED)
+    withheld = task.status == Status.DISPUTED and not task.executor_opened
+    window = task.root_window(ctx.params, operator) if withheld else task.reveal_window(ctx.params, operator)
+    _require_window(ctx, window)
     market_trap.spring(ctx, operator, task, item)
 
 

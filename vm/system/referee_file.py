@@ -42,7 +42,7 @@ def challenge(ctx: SystemContext, call: Call, task_id: bytes, leaf: int) -> tupl
     ctx.charge(gas.CHALLENGE, "challenge")
     task = load_task(ctx, task_id)
     ctx.charge(referee_end.gas_of_end(task), "end of a dispute")
-    _require_accusable(task)
+    _require_accusable(ctx, task)
     if task.disputes >= DISPUTES_AT_ONCE_MAX:
         raise Refused("too_many", f"{task.disputes} challenges of this answer wait or run already")
     leaves = Case(ctx, task).leaves
@@ -84,10 +84,13 @@ def quote(ctx: SystemContext, task_id: bytes, challenger: bytes) -> tuple[int, b
     return bond << min(referee_end.earlier_challenges(ctx, task.executor), DOUBLINGS_MAX), False
 
 
-def _require_accusable(task: Task) -> None:
+def _require_accusable(ctx: SystemContext, task: Task) -> None:
     if task.status not in ACCUSABLE or not task.executor_opened:
         stage = Status(task.status).name.lower()
         raise Refused("not_accusable", f"the task is {stage}, and an answer is challenged once its root is revealed")
+    last = task.reveal_window(ctx.params, task.executor).last
+    if task.status in (Status.REVEALING, Status.DISPUTED) and task.revealer != task.executor and ctx.height <= last:
+        raise Refused("not_accusable", f"somebody else opened it: until block {last} its executor may say it is a trap")
 
 
 def _seat_of(ctx: SystemContext, task_id: bytes, task: Task, sender: bytes) -> int | None:

@@ -1,7 +1,7 @@
 """Traps: who copies a root that was let out pays for it, and who computes is paid double."""
 
 import pytest
-from market_world import COST, World, payout_of
+from market_world import COST, World, hot_of, payout_of
 
 from primitives.address import REFEREE, STAKING
 from primitives.hashing import keccak
@@ -18,7 +18,8 @@ from primitives.task import (
     trap_root,
     verdict_commitment,
 )
-from vm.system import abi, market_state, market_trap, pools, staking
+from vm.system import abi, market_state, market_trap, pools, referee, staking
+from vm.system.context import Refused
 
 SALT = keccak(b"salt")
 TOKENS = tuple(range(2, 10))
@@ -160,7 +161,7 @@ def test_one_answer_in_sixteen_may_be_a_trap(world):
     assert world.spring(executor, task, root) == ["stage"]
 
 
-def test_a_trap_that_is_not_opened_stands_as_the_answers_root_and_is_contradicted(world):
+def test_when_others_revealed_the_truth_first_what_is_hidden_is_contradicted_until_it_is_opened(world):
     task, executor, root = world.committed()
     for verifier in world.task(task).verifiers:
         world.say(verifier, task, root)
@@ -168,4 +169,44 @@ def test_a_trap_that_is_not_opened_stands_as_the_answers_root_and_is_contradicte
     verifier = world.task(task).verifiers[0]
     assert world.reveal(verifier, task, root) == []
     assert world.status(task) == Status.DISPUTED
-    assert world.spring(executor, task, root) == ["stage"]
+    world.block(world.params.reveal_window + world.params.silence_blocks - 3)
+    assert world.spring(executor, task, root) == []
+    world.block(2)
+    assert world.status(task) == Status.AGREED and not world.events(abi.SLASHED)
+
+
+def test_who_opens_none_until_its_time_is_over_has_withheld_its_root(world):
+    task, executor, root = world.committed()
+    for verifier in world.task(task).verifiers:
+        world.say(verifier, task, root)
+    world.block(3)
+    assert world.reveal(world.task(task).verifiers[0], task, root) == []
+    world.block(world.params.reveal_window + world.params.silence_blocks)
+    assert [e["operator"] for e in world.events(abi.SLASHED)] == [world.text(executor)]
+    assert world.status(task) == Status.REFUTED
+
+
+def test_a_copier_who_reveals_what_was_let_out_convicts_nobody(world):
+    """The executor is kept silent for the two blocks that are its own. Nobody challenges what somebody else opened
+    before the executor's window is over, and it opens its trap in time."""
+    task, executor, root = world.committed()
+    copier, honest = world.task(task).verifiers
+    star = trap_root(SALT, root)
+    world.say(copier, task, star)
+    world.say(honest, task, root)
+    world.block(3)
+    assert world.reveal(copier, task, star) == [] == world.reveal(honest, task, root)
+    assert world.status(task) == Status.DISPUTED and world.task(task).executor_root == star
+    for _ in range(world.params.reveal_window - 3):
+        with pytest.raises(Refused, match="somebody else opened it"):
+            world.ctx.call(referee.HANDLERS, abi.CHALLENGE, task, 0, sender=hot_of(honest))
+        assert not [duty for duty in world.duties(honest) if duty.first_block <= world.height]
+        world.block()
+    assert world.spring(executor, task, root) == []
+    assert world.events(abi.TRAP_SPRUNG)[0]["caught"] == (world.text(copier),)
+    assert {e["operator"] for e in world.events(abi.SLASHED)} == {world.text(copier)}
+    world.block(2)
+    assert world.status(task) == Status.AGREED and world.task(task).executor_root == root
+    world.finish(task)
+    (receipt,) = world.of(abi.RECEIPT, task)
+    assert receipt["verifiers"] == (world.text(honest),)
