@@ -5,6 +5,7 @@ What a declaration may say and from when it counts is the chain's (vm.system.ter
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from consensus.work.terms import HOURS
 from node.client import to_hex
@@ -55,6 +56,14 @@ def in_words(
     if macs_max:
         lines.append(f"takes no task of more than {macs_max:,} multiply-adds")
     return lines
+
+
+def terms_in_words(terms: dict[str, Any]) -> list[str]:
+    """The same of terms as labora_validators shows them."""
+    return in_words(
+        int(terms["reservePriceWei"]), terms["hoursUtc"], terms["refusedKinds"], terms["refusedModels"],
+        int(terms["macsMax"]),
+    )  # fmt: skip
 
 
 def _spans(hours: Sequence[int]) -> list[tuple[int, int]]:

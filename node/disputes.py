@@ -27,7 +27,7 @@ from primitives.hashing import ZERO_HASH
 from primitives.keys import address_of
 from primitives.receipt import Log
 from primitives.task import trace_key
-from rpc.task_story import as_json
+from rpc.task_story import as_json, beside
 from vm.call import CallRequest, call
 from vm.system import abi, views
 from vm.system.market_views import TaskView
@@ -253,7 +253,8 @@ class DisputeService:
             figure = "held"
         self._figures[figure or ""] += figure is not None
         if entry.address == REFEREE or event in (abi.TASK_REFUTED, abi.SLASHED):
-            for sentence in dispute_sentences({"event": event.name, **as_json(event, values)}):
+            more = beside(event, values, partial(views.operator_by_hot, self._ledger.reader()))
+            for sentence in dispute_sentences({"event": event.name, **as_json(event, values), **more}):
                 log.info(sentence, task=values["task"])
                 self._told.append((height, sentence))
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from node.client import Client, to_hex
 from node.config import DataFolder, NodeConfig
+from node.declare import terms_in_words
 from node.exits import RUNTIME, Fatal
 from node.post import find_model
 from node.receipts import accounts, height_of, time_of
@@ -113,6 +114,8 @@ def estimate(
         f"about {money(day)} a day at this load and price, {money(full)} if there were always enough to do",
         "without tips; the gas of messages is paid back; misses and what nobody checked are not paid",
     ]
+    if own and (refused := terms_in_words(own["terms"])):
+        lines.append(f"less what it declared that it does not take: {'; '.join(refused)}")
     if not own:
         lines.append("a newcomer is dealt work from the epoch after next on")
     return Report(tuple(lines), {

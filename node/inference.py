@@ -274,8 +274,8 @@ class InferenceService:
             self._refused.add((entry.topics[1], values["kind"]))
             code = values["code"]
             self._figures.refused[code] += 1
-            # "stage": others were faster, for example when a reveal of theirs opened this node's commitment too.
-            tell = log.info if code == "stage" else log.warning
+            # Others are often faster, for example when a reveal of theirs opened this node's commitment too.
+            tell = log.info if reason_of(code).harmless else log.warning
             advice = reason_of(code).advice
             tell("work refused", task=entry.topics[1], code=code, reason=values["text"], advice=advice)
         elif event is abi.TASK_MISSED and self._is_mine(entry):

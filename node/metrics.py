@@ -33,8 +33,8 @@ from vm.system import abi, views
 from vm.system.views import OperatorView
 
 ROLES = {abi.ROLE_EXECUTE: "execute", abi.ROLE_AUDIT: "check"}
-GAS = "gas"
-"""Paid to the hot account: what its messages cost comes back."""
+TOLERANT_ROLE, GAS_ROLE = "tolerant", "gas"
+"""An answer of the tolerant lane; what comes back to the hot account for the gas of its messages."""
 OPEN = (
     Status.POSTED, Status.DEALT, Status.ANSWERED, Status.DRAWN, Status.REVEALING, Status.AGREED, Status.UNVERIFIED,
     Status.DISPUTED, Status.REFUTED,
@@ -128,7 +128,9 @@ class Metrics:
         if event in (abi.PAID, abi.TRAP_PAID) and entry.topics[2][12:] == operator:
             values, to = event.decode(entry.topics, entry.data), entry.topics[3][12:]
             if to != STAKING:  # that is its delegators' part
-                self._earned[GAS if to == self._inference.hot else ROLES[values["role"]]] += values["amount"]
+                self._earned[GAS_ROLE if to == self._inference.hot else ROLES[values["role"]]] += values["amount"]
+        elif event is abi.TOLERANT_PAID and entry.topics[2][12:] == operator:
+            self._earned[TOLERANT_ROLE] += event.decode(entry.topics, entry.data)["executorWei"]
         elif event is abi.SLASHED and entry.topics[1][12:] == operator:
             values = event.decode(entry.topics, entry.data)
             self._slashed_wei[Reason(values["reason"]).code] += values["amount"]
@@ -215,7 +217,7 @@ class Metrics:
         ):
             yield by_reason(name, f"{text}, by reason; labora_reason_info says what to do.", low, high, counts)
         earned = CounterMetricFamily("labora_work_earned_wei", "What this validator was paid.", labels=("role",))
-        for role in (*ROLES.values(), GAS):
+        for role in (*ROLES.values(), TOLERANT_ROLE, GAS_ROLE):
             earned.add_metric((role,), float(self._earned[role]))
         yield earned
         events = CounterMetricFamily("labora_disputes", "Events of the chain's disputes.", labels=("event",))

@@ -6,7 +6,7 @@ Owns how it is shown; the chain keeps it (labora_validators), and primitives.rea
 from typing import Any
 
 from node.client import Client
-from node.declare import in_words
+from node.declare import terms_in_words
 from node.exits import RUNTIME, USAGE, Fatal
 from node.story import coins
 from primitives.address import InvalidAddress, checksum, parse
@@ -59,23 +59,20 @@ def lines(client: Client, rows: list[dict[str, Any]]) -> list[str]:
 
 def _terms(row: dict[str, Any]) -> list[str]:
     """What it declared that it does not take."""
-    said = _in_words(row["terms"])
+    said = terms_in_words(row["terms"])
     if (latest := row["nextTerms"]) is not None:
-        told = "; ".join(_in_words(latest)) or "takes every task of what it serves"
+        told = "; ".join(terms_in_words(latest)) or "takes every task of what it serves"
         said.append(f"from block {latest['fromBlock']} on: {told}")
     return said
 
 
-def _in_words(terms: dict[str, Any]) -> list[str]:
-    return in_words(
-        int(terms["reservePriceWei"]), terms["hoursUtc"], terms["refusedKinds"], terms["refusedModels"],
-        int(terms["macsMax"]),
-    )  # fmt: skip
-
-
 def _mishaps(row: dict[str, Any]) -> list[str]:
     """The newest, and what every reason among them means."""
-    found = [(what, mishap) for kind, what in KINDS for mishap in row[kind]]
+    needless = [mishap["reason"] for mishap in row["refusals"] if reason_of(mishap["reason"]).harmless]
+    found = [
+        (what, mishap) for kind, what in KINDS for mishap in row[kind]
+        if kind != "refusals" or mishap["reason"] not in needless
+    ]  # fmt: skip
     found.sort(key=lambda each: -each[1]["block"])
     shown, hidden = found[:SHOWN], len(found) - SHOWN
     said = [_mishap(what, mishap) for what, mishap in shown]
@@ -83,6 +80,9 @@ def _mishaps(row: dict[str, Any]) -> list[str]:
         said.append(f"and {hidden} before that the chain keeps: --json has all")
     for code in dict.fromkeys(mishap["reason"] for _, mishap in shown):
         said.append(f"{code}: {reason_of(code).text}; {reason_of(code).advice}")
+    if needless:
+        codes = ", ".join(sorted(set(needless)))
+        said.append(f"another message came before {len(needless)} of its last ones ({codes}): nothing to do")
     return said
 
 
@@ -97,6 +97,6 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mishap(what: str, mishap: dict[str, Any]) -> str:
-    wei = f", {coins(mishap['amountWei'])} coins" if "amountWei" in mishap else ""
+    wei = f", {coins(mishap['amountWei'])} of its bond" if "amountWei" in mishap else ""
     excused = "" if mishap.get("counted", True) else " (not counted)"
     return f"block {mishap['block']:>6}  {what} task {mishap['task'][:18]}: {mishap['reason']}{wei}{excused}"

@@ -236,7 +236,7 @@ def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
             yield f"dispute {number} begins; the accused may answer until block {e['lastBlock']}"
         case "Shown":
             what = SHOWN.get(e["state"], "something")
-            yield f"dispute {number}: {short(e['sender'])} shows {what}, {e['data']:,} bytes"
+            yield f"dispute {number}: {short(e['operator'] or e['sender'])} shows {what}, {e['data']:,} bytes"
         case "Chosen":
             what = f"goes on with number {e['chosen']}" if e["chosen"] != abi.NO_OP else "finds all operations alike"
             yield f"dispute {number}: the challenger {what}"
@@ -266,7 +266,7 @@ def dispute_sentences(e: dict[str, Any]) -> Iterator[str]:
             yield f"the answer of {short(e['executor'])} is refuted; {after}"
         case "Slashed":
             why = Reason(e["reason"]).text
-            yield f"slashed {short(e['operator'])}: {coins(e['amount'])}, {why}; bond left {coins(e['bond'])}"
+            yield f"slashed {short(e['operator'])}: {coins(e['amount'])} of its bond, {why}; left {coins(e['bond'])}"
 
 
 def _payment(e: dict[str, Any]) -> str:

@@ -56,6 +56,11 @@ class Reason(IntEnum):
         return _MEANING[self].text
 
     @property
+    def harmless(self) -> bool:
+        """Whether there is nothing to do: it happens to a healthy validator too."""
+        return _MEANING[self].advice.startswith("nothing to do")
+
+    @property
     def advice(self) -> str:
         """What its operator can do about it."""
         return _MEANING[self].advice

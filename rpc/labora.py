@@ -26,7 +26,7 @@ def task(context: Context, task_id: Any) -> Any:
     if logs[0].log.address == TOLERANT:
         return tolerant_story.tell(wanted, logs)
     reader = context.ledger.reader()
-    return tell(wanted, logs, lambda operator: views.hot_of(reader, bytes.fromhex(operator[2:])))
+    return tell(wanted, logs, lambda account: views.operator_by_hot(reader, account))
 
 
 def soft_answers(context: Context, task_id: Any, start: Any = "0x0") -> list[dict[str, Any]]:

@@ -42,6 +42,10 @@ DISPUTED_NOTE = (
 )
 
 
+OperatorOf = Callable[[bytes], bytes | None]
+"""An account -> the operator whose messages it sends; None: nobody's."""
+
+
 @dataclass(frozen=True)
 class PlacedLog:
     """A log and where it stands."""
@@ -53,11 +57,10 @@ class PlacedLog:
 
 
 def tell(
-    task: bytes, logs: Iterable[PlacedLog], hot_of: Callable[[str], bytes | None] = lambda _operator: None
+    task: bytes, logs: Iterable[PlacedLog], operator_of: OperatorOf = lambda _account: None
 ) -> dict[str, Any]:
     """The task as labora_task shows it: a summary and every event in order. Wei and CWU are decimal strings; output is
-    token ids, of kinds embed and score the vector's elements. hot_of: an operator's account for messages, whose gas
-    comes back to it."""
+    token ids, of kinds embed and score the vector's elements. operator_of: whose messages an account sends."""
     story: dict[str, Any] = {
         "taskId": data(task),
         "lane": "exact",
@@ -80,8 +83,8 @@ def tell(
         if event is None or event.account != placed.log.address:
             continue
         values = event.decode(placed.log.topics, placed.log.data)
-        purpose = {"for": _purpose(values, hot_of)} if event is abi.PAID else {}
-        _fold(story, event.name, values | purpose, placed.number)
+        more = beside(event, values, operator_of)
+        _fold(story, event.name, values | more, placed.number)
         story["events"].append(
             {
                 "event": event.name,
@@ -89,7 +92,7 @@ def tell(
                 "timestamp": placed.timestamp,
                 "transactionHash": data(placed.transaction_hash),
                 **{name: value for name, value in as_json(event, values, story["kind"]).items() if name != "task"},
-                **purpose,
+                **more,
             }
         )
     return story
@@ -103,12 +106,18 @@ def as_json(event: abi.Event, values: dict[str, Any], kind: str | None = None) -
     return {name: _shown(event, kind, name, value) for name, value in values.items()}
 
 
-def _purpose(paid: dict[str, Any], hot_of: Callable[[str], bytes | None]) -> str:
-    """What a payment of a settlement is: a fee, its delegators' part of one, or the gas of messages."""
-    to = bytes.fromhex(paid["to"][2:])
-    if to == STAKING:
-        return "delegators"
-    return "gas" if to == hot_of(paid["operator"]) else "fee"
+def beside(event: abi.Event, values: dict[str, Any], operator_of: OperatorOf) -> dict[str, Any]:
+    """What is known of a log beside its values: what a payment is for (a fee, its delegators' part of one, the gas of
+    messages), and the operator of who showed something in a dispute, None of a stranger."""
+    if event is abi.PAID:
+        to = bytes.fromhex(values["to"][2:])
+        if to == STAKING:
+            return {"for": "delegators"}
+        return {"for": "gas" if operator_of(to) == bytes.fromhex(values["operator"][2:]) else "fee"}
+    if event is abi.SHOWN:
+        operator = operator_of(bytes.fromhex(values["sender"][2:]))
+        return {"operator": None if operator is None else address(operator)}
+    return {}
 
 
 def cwu_text(macs: int) -> str:

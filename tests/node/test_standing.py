@@ -28,7 +28,9 @@ class Chain:
         slash = {"task": TASK, "block": 40, "reason": "wrong_work", "amountWei": str(5 * 10**18)}
         rows = [{"operator": ADA, **row}, {
             "operator": BOB, **row, "power": 25, "misses": [miss] * 9, "slashes": [slash],
-            "refusals": [{"task": TASK, "block": 41, "reason": "too_late"}],
+            "refusals": [
+                {"task": TASK, "block": 42, "reason": "stage"}, {"task": TASK, "block": 41, "reason": "too_late"},
+            ],
             "terms": {**terms, "reservePriceWei": "5000000000"}, "nextTerms": {**terms, "fromBlock": 96},
         }]  # fmt: skip
         return {"height": 50, "epoch": 1, "totalPower": 100, "validators": rows}
@@ -48,8 +50,9 @@ def test_people_get_reasons_and_what_to_do() -> None:
     said = lines(Chain(), status(Chain(), None))  # type: ignore[arg-type]
     assert any("75.0 %" in line and ADA in line for line in said)
     shown = [line for line in said if line.startswith("  block")]
-    assert "message refused of" in shown[0] and "slashed for" in shown[1] and "5 coins" in shown[1]
+    assert "message refused of" in shown[0] and "slashed for" in shown[1] and "5 of its bond" in shown[1]
     assert len(shown) == 8 and "  and 3 before that the chain keeps: --json has all" in said
+    assert "  another message came before 1 of its last ones (stage): nothing to do" in said
     assert "  takes no task below 5,000,000,000 wei a CWU, tip included" in said
     assert "  from block 96 on: takes every task of what it serves" in said
     assert any("missed" in line and "no_answer" in line for line in said)

@@ -166,12 +166,6 @@ def payout(reader: Reader, operator: bytes) -> bytes | None:
     return None if record is None else record.payout
 
 
-def hot_of(reader: Reader, operator: bytes) -> bytes | None:
-    """Which account signs an operator's work batches. None for a stranger."""
-    record = staking.operator(ViewContext(reader), operator)
-    return None if record is None else record.hot
-
-
 def operator_by_hot(reader: Reader, hot: bytes) -> bytes | None:
     """Whose work batches an account signs."""
     return staking.operator_by_hot(ViewContext(reader), hot)
