@@ -1,6 +1,6 @@
-"""Coins over everything that moves them, on real blocks: tips, values at risk, callbacks, delegation, cancellations and
-silence. After every block balances = genesis + minted - burned - base fees, the supply has not risen, and the Market
-and the Courier hold what they owe (Chain.check_coins).
+"""Coins over everything that moves them, on real blocks: tips, values at risk, callbacks, delegation, cancellations,
+silence and the tolerant lane. After every block balances = genesis + minted - burned - base fees, the supply has not
+risen, and the Market, the Courier and the tolerant lane hold what they owe (Chain.check_coins).
 
 Shows the account of a run: `python -m pytest tests/e2e_in_process/test_coins.py -s`
 """
@@ -13,17 +13,21 @@ import pytest
 from chain_in_process import key_of
 from test_callbacks import BURN, HOSTILE, HUGE_RETURN, LOGS, NOTHING, REVERT, SECOND, Engines, Place
 
-from primitives.address import MARKET, STAKING
+from primitives.address import MARKET, STAKING, TOLERANT
 from primitives.genesis import GenesisAccount
+from primitives.hashing import keccak
 from primitives.keys import address_of
 from primitives.merkle import pack_tokens
 from primitives.params import COIN
+from primitives.task import encode_texts
 from primitives.transaction import Transaction
-from vm.system import abi, pools, views
+from vm.system import abi, pools, tolerant, views
+from vm.system.tolerant_state import Ask
 
 pytestmark = pytest.mark.slow
 
 BLOCKS = 120
+FLOATS = "a float model"
 SILENCE = range(60, 85)
 """Blocks in which no validator works: what is asked then expires."""
 
@@ -35,25 +39,47 @@ class Mixture:
         self.seed, self.rng = seed, random.Random(seed)
         self.head_key = key_of("validator 0 operator")
         head = GenesisAccount(address_of(self.head_key), COIN, 0, b"")
-        self.place = Place(Engines.make(), [head])
+        self.place = Place(Engines.make(), [head], acceptance_window=20)
         self.chain = self.place.chain
         self.head = self.chain.operators[0]
         self.sent: list[Transaction] = []
 
     def run(self) -> None:
         declared = abi.DECLARE_COMMISSION.encode_call(500)
-        self.block([self.chain.transaction(self.head_key, 0, 200_000, 0, declared, STAKING)])
+        offer = abi.MAKE_OFFER.encode_call(FLOATS, 10**9, 10**13, 100, 64, 8)
+        made = self.chain.transaction(self.head.hot_key, 0, 200_000, 0, offer, TOLERANT)
+        self.block([self.chain.transaction(self.head_key, 0, 200_000, 0, declared, STAKING), made])
         for number in range(BLOCKS):
-            self.block([self.act() for _ in range(self.rng.randrange(3))], number in SILENCE)
+            acts = [self.act() for _ in range(self.rng.randrange(3))]
+            asked = [self.ask()] if number == SILENCE.start else []  # nobody answers it
+            self.block([*acts, *asked], number in SILENCE)
         self.block([self.poster(STAKING, abi.CLAIM.encode_call(self.head.operator), 0)])
 
     def block(self, transactions: list[Transaction], silent: bool = False) -> None:
         self.sent = []
         work = [] if silent else self.place.fleet.transactions()
-        self.chain.block([*transactions, *work])
+        self.chain.block([*transactions, *work, *([] if silent else self.answers(work))])
+
+    def answers(self, work: list[Transaction]) -> list[Transaction]:
+        """Of the head, in the tolerant lane, to about every second task that waits."""
+        chain, hot = self.chain, self.head.hot
+        nonce = chain.reader.nonce(hot) + sum(transaction.sender == hot for transaction in work)
+        sent: list[Transaction] = []
+        for task, ask in self.asks():
+            if ask.status == abi.STATE_ASKED and self.rng.random() < 0.5:
+                tokens = encode_texts(["word"] * self.rng.randrange(ask.max_tokens + 1))
+                data = abi.ANSWER.encode_call(task, tokens, 0, 0)
+                sent.append(chain.transaction(self.head.hot_key, nonce + len(sent), 200_000, 0, data, TOLERANT))
+        return sent
+
+    def asks(self) -> list[tuple[bytes, Ask]]:
+        """Open tasks of the head in the tolerant lane that the next block takes."""
+        ctx = views.ViewContext(self.chain.reader, self.chain.params, self.chain.height + 1)
+        found = tolerant.open_tasks(ctx, self.head.operator)
+        return [(task, ask) for task, ask in found if ask.last > self.chain.height]
 
     def act(self) -> Transaction:
-        match self.rng.randrange(8):
+        match self.rng.randrange(11):
             case 0 | 1 | 2:
                 tip = self.rng.choice((0, 10**6, 10**12))
                 risk = self.rng.choice((0, 0, COIN // 4))
@@ -72,10 +98,23 @@ class Mixture:
                 return self.poster(STAKING, abi.UNDELEGATE.encode_call(self.head.operator, COIN), 0)
             case 6:
                 return self.poster(MARKET, abi.FILL_FUND.encode_call(), self.rng.randrange(1, COIN))
+            case 7 | 8:
+                return self.ask()
+            case 9:
+                answered = [task for task, ask in self.asks() if ask.status == abi.STATE_ANSWERED] or [bytes(32)]
+                task = self.rng.choice(answered)
+                refusal = abi.REFUSE.encode_call(task, "no")
+                return self.poster(TOLERANT, self.rng.choice((abi.ACCEPT.encode_call(task), refusal)), 0)
             case _:
                 tasks = [event["task"] for _, event in self.chain.events(abi.TASK_POSTED)]
                 task = tasks[-1] if tasks else bytes(32)
                 return self.poster(MARKET, abi.CANCEL.encode_call(task), 0)
+
+    def ask(self) -> Transaction:
+        """The head, in the tolerant lane."""
+        prompt, most = "x" * self.rng.randrange(1, 100), self.rng.randrange(1, 65)
+        asked = self.head.operator, keccak(FLOATS.encode()), prompt, most, 0, 20, bytes(32)
+        return self.poster(TOLERANT, abi.ASK.encode_call(*asked), COIN // 100)
 
     def poster(self, to: bytes, data: bytes, value: int) -> Transaction:
         nonce = self.chain.reader.nonce(self.chain.poster) + self.nonce()
@@ -115,10 +154,14 @@ def test_the_run_moved_coins_in_all_these_ways(mixture):
     assert totals.minted and totals.burned_fees and totals.burned_callbacks and totals.burned_expiry
     seen = {
         event.name
-        for event in (abi.CALLED_BACK, abi.DELEGATED, abi.UNDELEGATED, abi.CLAIMED, abi.FUND_FILLED, abi.TASK_REFUNDED)
+        for event in (
+            abi.CALLED_BACK, abi.DELEGATED, abi.UNDELEGATED, abi.CLAIMED, abi.FUND_FILLED, abi.TASK_REFUNDED,
+            abi.TOLERANT_PAID, abi.TOLERANT_UNANSWERED,
+        )
         if next(chain.events(event), None)
-    }
-    assert len(seen) == 6, seen
+    }  # fmt: skip
+    assert len(seen) == 8, seen
+    assert totals.tolerant == len(list(chain.events(abi.TOLERANT_PAID)))
     assert not list(chain.events(abi.ITEM_FAILED))
 
 
