@@ -128,7 +128,8 @@ class Metrics:
         if event in (abi.PAID, abi.TRAP_PAID) and entry.topics[2][12:] == operator:
             values, to = event.decode(entry.topics, entry.data), entry.topics[3][12:]
             if to != STAKING:  # that is its delegators' part
-                self._earned[GAS_ROLE if to == self._inference.hot else ROLES[values["role"]]] += values["amount"]
+                role = GAS_ROLE if to == self._inference.hot else ROLES.get(values["role"], GAS_ROLE)
+                self._earned[role] += values["amount"]
         elif event is abi.TOLERANT_PAID and entry.topics[2][12:] == operator:
             self._earned[TOLERANT_ROLE] += event.decode(entry.topics, entry.data)["executorWei"]
         elif event is abi.SLASHED and entry.topics[1][12:] == operator:
