@@ -115,6 +115,7 @@ class Told:
 
     def __init__(self, output: list[int] | None) -> None:
         self.told, self.kind, self.words = {"output": output}, Kind.GENERATE, Bytes()
+        self.is_tolerant = False
         self.status = Status.DEALT if output is None else Status.ANSWERED
 
 

@@ -133,8 +133,8 @@ def test_the_offer_follows_the_configuration_and_goes_with_it(tmp_path: Path, se
 
 
 @contextmanager
-def raw_server(answer: bytes) -> Iterator[str]:
-    """Says the same to everybody and closes."""
+def raw_server(answer: bytes | None) -> Iterator[str]:
+    """Says the same to everybody and closes; None: says nothing and holds on."""
     listener = socket.create_server(("127.0.0.1", 0))
     stopped = threading.Event()
 
@@ -143,6 +143,9 @@ def raw_server(answer: bytes) -> Iterator[str]:
             connection, _ = listener.accept()
             with connection:
                 connection.recv(65_536)
+                if answer is None:
+                    stopped.wait()
+                    return
                 try:
                     connection.sendall(answer)
                 except OSError:
@@ -155,7 +158,7 @@ def raw_server(answer: bytes) -> Iterator[str]:
     finally:
         stopped.set()
         with socket.create_connection(listener.getsockname()):
-            pass
+            pass  # so that it does not wait for one
         thread.join()
         listener.close()
 
@@ -196,4 +199,16 @@ def test_a_server_that_means_harm_costs_its_operator_an_unanswered_task_and_no_b
         assert offer["record"]["unanswered"] == 1
 
     with raw_server(answer) as url:
+        against_a_node(tmp_path, commands, tolerant_url=url, **{**TERMS, "tolerant_deadline": 10})
+
+
+def test_a_server_that_never_answers_delays_no_block_and_the_escrow_comes_back(tmp_path: Path) -> None:
+    def commands(client: Client, _folder: DataFolder) -> None:
+        (offer,) = until(lambda: offers(client))
+        asker = Operator(client, ACCOUNT_KEYS[0])
+        done, task = asked(asker, offer["operator"])
+        story = wait_for_answer(client, task)
+        assert story.told["end"] == "unanswered" and story.told["refundedBlock"] == done.block + 11
+
+    with raw_server(None) as url:
         against_a_node(tmp_path, commands, tolerant_url=url, **{**TERMS, "tolerant_deadline": 10})
