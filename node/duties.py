@@ -6,6 +6,7 @@ Pure functions over duties (vm.system.market_views) and results; node.inference 
 from collections.abc import Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from consensus.work.deal import EXECUTOR_SLOTS
 from consensus.work.incentive import AUDITORS_MAX
 from node.outbox import Message
 from primitives.params import ChainParams
@@ -75,7 +76,8 @@ def result_for(duty: Duty, results: Mapping[ResultKey, Result]) -> Result | None
 
 
 def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: int, model: bytes) -> list[Duty]:
-    """The duties to run a model for now, the first to close first. height: of the next block.
+    """The duties to run a model for now, the first to close first (of those to answer: whose own third ends first, so
+    that what others missed does not come before what was dealt here). height: of the next block.
 
     A backup begins only when its own slot does, and nobody does others' duties before they were silent for long. A
     result that was lost and is to be revealed, or to become a challenge, is computed again, with the same bits.
@@ -88,7 +90,14 @@ def jobs(duties: Iterable[Duty], results: Mapping[ResultKey, Result], height: in
         and duty.last_block >= height
         and (duty.first_block <= height + 1 or (duty.role != abi.ROLE_EXECUTE and duty.slot != abi.NO_SLOT))
     ]
-    return sorted(wanted, key=lambda duty: (duty.last_block, duty.task))
+    return sorted(wanted, key=lambda duty: (_own_last_block(duty), duty.task))
+
+
+def _own_last_block(duty: Duty) -> int:
+    """The end of a slot's own third; of other duties the last block."""
+    if duty.role != abi.ROLE_EXECUTE or duty.slot >= EXECUTOR_SLOTS:
+        return duty.last_block
+    return duty.first_block - 1 + (duty.last_block - duty.first_block + 1) // (EXECUTOR_SLOTS - duty.slot)
 
 
 def job_key(duty: Duty) -> ResultKey:

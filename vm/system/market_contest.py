@@ -10,7 +10,7 @@ from consensus.work import audit
 from consensus.work.verdict import Opened, Outcome
 from primitives.hashing import ZERO_HASH
 from primitives.task import NO_BAD_POSITION, Status, trace_key
-from vm.system import abi, models
+from vm.system import abi, market_parties, models
 from vm.system import market_gas as gas
 from vm.system.context import ReadContext, SystemContext
 from vm.system.market_refund import call_back, refund
@@ -174,7 +174,9 @@ def _deal_again(ctx: SystemContext, task_id: bytes, task: Task, parties: tuple[b
     task.dealt = ctx.height
     for operator in parties:
         DUTIES.add(ctx, task_id, operator)
-    hold(ctx, task, task.cost(models.require(ctx, task.model)))
+    cost, serving = task.cost(models.require(ctx, task.model)), market_parties.serving(ctx, task.model)
+    task.crowded = int(market_parties.crowded(ctx, serving, task, parties[0], cost))
+    hold(ctx, task, cost)
     models.note_dealt(ctx, parties[0], task.model)
     schedule(ctx, WINDOWS, task_id, task, audit.slot_missed_at(task.dealt, task.deadline, 0))
     TASKS.put(ctx, task, task_id)

@@ -6,14 +6,15 @@ Reads only. The draw itself is consensus.work.deal's.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from consensus.work.deal import Candidate
+from consensus.work.audit import slot_step
+from consensus.work.deal import Candidate, has_room
 from consensus.work.incentive import Odds
 from consensus.work.slashing import exposure_max
 from primitives.params import ChainParams
 from primitives.task import Kind
 from vm.system import ledger, models, terms
 from vm.system.context import ReadContext, SystemContext
-from vm.system.market_state import Task
+from vm.system.market_state import IN_FLIGHT, Task
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def willing(ctx: SystemContext, parties: Iterable[Party], task: Task, cost: int)
     price = None if task.canary else task.price + task.tip
     asked = ctx.timestamp, Kind(task.kind), task.model, cost, price
     return [party for party in parties if not terms.of(ctx, party.operator).refuses(*asked)]
+
+
+def crowded(ctx: ReadContext, parties: Iterable[Party], task: Task, operator: bytes, cost: int) -> bool:
+    """Whether an operator to whom a task comes without a deal, for others failed, has no room for it beside what it
+    has. Else who declares a speed that it lacks would have its backups miss what was dealt to itself."""
+    rate = next((party.rate for party in parties if party.operator == operator), 0)
+    return not has_room(IN_FLIGHT.get(ctx, operator), cost, rate, slot_step(task.deadline))
 
 
 def odds(ctx: ReadContext, parties: Iterable[Party], delay: int) -> Odds:

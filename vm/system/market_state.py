@@ -66,6 +66,8 @@ class Task:
     """Place in QUEUES of the queue that looks at the task next."""
     commissioned: int = uint(8)
     """1: the fund pays it, and what is not needed returns there."""
+    crowded: int = uint(8)
+    """1: whose turn it is had no room for it when its turn came, which it did without a deal: its miss is none."""
 
     sequence: int = uint(64)
     due: int = uint(64)

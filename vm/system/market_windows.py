@@ -67,8 +67,10 @@ def _close(ctx: SystemContext, task_id: bytes, task: Task) -> None:
 def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """A slot's own time is over: its miss, the next one's turn, and after the whole deadline the refund."""
     if task.passed < task.slots:
-        operator = task.parties[task.passed]
-        counted = audit.miss_counts(task.deadline, _cost(ctx, task), _rate(ctx, task, operator))
+        operator, cost = task.parties[task.passed], _cost(ctx, task)
+        serving = market_parties.serving(ctx, task.model)
+        rate = next((p.rate for p in serving if p.operator == operator), 0)  # left: its miss counts nowhere
+        counted = audit.miss_counts(task.deadline, cost, rate) and not task.crowded
         counted = counted and not terms.of(ctx, operator).away(ctx.timestamp)
         _miss(ctx, task_id, operator, abi.ROLE_EXECUTE, task.passed, Reason.NO_ANSWER, counted)
         if counted:
@@ -76,7 +78,8 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
         release(ctx, task)
         task.passed += 1
         if task.passed < task.slots:
-            hold(ctx, task, _cost(ctx, task))
+            task.crowded = int(market_parties.crowded(ctx, serving, task, task.parties[task.passed], cost))
+            hold(ctx, task, cost)
             models.note_dealt(ctx, task.parties[task.passed], task.model)
     end = task.dealt + task.deadline + 1
     if ctx.height >= end:
@@ -89,11 +92,6 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
 
 def _cost(ctx: SystemContext, task: Task) -> int:
     return task.cost(models.require(ctx, task.model))
-
-
-def _rate(ctx: SystemContext, task: Task, operator: bytes) -> int:
-    """The operator's effective rate now; 0 when it left the set or stopped serving: its miss counts nowhere."""
-    return next((p.rate for p in market_parties.serving(ctx, task.model) if p.operator == operator), 0)
 
 
 def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:

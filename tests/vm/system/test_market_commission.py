@@ -142,8 +142,10 @@ def test_what_canaries_took_of_the_fund_is_promised_to_no_batch():
     needed = probe.task(commissioned(probe)[0]["task"]).escrow
     world = World(batches=(EMBEDDINGS, later), encoder=True, fund=needed + COIN // 1000, fund_spend_div=1)
     away = [validator.operator for validator in world.spec.validators[1:]]
-    for operator in away:
-        world.ctx.call(models.HANDLERS, abi.STOP_SERVING, ENCODER.model_id, sender=operator)
+    for operator in away:  # stopServing would count from the epoch after next
+        record = models.serving(world.ctx, operator, ENCODER.model_id)
+        assert record is not None
+        models._stop(world.ctx, operator, ENCODER.model_id, record)
     while fund(world) >= needed:
         world.block()
         world.everyone_works()
