@@ -27,6 +27,7 @@ from primitives.task import (
     Submission,
     TrapOpening,
     Verdict,
+    WorkItem,
     decode_batch,
 )
 from primitives.transaction import InvalidTransaction, SystemTransaction, Transaction
@@ -340,18 +341,19 @@ def due_block(
     except (abi.AbiError, MalformedBatch):
         return NOT_DUE
     duties = views.open_tasks(reader, operator, params, height)
-    owed = {(duty.task, duty.role): duty.last_block for duty in duties if duty.first_block <= height}
-    carried = [(item.task, _ROLES[type(item)]) for item in items if not isinstance(item, MalformedItem)]
-    if len(set(carried)) < len(items) or not owed.keys() >= set(carried):
+    owed = {(duty.task, kind): duty.last_block for duty in duties if duty.first_block <= height
+            for kind in _FULFILLED_BY.get(duty.role, ())}  # fmt: skip
+    carried = {(item.task, type(item)) for item in items if not isinstance(item, MalformedItem)}
+    if len(carried) < len(items) or not owed.keys() >= carried:
         return NOT_DUE
     return min(owed[each] for each in carried)
 
 
-_ROLES = {
-    Submission: abi.ROLE_EXECUTE,
-    Verdict: abi.ROLE_AUDIT,
-    Reveal: abi.ROLE_REVEAL,
-    TrapOpening: abi.ROLE_REVEAL,
+_FULFILLED_BY: Mapping[int, tuple[type[WorkItem], ...]] = {
+    abi.ROLE_EXECUTE: (Submission,),
+    abi.ROLE_AUDIT: (Verdict,),
+    abi.ROLE_REVEAL: (Reveal, TrapOpening),
+    abi.ROLE_TRAP: (TrapOpening,),
 }
 
 
