@@ -18,6 +18,12 @@ ATTACKS = (
     "stop id passed", "oversized outputs", "callback bombs (gas, reentrancy, revert, huge return)",
     "callback starvation", "disputes at every op kind", "a referee input made to overflow",
     "a planted referee divergence",
+    "sybil splitting", "burst of compute", "burst at epoch end", "saturation of the median", "idle stake",
+    "fake capacity", "short deadline and withheld blob", "minimum deadlines", "audit-only operator",
+    "busy bond that switches credit off", "refusals that shape the draw", "stake moved before a draw", "unfair draws",
+    "proposer withholding beacon reveals", "skipped rounds", "last revealers choosing the committee",
+    "long proposer runs", "proposer censoring work batches", "work-lane hogging", "dispute-lane flooding",
+    "block-space flooding", "prologue flooding", "hundreds of open tasks", "no demand",
 )  # fmt: skip
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)(?:\[([^\]]+)\])?`")
 

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from consensus.work.credit import epoch_work
 from consensus.work.deal import (
     Candidate,
     Purpose,
@@ -14,7 +15,9 @@ from consensus.work.deal import (
     has_room,
     retry_after,
 )
+from consensus.work.power import Stake, next_rho, target_of
 from primitives.hashing import keccak
+from primitives.params import ChainParams
 
 TASK = keccak(b"task")
 
@@ -159,3 +162,30 @@ def test_splitting_a_bond_in_two_gains_no_tasks():
         counts[1] += draw(keccak(b"s"), Purpose.DEAL, task, 0, halves, 1)[0] in mine
     # Both are binomial(4000, 0.4), standard deviation 31: their difference stays within four of its own, 4 * 44.
     assert abs(counts[0] - counts[1]) < 176, counts
+
+
+def test_splitting_a_bond_gains_seats_that_pay_their_cost_and_no_power() -> None:
+    """Nobody is drawn twice, so four names of one owner are drawn to check more often than one. A check is paid what it
+    costs, checks count at most a third of what one executed, and power is capped by the bond."""
+
+    def worked(mine: tuple[int, ...]) -> tuple[int, int]:
+        fleet = candidates(*mine, 15, 15, 15, 15)
+        own = {candidate.key for candidate in fleet[: len(mine)]}
+        executed = checked = 0
+        for number in range(3_000):
+            task = keccak(b"seats" + number.to_bytes(4, "big"))
+            (executor,) = draw(keccak(b"m"), Purpose.DEAL, task, 0, fleet, 1)
+            others = [candidate for candidate in fleet if candidate.key != executor]
+            executed += executor in own
+            checked += len(own.intersection(draw(keccak(b"m"), Purpose.AUDIT, task, 0, others, 2)))
+        return executed, checked
+
+    (whole, seats), (split, more_seats) = worked((40,)), worked((10, 10, 10, 10))
+    assert abs(whole - split) < 4 * (3_000 * 0.4 * 0.6 * 2) ** 0.5
+    print(f"of 3,000: executed {whole} and {split}, checked {seats} and {more_seats}")
+    assert more_seats > 1.4 * seats
+    macs = 1_000
+    one, four = (epoch_work(macs * done, macs // 4 * checks) for done, checks in ((whole, seats), (split, more_seats)))
+    assert four <= one * 1.12, "of credit, which above the bond is worth nothing"
+    rho = next_rho(ChainParams(), [Stake(bytes(20), 40, one), Stake(b"\x01" * 20, 60, one * 3 // 2)], 0)
+    assert target_of(Stake(bytes(20), 40, one), rho) == target_of(Stake(bytes(20), 40, four), rho) == 40

@@ -1,5 +1,5 @@
 """What a coalition does to voting power with more machines, bursts, idleness and many names: properties over random
-fleets, next to what honest work on the same bond gives. `make power-networks` plays whole networks."""
+fleets, next to what honest work on the same bond gives. `bench/power_networks.py` plays whole networks."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -162,3 +162,16 @@ def idle_share(percent: int, epochs: int) -> list[Fraction]:
         old, rho = turned.powers, turned.rho
         shares.append(Fraction(old.get(me, 0), sum(old.values())))
     return shares
+
+
+@given(contested(), st.integers(1, 99))
+def test_what_takes_of_everybodys_credit_alike_changes_nobodys_target(sides, percent):
+    """Busy bonds, or a model that many refuse, scale what all others' work counts: rho falls with it, at once."""
+    fleet = [*sides[0], *sides[1]]
+    full = [Stake(stake.operator, stake.bond, stake.credit * 100) for stake in fleet]
+    less = [Stake(stake.operator, stake.bond, stake.credit * percent) for stake in fleet]
+    before = next_rho(PARAMS, full, 0)
+    after = next_rho(PARAMS, less, before)
+    for one, other in zip(full, less, strict=True):
+        change = abs(target_of(one, before) - target_of(other, after))
+        assert change <= 2 + one.bond // 10**5 or after <= 10**6  # rho in whole numbers
