@@ -18,11 +18,12 @@ from primitives.task import (
     trap_root,
     verdict_commitment,
 )
-from vm.system import abi, ledger, mishaps, models, staking
+from vm.system import abi, ledger, market_contest, mishaps, models, staking
 from vm.system import market_gas as gas
 from vm.system.context import Refused, SystemContext
 from vm.system.ledger import Burn
 from vm.system.market_state import (
+    CONTESTED,
     SEAT_AGAINST,
     SEAT_GIVEN,
     SEAT_MISSED,
@@ -32,6 +33,7 @@ from vm.system.market_state import (
     Seat,
     Task,
     put_seat,
+    schedule,
     seats_of,
     unexpose,
 )
@@ -71,6 +73,9 @@ def spring(ctx: SystemContext, operator: bytes, task: Task, item: TrapOpening) -
     ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     task.commitment = execution_commitment(item.task, operator, item.root)
     task.executor_opened, task.root, task.revealer = 1, item.root, operator
+    market_contest.note_ground(ctx, task)  # whoever contradicts T too has its time from here on
+    if task.status == Status.DISPUTED and ctx.height > task.reveal_window(ctx.params, operator).last:
+        schedule(ctx, CONTESTED, item.task, task, ctx.height + 1)
     TASKS.put(ctx, task, item.task)
     seats = seats_of(ctx, item.task, task)
     honest: list[Seat] = []

@@ -175,6 +175,31 @@ def test_when_others_revealed_the_truth_first_what_is_hidden_is_contradicted_unt
     assert world.status(task) == Status.AGREED and not world.events(abi.SLASHED)
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_false_root_behind_a_trap_is_contradicted_and_challenged_whenever_it_is_opened(world, late):
+    """Opening a trap as late as it goes takes nobody's time to challenge away."""
+    task, executor, root = world.committed()
+    truth = keccak(b"what an honest trace hashes to")
+    verifiers = world.task(task).verifiers
+    for verifier in verifiers:
+        world.say(verifier, task, truth)
+    world.block(3)
+    assert world.reveal(verifiers[0], task, truth) == []
+    longest = world.params.reveal_window + world.params.silence_blocks
+    world.block(longest - 3 if late else 1)
+    assert world.spring(executor, task, root) == []
+    assert world.status(task) == Status.DISPUTED
+    for _ in range(world.params.silence_blocks):
+        world.block()
+        assert world.status(task) == Status.DISPUTED and not world.events(abi.SLASHED)
+    (challenge,) = [duty for duty in world.duties(verifiers[0]) if duty.role == abi.ROLE_CHALLENGE]
+    assert challenge.last_block == world.height
+    world.ctx.call(referee.HANDLERS, abi.CHALLENGE, task, abi.NO_LEAF, sender=hot_of(verifiers[0]))
+    world.block(world.params.silence_blocks + 2)
+    assert world.text(executor) in {e["operator"] for e in world.events(abi.SLASHED)}
+    assert world.status(task) == Status.REFUTED
+
+
 def test_who_opens_none_until_its_time_is_over_has_withheld_its_root(world):
     task, executor, root = world.committed()
     for verifier in world.task(task).verifiers:
