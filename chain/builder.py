@@ -182,7 +182,7 @@ class _Filler:
         firsts = {sender: queue[:1] for sender, queue in waiting.items() if queue and is_work_batch(queue[0])}
         batches = ByTipAndNonce(firsts, self.env.base_fee_per_gas)
         within: list[Transaction] = []
-        beyond: list[tuple[int, int, Transaction]] = []
+        beyond: list[tuple[bytes, Transaction]] = []
         while (transaction := batches.peek()) is not None:
             batches.advance()
             operator = views.operator_by_hot(reader, transaction.sender)
@@ -191,10 +191,13 @@ class _Filler:
             if operator in members and transaction.gas <= gas_share and _size(transaction) <= bytes_share:
                 within.append(transaction)
             else:
-                due = due_block(reader, params, self.context.number, operator, transaction)
-                beyond.append((due, len(beyond), transaction))
+                beyond.append((operator, transaction))
+        waiting_gas = sum(transaction.gas for transaction in within) + sum(each.gas for _, each in beyond)
+        waiting_bytes = sum(map(_size, within)) + sum(_size(each) for _, each in beyond)
+        if waiting_gas > gas_left or waiting_bytes > bytes_left:
+            beyond.sort(key=lambda one: due_block(reader, params, self.context.number, *one))
         included = []
-        for transaction in (*within, *(transaction for _, _, transaction in sorted(beyond, key=lambda one: one[:2]))):
+        for transaction in (*within, *(transaction for _, transaction in beyond)):
             if self.request.should_stop():
                 break
             if transaction.gas > gas_left or _size(transaction) > bytes_left or not self._apply(transaction):
@@ -340,13 +343,17 @@ def due_block(
         items = decode_batch(batch)
     except (abi.AbiError, MalformedBatch):
         return NOT_DUE
-    duties = views.open_tasks(reader, operator, params, height)
-    owed = {(duty.task, kind): duty.last_block for duty in duties if duty.first_block <= height
-            for kind in _FULFILLED_BY.get(duty.role, ())}  # fmt: skip
     carried = {(item.task, type(item)) for item in items if not isinstance(item, MalformedItem)}
-    if len(carried) < len(items) or not owed.keys() >= carried:
+    if len(carried) < len(items):
         return NOT_DUE
-    return min(owed[each] for each in carried)
+    last = NOT_DUE
+    for task, kind in sorted(carried, key=lambda one: one[0]):
+        ends = [duty.last_block for duty in views.duties_in(reader, task, operator, params, height)
+                if duty.first_block <= height and kind in _FULFILLED_BY.get(duty.role, ())]  # fmt: skip
+        if not ends:
+            return NOT_DUE
+        last = min(last, *ends)
+    return last
 
 
 _FULFILLED_BY: Mapping[int, tuple[type[WorkItem], ...]] = {

@@ -165,12 +165,15 @@ def open_tasks(ctx: ReadContext, operator: bytes) -> list[Duty]:
     """What an operator owes in ctx's block (a view's: the next one) or soon, the first to close first; bounded."""
     duties: list[Duty] = []
     for task_id in DUTIES.items(ctx, operator):
-        task = TASKS.get(ctx, task_id)
-        assert task is not None, task_id
-        for role, slot, window in _owed(ctx, task_id, task, operator):
-            if ctx.height <= window.last:
-                duties.append(duty_of(task_id, task, role, slot, window))
+        duties += duties_in(ctx, task_id, operator)
     return sorted(duties, key=lambda duty: (duty.last_block, duty.task))[:DUTIES_SHOWN_MAX]
+
+
+def duties_in(ctx: ReadContext, task_id: bytes, operator: bytes) -> list[Duty]:
+    """What an operator owes one task; nothing when there is no such task or it is finished."""
+    task = TASKS.get(ctx, task_id)
+    owed = [] if task is None else _owed(ctx, task_id, task, operator)
+    return [duty_of(task_id, task, *place) for place in owed if task and ctx.height <= place[2].last]
 
 
 def trap_answers(ctx: ReadContext, operator: bytes) -> tuple[int, list[tuple[bytes, bytes]]]:

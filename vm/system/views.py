@@ -262,6 +262,11 @@ def dispute(reader: Reader, number: int, params: ChainParams, height: int) -> Di
     return referee_views.dispute_view(ViewContext(reader, params, height), number)
 
 
+def duties_in(reader: Reader, task_id: bytes, operator: bytes, params: ChainParams, height: int) -> list[Duty]:
+    """What an operator owes one task. height: number of the next block."""
+    return market_views.duties_in(ViewContext(reader, params, height), task_id, operator)
+
+
 def disputes_of(reader: Reader, task_id: bytes) -> list[int]:
     """Numbers of all disputes about a task, in order of filing."""
     return referee_views.disputes_of(ViewContext(reader), task_id)
