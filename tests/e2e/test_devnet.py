@@ -131,7 +131,7 @@ def test_a_users_first_hour(devnet: Devnet, tmp_path: Path) -> None:
     check_contract(devnet)
     stories = post_tasks(devnet)
     fields = {
-        "taskId", "kind", "model", "output", "status", "executor", "verifiers", "postedBlock", "agreedBlock",
+        "taskId", "lane", "kind", "model", "output", "status", "executor", "verifiers", "postedBlock", "agreedBlock",
         "settledBlock", "feeWei", "cwu", "receiptId",
     }  # fmt: skip
     for story in stories:
