@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 
-.PHONY: setup devnet test test-all faults fairness economics real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
+.PHONY: setup devnet test test-all attacks coins power faults fairness economics real-models gemma-turn gemma-speed import-shapes gpu clients lock clean
 
 # TORCH=0 leaves torch out, for a node that only validates.
 setup: $(VENV)/.base-$(TORCH)
@@ -18,6 +18,18 @@ test: $(VENV)/.dev
 
 test-all: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Every kind of cheat, played now: what happened, who paid what. ARGS=ops for a lie in every kind of operation.
+attacks: $(VENV)/.dev
+	$(BIN)/python -m tests.attacks $(ARGS)
+
+# Where every coin goes, over everything that moves coins.
+coins: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/e2e_in_process/test_coins.py -s $(ARGS)
+
+# A thousand networks under attack: whether work can buy votes. Minutes.
+power: setup
+	$(BIN)/python -m bench.power_networks $(ARGS)
 
 # Honest validators under faults, 100,000 tasks on real blocks: hours. ARGS="--tasks 2000 --workers 2" for less.
 faults: $(VENV)/.dev
