@@ -156,6 +156,12 @@ def _sentences(e: dict[str, Any], kind: Kind) -> Iterator[str]:
             bad = "" if e["bad"] is None else f", first bad {what} {e['bad']}"
             opened = ", ".join(map(short, e["opened"])) or "nothing"
             yield f"root {e['root'][2:18]} revealed by {short(e['sender'])}{bad}; it opens {opened}"
+        case "TrapSprung":
+            caught = ", ".join(map(short, e["caught"]))
+            found = f"{caught} sent what was let out instead of computing" if caught else "nobody had copied it"
+            yield f"what {short(e['executor'])} had committed was a trap: {found}"
+        case "TrapPaid":
+            yield f"paid {coins(e['amount'])} to {short(e['to'])} of what the trap took"
         case "TaskAgreed":
             who = ", ".join(map(short, e["verifiers"])) or "not sampled"
             yield f"agreed, bit for bit: {who}; settles in {e['settlesBlock']}"

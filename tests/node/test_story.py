@@ -54,6 +54,17 @@ def test_the_whole_life_of_a_task() -> None:
     }  # fmt: skip
 
 
+def test_a_trap_is_told_with_whom_it_caught() -> None:
+    def sprung(*caught: str) -> PlacedLog:
+        return log(abi.TRAP_SPRUNG, 10, TASK, B, b"s" * 32, b"*" * 32, list(caught))
+
+    paid = log(abi.TRAP_PAID, 10, TASK, B, B, abi.ROLE_EXECUTE, 10**15)
+    lines = told(POSTED, DEALT, ANSWERED, sprung(C), paid, REVEALED).lines[3:]
+    assert "had committed was a trap: 0xcccccc… sent what was let out" in lines[0]
+    assert "paid 0.001 to 0xbbbbbb" in lines[1]
+    assert "was a trap: nobody had copied it" in told(POSTED, DEALT, ANSWERED, sprung()).lines[3]
+
+
 def test_a_vector_is_told_with_its_sign() -> None:
     tokens = pack_tokens(list(b"Hi!"))
     posted = log(abi.TASK_POSTED, 5, TASK, A, MODEL, False, 2, tokens, 0, 0, 0, 1, 30, 0, 10**15, 1, 0, 0, 2)
