@@ -34,7 +34,7 @@ def test_help_loads_no_heavy_module() -> None:
     assert not loaded & HEAVY, loaded & HEAVY
 
 
-@pytest.mark.parametrize("command", [[], ["account"], ["task"], ["model"], ["validator"]])
+@pytest.mark.parametrize("command", [[], ["account"], ["task"], ["tolerant"], ["model"], ["validator"], ["receipts"]])
 def test_a_group_alone_shows_its_help(command: list[str]) -> None:
     done = labora(*command, "--help")
     assert done.returncode == exits.OK and "Commands:" in done.stdout

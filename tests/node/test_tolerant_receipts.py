@@ -15,12 +15,16 @@ from receipt_chain import ReceiptChain
 
 from node import focus
 from node.client import from_hex, to_hex
+from node.config import NodeConfig
 from node.receipts import account_of, accounts, as_json, line
 from node.recount import RECEIPT_TYPES, Difference, verify
 from node.story import read_story
+from node.tolerant_service import _answer_message, _offer_message
 from primitives.hashing import keccak
 from primitives.task import encode_texts
 from vm.system import abi
+from vm.system.tolerant_state import OFFERS
+from vm.system.views import ViewContext
 
 NAME, PROMPT, ANSWER = "somebody/A-Model", "The sea, café", (" was", " calm", "</s>")
 BYTE_WEI, TOKEN_WEI = 10**11, 10**13
@@ -156,3 +160,27 @@ def test_a_lie_about_it_is_found_and_named(lane: Lane, lie: str) -> None:
     with pytest.raises(Difference) as found:
         verify(Changed(lane, event, change), 0, None)  # type: ignore[arg-type]
     assert found.value.what.startswith(what), found.value
+
+
+@pytest.mark.parametrize("size", [0, 1, 250])
+def test_a_nodes_answer_and_offer_carry_the_gas_that_they_need(size: int) -> None:
+    """At the table's prices, and at the floor of calldata, which a long answer pays."""
+    chain = ReceiptChain(canaries_per_validator=0)
+    config = NodeConfig(tolerant_url="http://h/v1", tolerant_model="m" * 96, tolerant_tokens=64)
+    offer = _offer_message(config, None, True)
+    assert offer is not None
+    chain._send(chain.keys[0].hot, offer.data, 0, offer.gas, to=offer.to)
+    chain.block()
+    task = chain.ask("m" * 96, "x" * 8_192, 64, 10**18)
+    chain.block()
+    answer = _answer_message(task, encode_texts(["\u00e9" * size] * 64 if size else ()), 1, 2)
+    chain._send(chain.keys[0].hot, answer.data, 0, answer.gas, to=answer.to)
+    chain.block()
+    assert [receipt["status"] for receipt in chain.call("eth_getBlockReceipts", "latest")] == ["0x1", "0x1"]
+    ctx = ViewContext(chain.ledger.reader(), chain.ledger.params, chain.height + 1)
+    assert _offer_message(config, OFFERS.get(ctx, chain.keys[0].operator_address), True) is None, "it is as configured"
+    gone = _offer_message(NodeConfig(), OFFERS.get(ctx, chain.keys[0].operator_address), True)
+    assert gone is not None
+    chain._send(chain.keys[0].hot, gone.data, 0, gone.gas, to=gone.to)
+    chain.block()
+    assert chain.call("eth_getBlockReceipts", "latest")[-1]["status"] == "0x1"

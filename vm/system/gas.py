@@ -59,7 +59,7 @@ TURN_STEPS = 4
 
 OFFER = 16 * READ + 6 * WRITE + LOG
 """Made or withdrawn."""
-TOLERANT_LOOK = 4 * READ + 3 * WRITE
+TOLERANT_LOOK = 8 * READ + 6 * WRITE
 """An entry of its queue that turns out stale."""
 TOLERANT_END = (36 + RECEIPT_LEVELS) * READ + 30 * WRITE + 2 * LOG
 """The most that the prologue does about one task: its receipt, its payment, two records, nothing of it left."""

@@ -501,6 +501,27 @@ def test_each_method_and_each_end_is_charged_more_than_the_words_it_touches(lane
     lane.ctx.next_block()
     assert cost(tolerant_end.end_due, lane.ctx)[1] < gas.TOLERANT_END
     assert lane.events(abi.TOLERANT_PAID)
+    lane.ctx.height += WINDOW + 1
+    stale = tolerant_state.DUE.pending(lane.ctx)
+    _, spent = cost(tolerant_end.end_due, lane.ctx)
+    assert stale == 4 and tolerant_state.DUE.pending(lane.ctx) == 0, "deadlines and windows of tasks that had ended"
+    assert spent < stale * gas.TOLERANT_LOOK + (WINDOW + 1) * READ, "and a look a block that passed"
+
+
+def test_a_flood_of_the_lane_delays_no_exact_task() -> None:
+    """Fifty ends wait while a task is dealt, checked and settled: in the same blocks as where nothing waits."""
+    stories = []
+    for flood in (0, 50):
+        lane = Lane()
+        for _ in range(flood):
+            lane.accept(lane.ask_and_answer())
+        task = lane.post(temperature_q16=65_536)
+        lane.finish(task)
+        logs = [(event["event"], event.get("settlesBlock")) for event in lane.events() if event.get("task") == task]
+        stories.append((lane.height, logs, lane.task(task).done_block))
+        assert not lane.events(abi.ITEM_FAILED)
+        assert bool(tolerant_state.DUE.pending(lane.ctx)) is bool(flood), "they still wait"
+    assert stories[0] == stories[1]
 
 
 def test_a_call_with_too_little_gas_changes_nothing(lane: Lane) -> None:
