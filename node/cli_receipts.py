@@ -18,7 +18,9 @@ from node.cli_options import (
     print_json,
 )
 
-commands = typer.Typer(help="Compute receipts: list, verify, export.", no_args_is_help=True, rich_markup_mode=None)
+commands = typer.Typer(
+    help="Compute receipts: list, show, export, verify, prove.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @commands.command("list")

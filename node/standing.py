@@ -51,10 +51,18 @@ def lines(client: Client, rows: list[dict[str, Any]]) -> list[str]:
             f"{row['dealt']:>7}{row['missed']:>8}  {state}"
         )
     for row in rows:
-        more = _terms(row) + _mishaps(row)
+        more = _delegation(row) + _terms(row) + _mishaps(row)
         if more:
             said += ["", row["operator"], *(f"  {line}" for line in more)]
     return said
+
+
+def _delegation(row: dict[str, Any]) -> list[str]:
+    """Whether it takes coins of others, and how many stand behind it."""
+    if row["commission"] is None and row["delegated"] == "0":
+        return []
+    keeps = "none more" if row["commission"] is None else f"{row['commission'] / 100:g} % of their fees are its own"
+    return [f"{coins(row['delegated'])} coins of delegators stand behind it: {keeps}"]
 
 
 def _terms(row: dict[str, Any]) -> list[str]:
@@ -91,7 +99,8 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     names = ("misses", "slashes", "refusals", "active", "jailed", "serves", "terms", "nextTerms")
     same = {name: row[name] for name in names}
     return {
-        "operator": row["operator"], "bond": row["bondWei"], "credit": row["credit"], "power": row["power"], **same,
+        "operator": row["operator"], "bond": row["bondWei"], "credit": row["credit"], "power": row["power"],
+        "delegated": row["delegatedWei"], "commission": row["commission"], **same,
         "dealt": epoch["dealt"], "missed": epoch["missed"],
     }  # fmt: skip
 

@@ -20,13 +20,14 @@ class Chain:
         assert method == "labora_validators"
         terms = {"reservePriceWei": "0", "hoursUtc": [], "refusedKinds": [], "refusedModels": [], "macsMax": "0"}
         row = {
-            "bondWei": str(10**21), "credit": "1.500000000", "power": 75, "active": True, "jailed": False, "serves": [],
+            "bondWei": str(10**21), "delegatedWei": "0", "commission": None, "credit": "1.500000000", "power": 75,
+            "active": True, "jailed": False, "serves": [],
             "thisEpoch": {"dealt": 4, "missed": 1}, "misses": [], "refusals": [], "slashes": [],
             "terms": terms, "nextTerms": None,
         }  # fmt: skip
         miss = {"task": TASK, "block": 12, "reason": "no_answer", "counted": True}
         slash = {"task": TASK, "block": 40, "reason": "wrong_work", "amountWei": str(5 * 10**18)}
-        rows = [{"operator": ADA, **row}, {
+        rows = [{"operator": ADA, **row, "delegatedWei": str(5 * 10**18), "commission": 1_250}, {
             "operator": BOB, **row, "power": 25, "misses": [miss] * 9, "slashes": [slash],
             "refusals": [
                 {"task": TASK, "block": 42, "reason": "stage"}, {"task": TASK, "block": 41, "reason": "too_late"},
@@ -49,6 +50,7 @@ def test_programs_get_one_object_an_operator() -> None:
 def test_people_get_reasons_and_what_to_do() -> None:
     said = lines(Chain(), status(Chain(), None))  # type: ignore[arg-type]
     assert any("75.0 %" in line and ADA in line for line in said)
+    assert "  5 coins of delegators stand behind it: 12.5 % of their fees are its own" in said
     shown = [line for line in said if line.startswith("  block")]
     assert "message refused of" in shown[0] and "slashed for" in shown[1] and "5 of its bond" in shown[1]
     assert len(shown) == 8 and "  and 3 before that the chain keeps: --json has all" in said
