@@ -35,7 +35,7 @@ POLL_SECONDS = 0.5
 FIRST_BLOCK_SECONDS = 120.0
 STOP_SECONDS = 10.0
 LINE_WIDTH = 118
-"""Of the status line."""
+"""Of the status line, where the terminal does not say how wide it is."""
 LOG_FILE = "node.log"
 SHAPE_FILE = "devnet.json"
 
@@ -348,7 +348,7 @@ def _tell_disputes(figures: list[dict[str, Any] | None], told: set[tuple[int, st
         for block, sentence in (found or {}).get("disputes", {}).get("told", []):
             if (block, sentence) not in told:
                 told.add((block, sentence))
-                print(f"\r{f'block {block:>5}  {sentence}':<{LINE_WIDTH}}", flush=True)
+                print(f"\r{f'block {block:>5}  {sentence}':<{_width()}}", flush=True)
 
 
 def _status_line(figures: list[dict[str, Any] | None], members: list[Member]) -> None:
@@ -361,9 +361,14 @@ def _status_line(figures: list[dict[str, Any] | None], members: list[Member]) ->
     line = (
         f"height {best['height']}  round {best['round']}  nodes {len(known)}/{len(members)}  peers {best['peers']}  "
         f"waiting {best['pendingTransactions']}  tasks {work.get('tasksOpen', 0)} open "
-        f"{work.get('tasksSettled', 0)} settled  {_disputes(best, members)}finality {best['finalityMs']} ms"
+        f"{work.get('tasksSettled', 0)} settled  finality {best['finalityMs']} ms{_disputes(best, members)}"
     )
-    print(f"\r{line:<{LINE_WIDTH}}", end="", flush=True)
+    print(f"\r{line[: _width()]:<{_width()}}", end="", flush=True)
+
+
+def _width() -> int:
+    """Of a line that is written over: one that went on in the next row could not be."""
+    return shutil.get_terminal_size((LINE_WIDTH + 1, 1)).columns - 1
 
 
 def _disputes(best: dict[str, Any], members: list[Member]) -> str:
@@ -373,7 +378,7 @@ def _disputes(best: dict[str, Any], members: list[Member]) -> str:
     if not cheats and not found.get("challenged"):
         return ""
     caught = "  ".join(f"{name} {found.get(name, 0)}" for name in ("challenged", "refuted", "slashed"))
-    return f"{f'cheats: {cheats}  ' if cheats else ''}{caught}  "
+    return f"  {caught}{f'  cheats: {cheats}' if cheats else ''}"
 
 
 def _stop_all(members: list[Member]) -> None:

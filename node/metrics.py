@@ -40,7 +40,7 @@ OPEN = (
     Status.DISPUTED, Status.REFUTED,
 )  # fmt: skip
 SHORT = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-LONG = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
+LONG = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0, 60.0)
 """Bounds of histograms' buckets, seconds."""
 
 
@@ -106,7 +106,8 @@ class Metrics:
 
     def _on_commit(self, committed: Committed) -> None:
         block, certificate, consensus = committed.block, committed.certificate, self._consensus
-        self._interval.observe(max(0, block.sidecar.time_ms - self._last_time_ms) / 1000)
+        if block.number > 1:  # block 0 is as old as its file
+            self._interval.observe(max(0, block.sidecar.time_ms - self._last_time_ms) / 1000)
         self._last_time_ms = block.sidecar.time_ms
         if not self._sync.catching_up:
             self._finality.observe(consensus.figures.finality_ms / 1000)
