@@ -10,7 +10,7 @@ from typing import Any
 
 from consensus.work.delegation import split_slash
 from primitives import bls, keys
-from primitives.address import REFEREE, STAKING, ZERO_ADDRESS
+from primitives.address import REFEREE, STAKING, SYSTEM_ACCOUNTS, ZERO_ADDRESS
 from primitives.hashing import ZERO_HASH, keccak
 from primitives.params import STAKE_UNIT, ChainParams
 from primitives.reasons import Reason
@@ -224,6 +224,7 @@ def _register(
     for name, address in (("consensus", consensus_address), ("hot", hot), ("payout", payout)):
         if address == ZERO_ADDRESS:
             raise Refused("zero_address", f"the {name} address is zero")
+    _check_payout(payout)
     if node_key == ZERO_HASH:
         raise Refused("zero_key", "the node key is zero")
     for role, address, signature in (
@@ -314,6 +315,7 @@ def _set_payout(ctx: SystemContext, call: Call, payout: bytes) -> None:
     record = _require(ctx, call.sender)
     if payout == ZERO_ADDRESS:
         raise Refused("zero_address", "the payout address is zero")
+    _check_payout(payout)
     record.payout = payout
     _OPERATORS.put(ctx, record, call.sender)
     abi.emit(ctx, abi.PAYOUT_CHANGED, call.sender, payout)
@@ -475,6 +477,11 @@ def _claim(ctx: SystemContext, kind: bytes, key: bytes, owner: bytes) -> None:
     if holder:
         raise Refused("key_taken", f"the {kind.decode('ascii')} key 0x{key.hex()} belongs to 0x{holder.hex()}")
     _KEYS.set_bytes(ctx, owner, kind, key)
+
+
+def _check_payout(payout: bytes) -> None:
+    if payout in SYSTEM_ACCOUNTS:
+        raise Refused("system_address", f"0x{payout.hex()} is a system account: nobody could spend what it is paid")
 
 
 def _check_signature(digest: bytes, role: Role, address: bytes, signature: bytes) -> None:

@@ -6,7 +6,7 @@ import pytest
 from sample import BOND, PEOPLE, STRANGER, WEALTH, Person, sample_spec, started
 
 from primitives import bls, keys
-from primitives.address import REFEREE, STAKING, ZERO_ADDRESS
+from primitives.address import LEDGER, REFEREE, STAKING, ZERO_ADDRESS
 from primitives.params import COIN, ChainParams
 from primitives.reasons import Reason
 from vm.system import abi, mishaps, staking
@@ -56,6 +56,7 @@ def wrong_role(ctx, person=STRANGER):
         ({"hot": Person("other").hot}, "bad_signature"),
         ({"hot": ZERO_ADDRESS}, "zero_address"),
         ({"payout": ZERO_ADDRESS}, "zero_address"),
+        ({"payout": LEDGER}, "system_address"),
         ({"nodeKey": bytes(32)}, "zero_key"),
         ({"beaconKey": b"\x01" * 48}, "bad_beacon_key"),
         ({"beaconKey": b""}, "bad_beacon_key"),
