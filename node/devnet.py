@@ -352,7 +352,7 @@ def _tell_disputes(figures: list[dict[str, Any] | None], told: set[tuple[int, st
 
 
 def _status_line(figures: list[dict[str, Any] | None], members: list[Member]) -> None:
-    """Height, round, peers, transactions, tasks, disputes, finality, of the node that is furthest."""
+    """Height, round, nodes, peers, tasks, finality, waiting transactions and disputes, of the node that is furthest."""
     known = [found for found in figures if found]
     if not known or not sys.stdout.isatty():
         return
@@ -360,8 +360,8 @@ def _status_line(figures: list[dict[str, Any] | None], members: list[Member]) ->
     work = best.get("inference", {})
     line = (
         f"height {best['height']}  round {best['round']}  nodes {len(known)}/{len(members)}  peers {best['peers']}  "
-        f"waiting {best['pendingTransactions']}  tasks {work.get('tasksOpen', 0)} open "
-        f"{work.get('tasksSettled', 0)} settled  finality {best['finalityMs']} ms{_disputes(best, members)}"
+        f"tasks {work.get('tasksOpen', 0)} open {work.get('tasksSettled', 0)} settled  "
+        f"finality {best['finalityMs']} ms  waiting {best['pendingTransactions']}{_disputes(best, members)}"
     )
     print(f"\r{line[: _width()]:<{_width()}}", end="", flush=True)
 

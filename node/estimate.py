@@ -81,7 +81,7 @@ def estimate(
     head = height_of(client)
     facts = Facts(client, head)
     params = facts.params
-    per_second = measure(client, identifier, folder, config) if speed is None else speed
+    per_second = measure(client, identifier, folder, config, "--macs-per-second") if speed is None else speed
     window = min(WINDOW_BLOCKS_MAX, WINDOW_EPOCHS * params.epoch_blocks, head)
     if not window:
         raise Fatal(RUNTIME, "the chain has no block yet: there is no load to count")

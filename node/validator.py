@@ -324,11 +324,14 @@ def declared_rate(params: ChainParams, per_second: int) -> int:
     return max(1, per_second * params.block_interval_ms // 1000 // (1 + params.auditors))
 
 
-def measure(client: Client, model: bytes, folder: DataFolder, config: NodeConfig) -> int:
-    """Multiply-adds a second of the configured engine on a model that this node holds."""
+def measure(
+    client: Client, model: bytes, folder: DataFolder, config: NodeConfig, option: str = "--macs-per-block"
+) -> int:
+    """Multiply-adds a second of the configured engine on a model that this node holds. option: of the command, which
+    says the speed instead."""
     from node.store import ModelStore
 
-    hint = "or say --macs-per-block"
+    hint = f"or say {option}"
     path = ModelStore(folder.models, config.model_quota_mib).folder_of(model)
     if path is None:
         where = f"model {to_hex(model)} is not in {folder.models}"
@@ -336,7 +339,7 @@ def measure(client: Client, model: bytes, folder: DataFolder, config: NodeConfig
     (values,) = abi.GET_MODEL.decode_result(client.read_contract(MODELS, abi.GET_MODEL.encode_call(model)))
     facts = abi.MODEL.named(values)
     if facts["encoder"]:
-        raise Fatal(USAGE, f"{facts['name']} writes no text, by which speed is measured: say --macs-per-block")
+        raise Fatal(USAGE, f"{facts['name']} writes no text, by which speed is measured: say {option}")
     cost = ModelCost(facts["a"], facts["b"], facts["c"], facts["auditWeightNum"], facts["auditWeightDen"])
     return measure_folder(path, cost, facts["vocabulary"], facts["context"], facts["stopIds"], config, hint)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from receipt_chain import ReceiptChain
 
-from node.config import DataFolder
+from node.config import DataFolder, NodeConfig
 from node.declare import hours_of, in_words
 from node.estimate import Market, estimate, expected
 from node.exits import Fatal
@@ -84,3 +84,10 @@ def test_who_serves_already_reads_its_own_share(tmp_path: Any) -> None:
     bonds = int(row["bondWei"]) + sum(int(other["bondWei"]) for other in others)
     assert told.values["dealShare"] == pytest.approx(int(row["bondWei"]) / bonds)
     assert estimate(chain, folder, None, None, "1000", 10**9).values["operator"] is None  # type: ignore[arg-type]
+
+
+def test_a_machine_that_cannot_be_measured_is_told_the_option_of_this_command(tmp_path: Any) -> None:
+    chain = ReceiptChain(epoch_blocks=16)
+    chain.block()
+    with pytest.raises(Fatal, match="--macs-per-second"):
+        estimate(chain, DataFolder(tmp_path), NodeConfig(engine="none"), None, None, None)  # type: ignore[arg-type]
