@@ -12,6 +12,7 @@ from primitives import rlp
 from primitives.hashing import EMPTY_KECCAK, EMPTY_TRIE_ROOT, keccak
 
 NIBBLES = bytes.maketrans(b"0123456789abcdef", bytes(range(16)))
+DIGITS = bytes.maketrans(bytes(range(16)), b"0123456789abcdef")
 
 
 class CorruptState(RuntimeError):
@@ -149,7 +150,7 @@ def compact(path: bytes, leaf: bool) -> bytes:
         padded = bytes((flag + 1,)) + path
     else:
         padded = bytes((flag, 0)) + path
-    return bytes(high << 4 | low for high, low in zip(padded[::2], padded[1::2], strict=True))
+    return bytes.fromhex(padded.translate(DIGITS).decode("ascii"))
 
 
 def _node(
