@@ -6,6 +6,7 @@ shows as CorruptState and never as another value. Knows nothing of executing tra
 
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from primitives import rlp
@@ -112,6 +113,7 @@ def encode_account(nonce: int, balance: int, storage_root: bytes, code_hash: byt
     return rlp.encode([rlp.from_uint(nonce), rlp.from_uint(balance), storage_root, code_hash])
 
 
+@lru_cache(maxsize=1 << 15)
 def storage_key(slot: int) -> bytes:
     """Key of a slot in its account's storage trie."""
     return keccak(slot.to_bytes(32, "big"))

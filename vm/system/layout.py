@@ -7,6 +7,7 @@ are far apart by keccak, so things never overlap. All of it shows in eth_getProo
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from primitives.hashing import keccak
@@ -18,8 +19,9 @@ WORD = 1 << WORD_BITS
 Record = TypeVar("Record")
 
 
+@lru_cache(maxsize=1 << 15)
 def slot_of(account: bytes, name: str, *key: bytes) -> int:
-    """First slot of a thing."""
+    """First slot of a thing. (Members, queues and the tasks of the last blocks are asked for again and again.)"""
     return int.from_bytes(keccak(b"|".join((account, name.encode("ascii"), *key))), "big")
 
 
@@ -133,6 +135,7 @@ class Table(Generic[Record]):
             for place in self._fields
         ]  # fmt: skip
         """Of each field: name, first word, bits to its right there, mask, bytes (0: a number), words."""
+        self._plans: dict[tuple[str, ...], list[tuple[int, int, int, int]]] = {}
 
     def get(self, ctx: ReadContext, *key: bytes) -> Record | None:
         first = slot_of(self.account, self.name, *key)
@@ -146,16 +149,27 @@ class Table(Generic[Record]):
         first = slot_of(self.account, self.name, *key)
         words: dict[int, int] = {}
         values: list[int | bytes] = []
-        for place in (self._by_name[name] for name in names):
-            value = 0
-            for i in range(-(-(place.shift + place.bits) // WORD_BITS)):
-                word = place.word + i
-                if word not in words:
-                    words[word] = ctx.get(self.account, (first + word) % WORD)
-                value |= words[word] << (i * WORD_BITS)
-            value = value >> place.shift & ((1 << place.bits) - 1)
-            values.append(value.to_bytes(place.size, "big") if place.size else value)
+        for number, shift, bits, size in self._plans.get(names) or self._plan(names):
+            word = words.get(number)
+            if word is None:
+                word = words[number] = ctx.get(self.account, (first + number) % WORD)
+            if shift + bits > WORD_BITS:
+                for i in range(1, -(-(shift + bits) // WORD_BITS)):
+                    if number + i not in words:
+                        words[number + i] = ctx.get(self.account, (first + number + i) % WORD)
+                    word |= words[number + i] << (i * WORD_BITS)
+            value = word >> shift & ((1 << bits) - 1)
+            values.append(value.to_bytes(size, "big") if size else value)
         return tuple(values)
+
+    def write(self, ctx: SystemContext, name: str, value: int, *key: bytes) -> None:
+        """One number of a record, which lies in one word; the others stay."""
+        ((number, shift, bits, _),) = self._plan((name,))
+        assert 0 <= value < 1 << bits, (self.name, name, value)
+        assert shift + bits <= WORD_BITS
+        slot = (slot_of(self.account, self.name, *key) + number) % WORD
+        word = ctx.get(self.account, slot)
+        ctx.set(self.account, slot, word & ~(((1 << bits) - 1) << shift) | value << shift)
 
     def put(self, ctx: SystemContext, record: Record, *key: bytes) -> None:
         """Write a record; words that do not change are not written."""
@@ -172,6 +186,14 @@ class Table(Generic[Record]):
             slot = (first + i) % WORD
             if ctx.get(self.account, slot):
                 ctx.set(self.account, slot, 0)
+
+    def _plan(self, names: tuple[str, ...]) -> list[tuple[int, int, int, int]]:
+        """Word, shift, bits and bytes of fields."""
+        plan = self._plans.get(names)
+        if plan is None:
+            places = [self._by_name[name] for name in names]
+            plan = self._plans[names] = [(place.word, place.shift, place.bits, place.size) for place in places]
+        return plan
 
     def pack(self, record: Record) -> list[int]:
         """The record's words. Asserts that every value fits its field."""
@@ -201,6 +223,27 @@ class Table(Generic[Record]):
         record = object.__new__(self.record)  # a tenth of a block's reads would be spent in __init__
         record.__dict__.update(values)
         return record
+
+
+class Number:
+    """One field of a table's records, for who wants it alone."""
+
+    def __init__(self, table: Table[Any], name: str) -> None:
+        self._table = table
+        self._name = name
+
+    def get(self, ctx: ReadContext, *key: bytes) -> int:
+        value: int = self._table.read(ctx, (self._name,), *key)[0]
+        return value
+
+    def set(self, ctx: SystemContext, value: int, *key: bytes) -> None:
+        self._table.write(ctx, self._name, value, *key)
+
+    def add(self, ctx: SystemContext, amount: int, *key: bytes) -> int:
+        """The new value."""
+        value = self.get(ctx, *key) + amount
+        self.set(ctx, value, *key)
+        return value
 
 
 class Ring(Generic[Record]):

@@ -69,12 +69,12 @@ class Totals:
 
 @dataclass
 class Member:
-    """A member of a set: what it weighs, and what the turn that fixed the set knew of it."""
+    """A member of a set: what it weighs, and what the turn that fixed the set knew of it. Draws ask its first word."""
 
     operator: bytes = raw(20)
+    bond: int = uint(64)
     power: int = uint(64)
     target: int = uint(64)
-    bond: int = uint(64)
     credit: int = uint(128)
 
 

@@ -19,9 +19,8 @@ from vm.system.market_state import (
     COMMISSIONED,
     CREATED,
     DUTIES,
-    EXPOSED,
     FRESH,
-    IN_FLIGHT,
+    LOADS,
     NOBODY,
     POSTED,
     RETRIES,
@@ -68,15 +67,14 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
         return
     cost = task.cost(models.require(ctx, task.model))
     step = audit.slot_step(task.deadline)
-    serving = market_parties.serving(ctx, task.model)
+    seen = market_parties.look(ctx, task.model)
     room = [
-        p for p in serving
-        if deal.has_room(IN_FLIGHT.get(ctx, p.operator), cost, p.rate, step)
-        and p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))
+        p for p in seen.parties for in_flight, exposed in [LOADS.read(ctx, ("in_flight", "exposed"), p.operator)]
+        if deal.has_room(in_flight, cost, p.rate, step) and p.covers(ctx.params, task.gain, exposed)
     ]  # fmt: skip
     room = market_parties.willing(ctx, room, task, cost)
     if not room:
-        _later(ctx, identity, task, bool(serving))
+        _later(ctx, identity, task, bool(seen.parties))
         return
     candidates = market_parties.drawable(room)
     drawn = deal.draw(ctx.mix, deal.Purpose.DEAL, identity, task.attempt, candidates, deal.EXECUTOR_SLOTS)
@@ -86,8 +84,8 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     task.passed = 0
     if not task.attempt:
         task.seed = sampling_seed(ctx.mix, identity)
-    if models.counts(ctx, task.model):
-        task.serving_bond = sum(party.weight for party in serving)
+    if seen.counts:
+        task.serving_bond = sum(party.weight for party in seen.parties)
         task.room_bond = sum(party.weight for party in room)
     for operator in drawn:
         DUTIES.add(ctx, identity, operator)

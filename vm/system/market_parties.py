@@ -35,11 +35,30 @@ class Party:
         return exposed + gain <= exposure_max(params, self.bond)
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a draw of a model's parties sees of the set. parties: who may be drawn, in address order; weight: of all
+    members that have something at stake; counts: whether the work earns credit."""
+
+    parties: list[Party]
+    weight: int
+    counts: bool
+
+
+def look(ctx: ReadContext, model: bytes) -> Look:
+    """The current set as a draw for a model sees it."""
+    seen = models.fleet(ctx, model)
+    rates = models.effective_rates(ctx, seen.candidates)
+    parties = [
+        Party(each.operator, each.bond, each.weight, rates[each.operator], each.serving.since)
+        for each in seen.candidates
+    ]
+    return Look(parties, seen.weight, models.counts(ctx, model, seen))
+
+
 def serving(ctx: ReadContext, model: bytes) -> list[Party]:
     """Who may be drawn for a model now, in address order."""
-    found = models.candidates(ctx, model)
-    rates = models.effective_rates(ctx, found)
-    return [Party(each.operator, each.bond, each.weight, rates[each.operator], each.serving.since) for each in found]
+    return look(ctx, model).parties
 
 
 def drawable(parties: Iterable[Party], without: Collection[bytes] = ()) -> list[Candidate]:
@@ -61,13 +80,12 @@ def crowded(ctx: ReadContext, parties: Iterable[Party], task: Task, operator: by
     return not has_room(IN_FLIGHT.get(ctx, operator), cost, rate, slot_step(task.deadline))
 
 
-def odds(ctx: ReadContext, parties: Iterable[Party], delay: int) -> Odds:
-    """What a draw among these is made from, D being `delay`: a third of all bond holds at most D - 1 proposers in a
-    row, for D is the smallest window that always holds more than a third."""
-    active = sum(models.member_weights(ctx).values())
-    serving_bond = sum(party.weight for party in parties)
+def odds(ctx: ReadContext, weight: int, parties: Iterable[Party], delay: int) -> Odds:
+    """What a draw among these is made from, `weight` being all members' and D `delay`: a third of all bond holds at
+    most D - 1 proposers in a row, for D is the smallest window that always holds more than a third."""
     params = ctx.params
-    return Odds(active, serving_bond, max(0, delay - 1), params.sample_num, params.sample_den)
+    able = sum(party.weight for party in parties)
+    return Odds(weight, able, max(0, delay - 1), params.sample_num, params.sample_den)
 
 
 def set_size(ctx: ReadContext) -> int:

@@ -236,7 +236,8 @@ def _gain(cost: int, price: int, tip: int) -> int:
 
 def _auditors(ctx: SystemContext, model: bytes, gain: int, saved: int, assurance: int, value_at_risk: int) -> int:
     """k: the chain's, what the asker wants, and what makes cheating a loss. Raises Refused with what would do."""
-    serving = market_parties.serving(ctx, model)
+    seen = market_parties.look(ctx, model)
+    serving = seen.parties
     able = [party for party in serving if party.covers(ctx.params, gain)]
     others = max(0, len(able) - 1)
     if serving and not able:
@@ -252,7 +253,7 @@ def _auditors(ctx: SystemContext, model: bytes, gain: int, saved: int, assurance
             f"assurance {assurance}: {others} others could check an answer of this model; "
             + (f"post with assurance {others}" if others else "post with assurance 0 to accept an unverified answer"),
         )
-    odds = market_parties.odds(ctx, able, ledger.audit_delay(ctx, ctx.params.epoch(ctx.height)))
+    odds = market_parties.odds(ctx, seen.weight, able, ledger.audit_delay(ctx, ctx.params.epoch(ctx.height)))
     stakes = incentive.stakes_of(ctx.params, gain, saved)
     most = min(others, AUDITORS_MAX)
     least = incentive.least_auditors(odds, stakes, value_at_risk, most)

@@ -14,7 +14,7 @@ from primitives.address import MARKET, STAKING
 from primitives.params import ChainParams
 from primitives.task import Kind, Status, result_length, task_id
 from vm.system.context import ReadContext, Refused, SystemContext
-from vm.system.layout import Due, Heap, Queue, Scalar, Table, Words, raw, u64, uint
+from vm.system.layout import Due, Heap, Number, Queue, Scalar, Table, Words, raw, u64, uint
 from vm.system.models import Model
 
 NOBODY = bytes(20)
@@ -207,6 +207,15 @@ class Finished:
     receipt: bytes = raw(32)
 
 
+@dataclass
+class Load:
+    """What an operator has open. in_flight: multiply-adds that it is to execute now; exposed: the sum of the G, in wei,
+    of the open tasks in which it executes or gave or owes a verdict. (A task counts below 2^96 in either.)"""
+
+    in_flight: int = uint(128)
+    exposed: int = uint(128)
+
+
 TASKS = Table(MARKET, "task", Task)
 SEATS = Table(MARKET, "seat", Seat)
 FINISHED = Table(MARKET, "finished", Finished)
@@ -223,12 +232,10 @@ CREATED = Scalar(MARKET, "canaries_created")
 """Canaries of the current epoch that were created or passed over: epoch << 32 | number."""
 CREDITED = Words(MARKET, "credited")
 """Epoch + 1 in which work without a seed on a (model, prompt hash, kind) last earned credit."""
-EXPOSED = Words(MARKET, "exposed")
-"""Sum of the G of the open tasks in which an operator executes or gave or owes a verdict, in wei."""
 TRAP_ANSWERS = Words(STAKING, "trap_answers")
 """Answers of an operator that are left to set traps against (with its record: they outlive tasks)."""
-IN_FLIGHT = Words(MARKET, "in_flight")
-"""Multiply-adds that an operator is to execute now."""
+LOADS = Table(MARKET, "load", Load)
+IN_FLIGHT, EXPOSED = Number(LOADS, "in_flight"), Number(LOADS, "exposed")
 
 WINDOWS = Queue(MARKET, "windows")
 """Step 1: tasks whose window or deadline ends. Here and below an entry is a task's id."""

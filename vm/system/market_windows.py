@@ -97,15 +97,15 @@ def _cost(ctx: SystemContext, task: Task) -> int:
 def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     """Fill the seats that are empty; without anyone to fill them go on with what there is."""
     first = task.status == Status.ANSWERED
-    serving = market_parties.serving(ctx, task.model)
+    seen = market_parties.look(ctx, task.model)
     seats = seats_of(ctx, task_id, task)
     # Who began to serve after the answer was given may have done so knowing what this draw gives.
-    before = [p for p in serving if p.since <= task.answered]
+    before = [p for p in seen.parties if p.since <= task.answered]
     covering = [p for p in before if p.covers(ctx.params, task.gain, EXPOSED.get(ctx, p.operator))]
     others = market_parties.drawable(covering, {task.executor, *(seat.verifier for seat in seats)})
     if first:
         task.auditors = audit.seats_of(task.paid_auditors, len(others))
-        reason = _too_few(ctx, task, serving, len(others))
+        reason = _too_few(ctx, task, seen, len(others))
         if reason:
             refund(ctx, task_id, task, reason)
             return
@@ -127,12 +127,12 @@ def _draw(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     abi.emit(ctx, abi.AUDIT_DRAWN, task_id, round_, picks, last)
 
 
-def _too_few(ctx: SystemContext, task: Task, serving: Sequence[market_parties.Party], others: int) -> str:
+def _too_few(ctx: SystemContext, task: Task, seen: market_parties.Look, others: int) -> str:
     """Why the verifiers that can be drawn are not what the asker was promised; empty when they are."""
     if task.auditors < task.assurance:
         return f"{others} others could check the answer, the asker wanted {task.assurance}"
     if task.value_at_risk:
-        chance = incentive.caught(market_parties.odds(ctx, serving, task.delay), task.auditors)
+        chance = incentive.caught(market_parties.odds(ctx, seen.weight, seen.parties, task.delay), task.auditors)
         stakes = incentive.stakes_of(ctx.params, task.gain, price_of(_cost(ctx, task), task.price))
         if not incentive.deters(chance, stakes, task.value_at_risk):
             return f"{task.auditors} verifiers of {others} others no longer make {task.value_at_risk} wei at risk safe"

@@ -81,12 +81,12 @@ class Serving:
     """
 
     declared: int = uint(RATE_BITS)
+    best: int = uint(RATE_BITS)
+    """The best of the ring: best finalised rate of the last 8 epochs, 0 when nothing was finished."""
     scale_q16: int = uint(24)
-    dealt: int = uint(24)
-    missed: int = uint(24)
-    epoch: int = uint(40)
+    epoch: int = uint(32)
     since: int = uint(40)
-    until: int = uint(40)
+    until: int = uint(32)
     best0: int = uint(RATE_BITS)
     best1: int = uint(RATE_BITS)
     best2: int = uint(RATE_BITS)
@@ -95,14 +95,28 @@ class Serving:
     best5: int = uint(RATE_BITS)
     best6: int = uint(RATE_BITS)
     best7: int = uint(RATE_BITS)
+    dealt: int = uint(24)
+    missed: int = uint(24)
 
-    @property
-    def best(self) -> int:
-        """Best finalised rate of the last 8 epochs; 0 when nothing was finished."""
-        return max(self._ring())
+    def show(self, macs_per_block: int) -> None:
+        """A rate that was shown in the record's epoch."""
+        name = f"best{self.epoch % RATE_EPOCHS}"
+        setattr(self, name, max(getattr(self, name), min(macs_per_block, RATE_MAX)))
+        self.best = max(self.best, getattr(self, name))
 
-    def _ring(self) -> list[int]:
-        return [getattr(self, f"best{i}") for i in range(RATE_EPOCHS)]
+    def move_to(self, epoch: int) -> None:
+        """Counters and the ring's slots of the epochs in between start at zero; nothing to do once it is there."""
+        if self.epoch >= epoch:
+            return
+        for skipped in range(max(self.epoch + 1, epoch - RATE_EPOCHS + 1), epoch + 1):
+            setattr(self, f"best{skipped % RATE_EPOCHS}", 0)
+        self.best = max(getattr(self, f"best{i}") for i in range(RATE_EPOCHS))
+        self.dealt = self.missed = 0
+        self.epoch = epoch
+
+
+_IN_DRAWS = ("declared", "best", "scale_q16", "epoch", "since", "until")
+"""What a draw asks of a service: its first word."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +129,20 @@ class Candidate:
     bond: int
     weight: int
     serving: Serving
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The members of the current set that have something at stake and are not jailed, as one model sees them."""
+
+    members: tuple[Server, ...]
+    candidates: tuple[Candidate, ...]
+    """Those that serve it, in address order; nobody of one that is suspended."""
+
+    @property
+    def weight(self) -> int:
+        """What all of them weigh in draws, in units."""
+        return sum(member.bond for member in self.members)
 
 
 _MODELS = Table(MODELS, "model", Model)
@@ -155,8 +183,7 @@ def require_open(ctx: ReadContext, model_id: bytes) -> Model:
 
 def is_suspended(ctx: ReadContext, model_id: bytes) -> bool:
     """Whether nothing of a model is posted, dealt or checked any more."""
-    record = _MODELS.get(ctx, model_id)
-    return record is not None and bool(record.suspended)
+    return bool(_MODELS.read(ctx, ("suspended",), model_id)[0])
 
 
 def suspend(ctx: SystemContext, model_id: bytes, dispute: int) -> None:
@@ -201,24 +228,36 @@ def served_by(ctx: ReadContext, operator: bytes) -> list[bytes]:
 def serving(ctx: ReadContext, operator: bytes, model_id: bytes) -> Serving | None:
     """An operator's service of a model as of the current epoch; None when it does not serve it."""
     record, epoch = _SERVING.get(ctx, operator, model_id), ctx.params.epoch(ctx.height)
-    if record is None or not record.declared or (record.until and epoch >= record.until):
+    if record is None or not _serves(record, epoch):
         return None
-    return _of_epoch(record, epoch)
+    record.move_to(epoch)
+    return record
 
 
-def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
-    """Who may be drawn for a model now: members of set(epoch of this block) with bond, in address order. Nobody for
-    one that is suspended."""
-    offered = set() if is_suspended(ctx, model_id) else set(servers(ctx, model_id))
+def fleet(ctx: ReadContext, model_id: bytes) -> Fleet:
+    """Who may be drawn for a model now, and among whom: set(epoch of this block). Three words a member."""
+    epoch, suspended = ctx.params.epoch(ctx.height), is_suspended(ctx, model_id)
+    members: list[Server] = []
     found: list[Candidate] = []
-    for operator, weight in ledger.weights(ctx, ctx.params.epoch(ctx.height)).items():
-        if operator not in offered or not weight:
-            continue
+    for operator, weight in ledger.weights(ctx, epoch).items():
         bond = staking.active_bond(ctx, operator)
-        record = serving(ctx, operator, model_id)
-        if bond and record is not None:
+        if not weight or not bond:
+            continue
+        record: Serving | None = Serving(*_SERVING.read(ctx, _IN_DRAWS, operator, model_id))
+        if record is not None and record.epoch < epoch:
+            record = serving(ctx, operator, model_id)  # the turn moves those of the set on: it has not served here yet
+        if record is None or not _serves(record, epoch):
+            members.append(Server(weight, False))
+            continue
+        members.append(Server(weight, True))
+        if not suspended:
             found.append(Candidate(operator, bond, weight, record))
-    return found
+    return Fleet(tuple(members), tuple(found))
+
+
+def candidates(ctx: ReadContext, model_id: bytes) -> tuple[Candidate, ...]:
+    """Who may be drawn for a model now."""
+    return fleet(ctx, model_id).candidates
 
 
 def effective_rates(ctx: ReadContext, able: Sequence[Candidate]) -> dict[bytes, int]:
@@ -245,21 +284,13 @@ def set_capacity(ctx: ReadContext) -> int:
     return sum(best.values())
 
 
-def member_weights(ctx: ReadContext) -> dict[bytes, int]:
-    """What the members of set(epoch of this block) weigh in draws, in units; those who have nothing at stake any more,
-    or are jailed, are left out. In address order."""
-    weights = ledger.weights(ctx, ctx.params.epoch(ctx.height))
-    return {operator: weight for operator, weight in weights.items() if weight and staking.active_bond(ctx, operator)}
-
-
-def counts(ctx: ReadContext, model_id: bytes) -> bool:
-    """Whether work on a model earns credit now: listed, and served by enough of the set (consensus.work.credit)."""
-    record = _MODELS.get(ctx, model_id)
-    if record is None or not record.listed or record.suspended:
+def counts(ctx: ReadContext, model_id: bytes, seen: Fleet | None = None) -> bool:
+    """Whether work on a model earns credit now: listed, and served by enough of the set (consensus.work.credit). seen:
+    its fleet, by who has looked already."""
+    listed, suspended = _MODELS.read(ctx, ("listed", "suspended"), model_id)
+    if not listed or suspended:
         return False
-    offered = set(servers(ctx, model_id))
-    members = [Server(weight, operator in offered) for operator, weight in member_weights(ctx).items()]
-    return model_counts(ctx.params, members)
+    return model_counts(ctx.params, (seen or fleet(ctx, model_id)).members)
 
 
 def listed_ids(ctx: ReadContext) -> list[bytes]:
@@ -293,8 +324,7 @@ def note_rate(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_blo
     """A task was settled at this rate: macs // (submit block - slot's first block + 1)."""
     record = serving(ctx, operator, model_id)
     if record is not None:
-        field = f"best{record.epoch % RATE_EPOCHS}"
-        setattr(record, field, max(getattr(record, field), min(macs_per_block, RATE_MAX)))
+        record.show(macs_per_block)
         _SERVING.put(ctx, record, operator, model_id)
 
 
@@ -305,12 +335,22 @@ def turn_epoch(ctx: SystemContext, operator: bytes) -> None:
     for model_id in served_by(ctx, operator):
         record = _SERVING.get(ctx, operator, model_id)
         assert record is not None and record.declared
-        record = _of_epoch(record, epoch)
+        record.move_to(epoch)
         record.scale_q16 = scaled_after(record.scale_q16, record.dealt, record.missed)
+        record.move_to(epoch + 1)
         if record.until and record.until <= epoch + 1:
             _stop(ctx, operator, model_id, record)
         else:
             _SERVING.put(ctx, record, operator, model_id)
+
+
+def keep_pace(ctx: SystemContext, operator: bytes) -> None:
+    """At a turn: what is known of a member of the next set that is not active moves on, as everybody's does."""
+    for model_id in served_by(ctx, operator):
+        record = _SERVING.get(ctx, operator, model_id)
+        assert record is not None
+        record.move_to(ctx.params.epoch(ctx.height) + 1)
+        _SERVING.put(ctx, record, operator, model_id)
 
 
 def put_genesis_model(ctx: SystemContext, spec: GenesisModel) -> None:
@@ -333,8 +373,9 @@ def put_serving(ctx: SystemContext, operator: bytes, model_id: bytes, macs_per_b
         _SERVERS.insert(ctx, operator, model_id)
     if record is None:
         record = Serving(scale_q16=SCALE_ONE, epoch=epoch)
-    if not record.declared or (record.until and epoch >= record.until):
+    if not _serves(record, epoch):
         record.since = ctx.height
+    record.move_to(epoch)
     record.declared, record.until = macs_per_block, 0
     _SERVING.put(ctx, record, operator, model_id)
     abi.emit(ctx, abi.SERVING_STARTED, operator, model_id, macs_per_block)
@@ -496,15 +537,9 @@ def _stop(ctx: SystemContext, operator: bytes, model_id: bytes, record: Serving)
     _SERVERS.discard(ctx, operator, model_id)
 
 
-def _of_epoch(record: Serving, epoch: int) -> Serving:
-    """The record moved on to an epoch: its counters and the ring's slots of the epochs in between start at zero."""
-    if record.epoch == epoch:
-        return record
-    for skipped in range(max(record.epoch + 1, epoch - RATE_EPOCHS + 1), epoch + 1):
-        setattr(record, f"best{skipped % RATE_EPOCHS}", 0)
-    record.dealt = record.missed = 0
-    record.epoch = epoch
-    return record
+def _serves(record: Serving, epoch: int) -> bool:
+    """Whether a service is declared and has not ended."""
+    return bool(record.declared) and (not record.until or epoch < record.until)
 
 
 HANDLERS = {

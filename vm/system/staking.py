@@ -20,6 +20,7 @@ from vm.system.layout import AddressList, Scalar, Table, Words, raw, u64, uint
 
 BONDED_UNITS_MAX = 2**52
 """Sum of all bonds in units of 10^15 wei: total power stays below 2^53 whatever the turns do."""
+assert BONDED_UNITS_MAX * STAKE_UNIT < 2**112
 UNBONDINGS_MAX = 16
 """Open unbondings an operator; a further one joins after a withdrawal."""
 OPERATORS_MAX = 128
@@ -38,17 +39,18 @@ class Role(Enum):
 class Operator:
     """An operator's record. bond: wei at stake; unbonding: wei on the way out, still slashable."""
 
-    consensus_address: bytes = raw(20)
     active: int = uint(8)
     jailed: int = uint(8)
+    bond: int = uint(112)
+    """With the next: all stakes together stay below BONDED_UNITS_MAX. What draws ask is one word."""
+    delegated: int = uint(112)
+    """Wei that others put behind it (vm.system.pools shares it out)."""
+    consensus_address: bytes = raw(20)
     registered: int = uint(64)
     hot: bytes = raw(20)
     entered: int = uint(64)
     """Height of its registration or last declaration of a rate; 0 for operators of genesis that never declared."""
     payout: bytes = raw(20)
-    bond: int = uint(128)
-    delegated: int = uint(128)
-    """Wei that others put behind it (vm.system.pools shares it out)."""
     node_key: bytes = raw(32)
     beacon_key: bytes = raw(48)
     unbonding: int = uint(128)

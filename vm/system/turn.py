@@ -21,13 +21,17 @@ def run(ctx: SystemContext) -> None:
     stakes = _credit_everyone(ctx, epoch)
     ledger.close_receipts(ctx, epoch)
     old = ledger.powers(ctx, epoch + 1)
+    active = {stake.operator for stake in stakes}
+    for operator in old:
+        if operator not in active:
+            models.keep_pace(ctx, operator)
     turned = power_turn(ctx.params, epoch, stakes, old, ledger.rho(ctx), canary_credit(ctx.params, _listed(ctx)))
     ledger.put_rho(ctx, turned.rho)
     by_operator = {stake.operator: stake for stake in stakes}
     members: list[ledger.Member] = []
     for operator, power in turned.powers.items():
         stake = by_operator.get(operator, Stake(operator, 0, 0))
-        members.append(ledger.Member(operator, power, turned.targets.get(operator, 0), stake.bond, stake.credit))
+        members.append(ledger.Member(operator, stake.bond, power, turned.targets.get(operator, 0), stake.credit))
     fixed = ledger.put_set(ctx, epoch + 2, members, ctx.mix)
     ledger.put_capacity(ctx, models.set_capacity(ctx))
     delay = audit_delay(ctx, epoch + 1)

@@ -188,7 +188,11 @@ def test_one_missed_task_in_ten_is_forgiven_and_two_halve_the_rate(ctx):
     models.note_missed(ctx, me, MODEL)
     models.turn_epoch(ctx, me)
     assert models.serving(ctx, me, MODEL).scale_q16 == models.SCALE_ONE
-    models.note_missed(ctx, me, MODEL)
+    ctx.height += ctx.params.epoch_blocks
+    for _ in range(10):
+        models.note_dealt(ctx, me, MODEL)
+    for _ in range(2):
+        models.note_missed(ctx, me, MODEL)
     models.turn_epoch(ctx, me)
     assert models.serving(ctx, me, MODEL).scale_q16 == models.SCALE_ONE // 2
     rates = models.effective_rates(ctx, models.candidates(ctx, MODEL))
