@@ -436,6 +436,15 @@ class Due:
     item: bytes
 
 
+@dataclass
+class _Cursor:
+    """Where a queue is read next, and how many elements there are."""
+
+    height: int = uint(64)
+    index: int = uint(64)
+    pending: int = uint(64)
+
+
 class Queue:
     """Words ordered by (due height, order of pushing): a bucket a height, and a cursor at the first unread element.
 
@@ -446,42 +455,46 @@ class Queue:
     def __init__(self, account: bytes, name: str) -> None:
         self.account = account
         self.name = name
-        self._cursor = Words(account, name + ".cursor")
+        self._cursor = Table(account, name + ".cursor", _Cursor)
         self._length = Words(account, name + ".length")
-        self._pending = Scalar(account, name + ".pending")
 
     def push(self, ctx: SystemContext, due: int, item: bytes) -> None:
         """Append to the bucket of height `due`."""
         assert len(item) <= 32
-        due = max(due, self._cursor.get(ctx, b"height"))
+        cursor = self._at(ctx)
+        due = max(due, cursor.height)
         index = self._length.get(ctx, u64(due))
         ctx.set(self.account, self._slot(due, index), int.from_bytes(item.rjust(32, b"\x00"), "big"))
         self._length.set(ctx, index + 1, u64(due))
-        self._pending.add(ctx, 1)
+        cursor.pending += 1
+        self._cursor.put(ctx, cursor)
 
     def peek(self, ctx: SystemContext, through: int) -> Due | None:
         """First element due at or before `through`; None when there is none. Moves the cursor over empty buckets."""
-        height, index = self._cursor.get(ctx, b"height"), self._cursor.get(ctx, b"index")
-        start = height
-        while height <= through:
-            if index < self._length.get(ctx, u64(height)):
-                if height != start:
-                    self._move(ctx, height, index)
-                return Due(height, ctx.get(self.account, self._slot(height, index)).to_bytes(32, "big"))
-            if self._length.get(ctx, u64(height)):
-                self._length.set(ctx, 0, u64(height))
-            height, index = height + 1, 0
-        if height != start:
-            self._move(ctx, height, index)
-        return None
+        cursor = self._at(ctx)
+        start = cursor.height
+        found = None
+        while cursor.height <= through:
+            length = self._length.get(ctx, u64(cursor.height))
+            if cursor.index < length:
+                slot = self._slot(cursor.height, cursor.index)
+                found = Due(cursor.height, ctx.get(self.account, slot).to_bytes(32, "big"))
+                break
+            if length:
+                self._length.set(ctx, 0, u64(cursor.height))
+            cursor.height, cursor.index = cursor.height + 1, 0
+        if cursor.height != start:
+            self._cursor.put(ctx, cursor)
+        return found
 
     def pop(self, ctx: SystemContext) -> None:
         """Take out the element that `peek` just gave."""
-        height, index = self._cursor.get(ctx, b"height"), self._cursor.get(ctx, b"index")
-        assert index < self._length.get(ctx, u64(height))
-        ctx.set(self.account, self._slot(height, index), 0)
-        self._cursor.set(ctx, index + 1, b"index")
-        self._pending.add(ctx, -1)
+        cursor = self._at(ctx)
+        assert cursor.index < self._length.get(ctx, u64(cursor.height))
+        ctx.set(self.account, self._slot(cursor.height, cursor.index), 0)
+        cursor.index += 1
+        cursor.pending -= 1
+        self._cursor.put(ctx, cursor)
 
     def drain(self, ctx: SystemContext, through: int, most: int) -> Iterator[Due]:
         """Pop at most `most` elements due at or before `through`, one before each is handled by the caller."""
@@ -494,7 +507,7 @@ class Queue:
 
     def pending(self, ctx: ReadContext) -> int:
         """Elements in the queue."""
-        return self._pending.get(ctx)
+        return self._at(ctx).pending
 
     def behind(self, ctx: ReadContext, height: int) -> int:
         """Blocks that the oldest unread element is overdue at `height` (0: none is)."""
@@ -503,18 +516,18 @@ class Queue:
 
     def peek_only(self, ctx: ReadContext, through: int) -> Due | None:
         """As `peek`, writing nothing (for views)."""
-        height, index = self._cursor.get(ctx, b"height"), self._cursor.get(ctx, b"index")
-        if not self._pending.get(ctx):
+        cursor = self._at(ctx)
+        if not cursor.pending:
             return None
+        height, index = cursor.height, cursor.index
         while height <= through:
             if index < self._length.get(ctx, u64(height)):
                 return Due(height, ctx.get(self.account, self._slot(height, index)).to_bytes(32, "big"))
             height, index = height + 1, 0
         return None
 
-    def _move(self, ctx: SystemContext, height: int, index: int) -> None:
-        self._cursor.set(ctx, height, b"height")
-        self._cursor.set(ctx, index, b"index")
+    def _at(self, ctx: ReadContext) -> _Cursor:
+        return self._cursor.get(ctx) or _Cursor()
 
     def _slot(self, height: int, index: int) -> int:
         return slot_of(self.account, self.name, u64(height), u64(index))

@@ -9,8 +9,6 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any
 
-import eth_abi
-
 from consensus.work.price import load_of, next_price
 from primitives import merkle
 from primitives.address import LEDGER
@@ -142,7 +140,7 @@ class ComputeReceipt:
     def id(self) -> bytes:
         """The receipt's id, which anyone recomputes from its log."""
         types = [param.canonical for param in abi.RECEIPT.params if param.name != "receipt"]
-        return keccak(eth_abi.encode(types, self.values))
+        return keccak(abi.encode(types, self.values))
 
 
 _STANDINGS = Table(LEDGER, "standing", Standing)

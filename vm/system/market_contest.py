@@ -160,7 +160,7 @@ def _dismiss(ctx: SystemContext, task_id: bytes, task: Task) -> None:
 
 def _give_up(ctx: SystemContext, task_id: bytes, task: Task, cancelled: int, why: str) -> None:
     if cancelled:
-        finish(ctx, task_id, task, Status.REFUNDED, ZERO_HASH)
+        finish(ctx, task_id, task, Status.REFUNDED)
     else:
         call_back(ctx, task_id, task, Status.REFUTED, ZERO_HASH)
         refund(ctx, task_id, task, why)
@@ -203,7 +203,7 @@ def _conclude(ctx: SystemContext, task_id: bytes, task: Task, seats: Sequence[Se
     CONTESTS.remove(ctx, task_id, b"")
     if task.cancelled:
         ctx.charge(gas.refund(max(task.paid_auditors, task.seats)), "end of a cancelled task")
-        finish(ctx, task_id, task, Status.REFUNDED, ZERO_HASH)
+        finish(ctx, task_id, task, Status.REFUNDED)
     elif outcome_of(task, seats, closed=True) is Outcome.AGREED:
         agree(ctx, task_id, task, seats)
     else:

@@ -46,4 +46,4 @@ def refund(ctx: SystemContext, task_id: bytes, task: Task, reason: str, charged:
     if task.status == Status.DISPUTED:
         TASKS.put(ctx, task, task_id)
     else:
-        finish(ctx, task_id, task, Status.REFUNDED, ZERO_HASH)
+        finish(ctx, task_id, task, Status.REFUNDED)

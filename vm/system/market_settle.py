@@ -66,7 +66,7 @@ def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:
         ctx, abi.TASK_SETTLED, task_id, task.executor, identity, end, macs, split.fee, executor_wei,
         split.burned, 0 if task.canary else split.refund,
     )  # fmt: skip
-    finish(ctx, task_id, task, end, identity)
+    finish(ctx, task_id, task, end)
 
 
 def _escrow(task: Task) -> int:

@@ -34,67 +34,70 @@ class Task:
     """A task that is not finished. Heights are blocks; 0 where it has not come so far."""
 
     status: int = uint(8)
-    kind: int = uint(8)
-    attempt: int = uint(8)
-    canary: int = uint(8)
-    assurance: int = uint(8)
+    kind: int = uint(3)
+    crowded: int = uint(1)
+    """1: whose turn it is had no room for it when its turn came, which it did without a deal: its miss is none."""
+    canary: int = uint(1)
+    commissioned: int = uint(1)
+    """1: the fund pays it, and what is not needed returns there."""
+    executor_opened: int = uint(1)
+    contradicted: int = uint(1)
+    awaits: int = uint(8)
+    """Place in QUEUES of the queue that looks at the task next."""
+    due: int = uint(48)
+    """Block whose prologue looks at the task next; entries of other queues and of later blocks are stale."""
+    callback_gas: int = uint(32)
     paid_auditors: int = uint(8)
     """Verifiers that the escrow pays for."""
+    seats: int = uint(8)
+    """Verifiers drawn so far, the lost ones with them."""
+    attempt: int = uint(8)
+    assurance: int = uint(8)
     auditors: int = uint(8)
     """k, fixed at the first draw."""
     redraws: int = uint(8)
-    slot: int = uint(8)
+    slot: int = uint(4)
     """Whose answer was taken."""
-    slots: int = uint(8)
+    slots: int = uint(4)
     """Executor and backups that were dealt."""
-    passed: int = uint(8)
+    passed: int = uint(4)
     """Slots whose own time has passed."""
-    seats: int = uint(8)
-    """Verifiers drawn so far, the lost ones with them."""
-    executor_opened: int = uint(8)
-    contradicted: int = uint(8)
     tries: int = uint(8)
     """Deals that found nobody."""
     device_bytes: int = uint(8)
+    disputes: int = uint(8)
+    """Challenges of this attempt's answer that wait or run; while there is one, nothing is settled."""
     delay: int = uint(32)
     """D of the answer's block."""
     deadline: int = uint(32)
-    other_bad: int = uint(32)
-    disputes: int = uint(8)
-    """Challenges of this attempt's answer that wait or run; while there is one, nothing is settled."""
-    awaits: int = uint(8)
-    """Place in QUEUES of the queue that looks at the task next."""
-    commissioned: int = uint(8)
-    """1: the fund pays it, and what is not needed returns there."""
-    crowded: int = uint(8)
-    """1: whose turn it is had no room for it when its turn came, which it did without a deal: its miss is none."""
 
-    sequence: int = uint(64)
-    due: int = uint(64)
-    """Block whose prologue looks at the task next; entries of other queues and of later blocks are stale."""
-    posted: int = uint(64)
-    dealt: int = uint(64)
-    answered: int = uint(64)
-    drawn: int = uint(64)
+    sequence: int = uint(56)
+    posted: int = uint(40)
+    dealt: int = uint(40)
+    answered: int = uint(40)
+    drawn: int = uint(40)
     """The last draw of verifiers."""
-    revealing: int = uint(64)
-    agreed: int = uint(64)
-    contest_began: int = uint(64)
+    revealing: int = uint(40)
+
+    agreed: int = uint(40)
+    contest_began: int = uint(40)
     """When contradictions had their time from: the last root of a verdict or of the executor on record, or the last
     challenge that was lost."""
-    contest_stopped: int = uint(64)
+    contest_stopped: int = uint(40)
     """Blocks in which all clocks stood until then (referee_state.STOPPED)."""
-
+    other_bad: int = uint(32)
     prompt: int = uint(32)
     """Tokens."""
     output: int = uint(32)
     """Tokens or elements."""
     max_tokens: int = uint(32)
+
     temperature_q16: int = uint(32)
     top_k: int = uint(32)
     queue_ms: int = uint(32)
     first_token_ms: int = uint(32)
-    total_ms: int = uint(32)
+    gain: int = uint(128)
+    """G at the post: what each party of the task exposes of its bond, 1 of exposure_div."""
 
     poster: bytes = raw(20)
     price: int = uint(96)
@@ -117,9 +120,7 @@ class Task:
     """Wei a CWU beyond the price."""
     value_at_risk: int = uint(128)
     """X: what a wrong answer may cost the asker, in wei."""
-    callback_gas: int = uint(32)
-    gain: int = uint(128)
-    """G at the post: what each party of the task exposes of its bond, 1 of exposure_div."""
+    total_ms: int = uint(32)
 
     model: bytes = raw(32)
     prompt_hash: bytes = raw(32)
@@ -200,11 +201,10 @@ class Seat:
 
 @dataclass
 class Finished:
-    """What is left of a task."""
+    """What is left of a task, beside its receipt's id in the Ledger."""
 
     status: int = uint(8)
     done: int = uint(64)
-    receipt: bytes = raw(32)
 
 
 @dataclass
@@ -379,8 +379,8 @@ def unlock(ctx: SystemContext, task: Task, wei: int | None = None) -> int:
     return wei
 
 
-def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, receipt: bytes) -> None:
-    """Prune a task to its receipt."""
+def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status) -> None:
+    """Prune a task to its end; its receipt's id, if it has one, is the Ledger's."""
     assert task.escrow == 0
     release(ctx, task)
     uncover(ctx, task_id, task)
@@ -388,7 +388,7 @@ def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status, recei
     for index in range(task.seats):
         SEATS.delete(ctx, task_id, bytes([index]))
     TASKS.delete(ctx, task_id)
-    FINISHED.put(ctx, Finished(status, ctx.height, receipt), task_id)
+    FINISHED.put(ctx, Finished(status, ctx.height), task_id)
     forget_later(ctx, task_id)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from consensus.work.audit import Window
 from primitives.hashing import ZERO_HASH
 from primitives.task import Status, trace_key
-from vm.system import abi, market_contest
+from vm.system import abi, ledger, market_contest
 from vm.system.context import ReadContext
 from vm.system.market_state import (
     DEALT_STAGES,
@@ -123,7 +123,7 @@ def task_view(ctx: ReadContext, task_id: bytes) -> TaskView | None:
         finished = FINISHED.get(ctx, task_id)
         if finished is None:
             return None
-        return TaskView(task_id, finished.status, done_block=finished.done, receipt=finished.receipt)
+        return TaskView(task_id, finished.status, done_block=finished.done, receipt=ledger.receipt_of(ctx, task_id))
     return TaskView(
         task=task_id,
         status=task.status,

@@ -255,9 +255,9 @@ def fleet(ctx: ReadContext, model_id: bytes) -> Fleet:
     return Fleet(tuple(members), tuple(found))
 
 
-def candidates(ctx: ReadContext, model_id: bytes) -> tuple[Candidate, ...]:
+def candidates(ctx: ReadContext, model_id: bytes) -> list[Candidate]:
     """Who may be drawn for a model now."""
-    return fleet(ctx, model_id).candidates
+    return list(fleet(ctx, model_id).candidates)
 
 
 def effective_rates(ctx: ReadContext, able: Sequence[Candidate]) -> dict[bytes, int]:

@@ -1,5 +1,8 @@
 """How the system accounts answer the EVM: who may call what in which way, and what a failure leaves."""
 
+import random
+
+import eth_abi
 import pytest
 from evm_sample import CALL, CALLCODE, DELEGATECALL, GAS, GENESIS_HASH, SPEC, STATICCALL, Evm, forwarder
 from sample import BOND, MODEL, PEOPLE, STRANGER, WEALTH, sample_spec, started
@@ -218,3 +221,30 @@ def test_genesis_allocations_to_a_system_account_add_to_what_it_holds():
     extra = GenesisAccount(MARKET, 7, 0, b"")
     root, nodes = build_state(type(spec)(**{**spec.__dict__, "accounts": (*spec.accounts, extra)}))
     assert StateReader(nodes, root).balance(MARKET) == spec.fund + 7
+
+
+def test_logs_are_encoded_as_eth_abi_encodes_them():
+    rng = random.Random(20_261_125)
+    made = {
+        "address": lambda: rng.randbytes(20), "bytes32": lambda: rng.randbytes(32), "bool": lambda: rng.random() < 0.5,
+        "bytes": lambda: rng.randbytes(rng.choice((0, 1, 31, 32, 33, 300))),
+        "string": lambda: "\u00e4\u4e00x" * rng.randrange(30),
+    }  # fmt: skip
+
+    def value(kind: str):
+        if kind.endswith("[]"):
+            return [value(kind[:-2]) for _ in range(rng.randrange(4))]
+        if kind.startswith("uint"):
+            return rng.choice((0, 1, 2 ** int(kind[4:]) - 1, rng.getrandbits(int(kind[4:]))))
+        return made[kind]()
+
+    for event in [*abi.EVENTS.values()] * 5:
+        kinds = [param.canonical for param in event.params]
+        values = [value(kind) for kind in kinds]
+        assert abi.encode(kinds, values) == eth_abi.encode(kinds, values), event.name
+        topics, data = event.encode(*values)
+        decoded = event.decode([topic.to_bytes(32, "big") for topic in topics], data)
+        assert [*decoded] == [param.name for param in event.params]
+    for kind, wrong in (("uint8", 256), ("uint256", -1), ("address", bytes(21)), ("bytes32", b"")):
+        with pytest.raises(AssertionError):
+            abi.encode([kind], [wrong])

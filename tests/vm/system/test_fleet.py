@@ -65,7 +65,8 @@ def happen(ctx, rng: random.Random) -> str:
 
     match what:
         case 0 if record is None:
-            call(staking, abi.REGISTER, *who.registration(ctx.params, ctx.genesis_hash), value=rng.choice((2, 1)) * BOND)
+            signed = who.registration(ctx.params, ctx.genesis_hash)
+            call(staking, abi.REGISTER, *signed, value=rng.randrange(1, 3) * BOND)
         case 0 | 1:
             call(staking, abi.BOND, value=rng.choice((1, 500, 2000)) * COIN)
         case 2:

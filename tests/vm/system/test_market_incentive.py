@@ -31,9 +31,9 @@ def quoted(world: World, at_risk: int = 0, assurance: int = 0) -> int:
 def least(world: World, at_risk: int) -> int | None:
     """k by the pure rule over the whole set."""
     cost, price = COST.execution(Kind.GENERATE, 8, 8), ledger.base_price(world.ctx)
-    parties = market_parties.serving(world.ctx, MODEL)
+    seen = market_parties.look(world.ctx, MODEL)
     fee = price_of(cost, price)
-    odds = market_parties.odds(world.ctx, parties, world.delay)
+    odds = market_parties.odds(world.ctx, seen.weight, seen.parties, world.delay)
     return incentive.least_auditors(odds, incentive.stakes_of(world.params, fee, fee), at_risk, len(parties) - 1)
 
 
