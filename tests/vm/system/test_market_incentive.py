@@ -34,7 +34,7 @@ def least(world: World, at_risk: int) -> int | None:
     seen = market_parties.look(world.ctx, MODEL)
     fee = price_of(cost, price)
     odds = market_parties.odds(world.ctx, seen.weight, seen.parties, world.delay)
-    return incentive.least_auditors(odds, incentive.stakes_of(world.params, fee, fee), at_risk, len(parties) - 1)
+    return incentive.least_auditors(odds, incentive.stakes_of(world.params, fee, fee), at_risk, len(seen.parties) - 1)
 
 
 def accepted(text: str) -> int:
