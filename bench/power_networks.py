@@ -26,6 +26,7 @@ PARAMS = ChainParams()
 EPOCHS, ATTACK_FROM, ATTACK_UNTIL = 72, 16, 48
 TASK_MACS = 10**9
 CANARY_MACS = 10**7
+LEAST_CREDIT = next_credit(PARAMS, 0, CANARY_MACS)
 TASKS_AN_EPOCH = 24
 AUDITORS = 2
 STEP_BLOCKS = 10
@@ -95,7 +96,7 @@ def play(seed: int, attack: str) -> Outcome:
             operator.credit = next_credit(PARAMS, operator.credit, epoch_work(executed, audited))
             entering = operator.key not in sets[epoch + 1]  # who fell out declares its rate anew: decision 012
             stakes.append(power.Stake(operator.key, operator.bond, operator.credit, entering=entering))
-        turned = power.turn(PARAMS, epoch, stakes, sets[epoch + 1], rho, CANARY_MACS)
+        turned = power.turn(PARAMS, epoch, stakes, sets[epoch + 1], rho, LEAST_CREDIT)
         sets[epoch + 2], rho = turned.powers, turned.rho
         if epoch < PARAMS.bootstrap_epochs:
             continue
@@ -210,7 +211,7 @@ def _coalition(order: Sequence[Operator], powers: dict[bytes, int]) -> float:
 def _above_bound(order: Sequence[Operator], turned: power.Turn, old: dict[bytes, int]) -> bool:
     """Whether the coalition's targets, footholds of newcomers (S/64) aside, exceed alpha / (9/10) of all targets, alpha
     its share of the bond that has credit: what the rules promise, in integers."""
-    counted = [o for o in order if o.credit >= CANARY_MACS]
+    counted = [o for o in order if o.credit >= LEAST_CREDIT]
     bonds, mine = sum(o.bond for o in counted), sum(o.bond for o in counted if o.attacks)
     targets = sum(turned.targets[o.key] for o in order)
     ours = sum(turned.targets[o.key] for o in order if o.attacks)

@@ -84,13 +84,14 @@ def canary_of(params: ChainParams, context: int, encoder: bool) -> tuple[Kind, i
     return Kind.EMBED if encoder else Kind.GENERATE, min(params.canary_tokens, context // 2)
 
 
-def canary_credit(params: ChainParams, models: Iterable[tuple[ModelCost, int, bool]]) -> int:
-    """The least credit that one whole canary brings, over the listed models; a C below it counts as 0. At least 1.
+def least_credit(params: ChainParams, models: Iterable[tuple[ModelCost, int, bool]]) -> int:
+    """What one whole canary leaves in C, the least over the listed models; a C below it counts as 0. At least 1.
 
-    models: (cost, context in tokens, whether it is an encoder).
+    models: (cost, context in tokens, whether it is an encoder). The canary's whole credit would be too much to ask:
+    without demand C has just reached it after three epochs, so that half of a young chain would have no target.
     """
     credits = []
     for cost, context, encoder in models:
         kind, tokens = canary_of(params, context, encoder)
         credits.append(execution_credit(cost, kind, tokens, tokens, encoder))
-    return max(1, min(credits, default=1))
+    return max(1, next_credit(params, 0, min(credits, default=1)))

@@ -44,16 +44,16 @@ def turn(
     stakes: Sequence[Stake],
     old: Mapping[bytes, int],
     rho: int,
-    canary: int,
+    least: int,
 ) -> Turn:
     """The powers of set(epoch + 2), decided in the last block of `epoch`.
 
     stakes: active operators in address order. old: powers of set(epoch + 1). rho: that of the turn before (0: none
-    yet). canary: credit of one canary; a smaller C counts as none.
+    yet). least: what one canary leaves in C; a smaller C counts as none.
     """
     assert all(a.operator < b.operator for a, b in pairwise(stakes))
     free = [stake for stake in stakes if not stake.jailed]
-    counted = [stake for stake in free if stake.bond and stake.credit >= canary]
+    counted = [stake for stake in free if stake.bond and stake.credit >= least]
     all_bonds = {stake.operator: 0 if stake.jailed else stake.bond for stake in stakes}
     if epoch < params.bootstrap_epochs or not counted:
         targets = all_bonds

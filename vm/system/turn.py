@@ -4,7 +4,7 @@ Reads and writes Staking, Models and Ledger; the arithmetic is consensus.work's 
 """
 
 from consensus.bft.proposer import ProposerSchedule, smallest_window
-from consensus.work.credit import canary_credit, epoch_work, next_credit
+from consensus.work.credit import epoch_work, least_credit, next_credit
 from consensus.work.power import ENTRY_EPOCHS, Stake
 from consensus.work.power import turn as power_turn
 from primitives.params import ChainParams
@@ -25,7 +25,7 @@ def run(ctx: SystemContext) -> None:
     for operator in old:
         if operator not in active:
             models.keep_pace(ctx, operator)
-    turned = power_turn(ctx.params, epoch, stakes, old, ledger.rho(ctx), canary_credit(ctx.params, _listed(ctx)))
+    turned = power_turn(ctx.params, epoch, stakes, old, ledger.rho(ctx), least_credit(ctx.params, _listed(ctx)))
     ledger.put_rho(ctx, turned.rho)
     by_operator = {stake.operator: stake for stake in stakes}
     members: list[ledger.Member] = []

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from consensus.work.credit import (
     Server,
     audit_credit,
-    canary_credit,
     canary_of,
     epoch_work,
     execution_credit,
     fresh_work,
+    least_credit,
     model_counts,
     next_credit,
     scaled_by_room,
@@ -116,14 +116,14 @@ def test_credit_shrinks_with_the_share_of_bond_that_had_room(credit, room, witho
     assert scaled_by_room(credit, 0, 0) == 0
 
 
-def test_a_canary_counts_the_least_over_the_listed_models():
+def test_the_least_credit_that_counts_is_what_a_canary_leaves_the_least_over_the_listed_models():
     small, large = ModelCost(10, 1, 1, 1, 4), ModelCost(1_000, 1, 1, 1, 4)
     tokens = PARAMS.canary_tokens
     least = execution_credit(small, Kind.GENERATE, tokens, tokens, False)
-    assert canary_credit(PARAMS, [(large, 512, False), (small, 512, False)]) == least
-    assert canary_credit(PARAMS, [(small, 8, False)]) == execution_credit(small, Kind.GENERATE, 4, 4, False)
-    assert canary_credit(PARAMS, [(small, 512, True), (large, 512, False)]) == small.prefill(tokens)
-    assert canary_credit(PARAMS, []) == 1
+    assert least_credit(PARAMS, [(large, 512, False), (small, 512, False)]) == least // 10
+    assert least_credit(PARAMS, [(small, 8, False)]) == execution_credit(small, Kind.GENERATE, 4, 4, False) // 10
+    assert least_credit(PARAMS, [(small, 512, True), (large, 512, False)]) == small.prefill(tokens) // 10
+    assert least_credit(PARAMS, []) == 1
 
 
 def test_an_encoders_canary_embeds():

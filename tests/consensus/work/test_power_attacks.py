@@ -144,7 +144,7 @@ def test_above_a_tenth_idle_stake_keeps_at_most_the_excess_and_nothing_once_its_
     power = idle_share(percent, epochs=220)
     excess = Fraction(percent - 10, 90)
     assert all(share <= excess + Fraction(1, 10**4) for share in power[40:])
-    assert power[-1] == 0, "below one canary's credit it is as if it had none"
+    assert power[-1] == 0, "below the least that counts it is as if it had none"
 
 
 def idle_share(percent: int, epochs: int) -> list[Fraction]:
