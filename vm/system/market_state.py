@@ -394,8 +394,13 @@ def finish(ctx: SystemContext, task_id: bytes, task: Task, status: Status) -> No
 
 def forget_later(ctx: SystemContext, task_id: bytes) -> None:
     """Have the prologue forget, some whole epochs from now, what is left of a task that ends."""
+    FORGET.push(ctx, forgotten_from(ctx), task_id)
+
+
+def forgotten_from(ctx: ReadContext) -> int:
+    """The first block whose prologue forgets what ends in this one."""
     kept_through = ctx.params.epoch(ctx.height) + ctx.params.receipts_kept_epochs
-    FORGET.push(ctx, ctx.params.first_height(kept_through + 1), task_id)
+    return ctx.params.first_height(kept_through + 1)
 
 
 def hold(ctx: SystemContext, task: Task, macs: int) -> None:

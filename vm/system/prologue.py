@@ -19,6 +19,7 @@ steps after it wait for the next block too."""
 
 STEPS: tuple[tuple[str, Step], ...] = (
     market.STEPS[0], referee.STEP, *market.STEPS[1:4], tolerant.STEP, *market.STEPS[4:],
+    referee.LAST_STEP,
 )  # fmt: skip
 
 

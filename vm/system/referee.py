@@ -9,31 +9,34 @@ from typing import Any
 
 from vm.system import abi
 from vm.system import referee_gas as gas
-from vm.system.context import Call, Refused, SystemContext
+from vm.system.context import Call, SystemContext
 from vm.system.gas import VIEW_WORD
 from vm.system.market_gas import TASK_WORDS
 from vm.system.market_state import load as load_task
 from vm.system.referee_clock import close_disputes
 from vm.system.referee_file import challenge, quote
+from vm.system.referee_forget import forget_ended
 from vm.system.referee_game import choose, open_, show, stand_in_bond
-from vm.system.referee_state import AUTHOR_ANYONE, HELD, OF_TASK, OPEN, load
+from vm.system.referee_state import AUTHOR_ANYONE, HELD, OF_TASK, OPEN, load, unknown
 from vm.system.referee_views import dispute_view, disputes_of, open_disputes
 
 STEP = ("disputes", close_disputes)
 """Its part of step 1 of the prologue."""
+LAST_STEP = ("forget_disputes", forget_ended)
+"""Its part of the end of step 5."""
 
 
 def _get_dispute(ctx: SystemContext, call: Call, number: int) -> tuple[Any, ...]:
     ctx.charge(gas.DISPUTE_VIEW * VIEW_WORD, "getDispute")
     view = dispute_view(ctx, number)
     if view is None:
-        raise Refused("unknown_dispute", f"there is no dispute {number}")
+        raise unknown(ctx, number)
     return (view.values,)
 
 
 def _disputes_of(ctx: SystemContext, call: Call, task: bytes) -> tuple[Any, ...]:
     ctx.charge(VIEW_WORD, "disputesOf")
-    ctx.charge(VIEW_WORD * OF_TASK.length(ctx, task), "disputesOf")
+    ctx.charge(VIEW_WORD * OF_TASK.count(ctx, task), "disputesOf")
     return (disputes_of(ctx, task),)
 
 

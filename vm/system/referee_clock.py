@@ -114,7 +114,9 @@ def _clock_gas(ctx: SystemContext, item: bytes) -> tuple[int, int]:
 
 def _overdue(ctx: SystemContext, item: bytes) -> tuple[Dispute | None, Task | None]:
     """The running dispute of an entry whose move is overdue; (None, None) when the entry means nothing any more."""
-    dispute = load(ctx, int.from_bytes(item[-NUMBER_BYTES:], "big"))
+    dispute = DISPUTES.get(ctx, item[-NUMBER_BYTES:])
+    if dispute is None:
+        return None, None
     running = dispute.state not in (abi.DISPUTE_QUEUED, abi.DISPUTE_ENDED)
     if not running or dispute.due >= ctx.height:
         return None, None

@@ -23,6 +23,7 @@ from vm.system.market_state import (
     TASKS,
     Seat,
     Task,
+    forgotten_from,
     put_seat,
     seats_of,
 )
@@ -32,6 +33,7 @@ from vm.system.referee_state import (
     AUTHOR_DRAWN,
     CALLED,
     DISPUTES,
+    FORGET,
     HELD,
     MOVES,
     NOBODY,
@@ -361,6 +363,7 @@ def _close(
     if dispute.from_stake:
         staking.unbind(ctx, dispute.operator)
     OPEN.remove(ctx, item_of(number), b"")
+    FORGET.push(ctx, forgotten_from(ctx), item_of(number))
     MOVES.replace(ctx, [], u64(number))
     DISPUTES.put(
         ctx,

@@ -62,7 +62,7 @@ def challenge(ctx: SystemContext, call: Call, task_id: bytes, leaf: int) -> tupl
     note_message(ctx, spent)
     number = COUNT.add(ctx, 1)
     DISPUTES.put(ctx, dispute, u64(number))
-    OF_TASK.append(ctx, number, task_id)
+    OF_TASK.add(ctx, item_of(number), task_id)
     OPEN.add(ctx, item_of(number), b"")
     staking.bind(ctx, task.executor)
     task.disputes += 1

@@ -14,13 +14,11 @@ from primitives.hashing import ZERO_HASH, keccak
 from vm.system import abi, referee_end, second_referee, staking
 from vm.system import referee_gas as gas
 from vm.system.context import Call, Refused, SystemContext
-from vm.system.layout import u64
 from vm.system.market_state import SEAT_OPENED, TASKS, Task, seats_of
 from vm.system.referee_state import (
     AUTHOR_ACCUSED,
     AUTHOR_ANYONE,
     AUTHOR_DRAWN,
-    STOOD,
     Dispute,
 )
 from vm.system.referee_turns import Case, ask_for_list, begin_turn, end_turn, require_turn, set_place, set_tree
@@ -124,9 +122,7 @@ def stand_in_bond(ctx: SystemContext, dispute: Dispute, task: Task, author: byte
     if dispute.accused in (author, operator):
         return 0, AUTHOR_ACCUSED
     bond = min(referee_end.bond_of(ctx, task), BOND_MAX)
-    if operator is not None and any(
-        seat.verifier == operator and seat.state == SEAT_OPENED for seat in seats_of(ctx, dispute.task, task)
-    ):
+    if operator is not None and _vouching_seat(ctx, dispute, task, operator) is not None:
         return bond, AUTHOR_DRAWN
     return bond << dispute.stand_ins, AUTHOR_ANYONE
 
@@ -186,10 +182,20 @@ def _first_of_list(
     assert operator is not None
     dispute.author = operator
     if kind == AUTHOR_DRAWN:
-        if STOOD.get(ctx, u64(number), operator):
+        seat = _vouching_seat(ctx, dispute, task, operator)
+        assert seat is not None
+        if dispute.stood >> seat & 1:
             raise Refused("stood", "one list a dispute: yours was lost")
-        STOOD.set(ctx, 1, u64(number), operator)
+        dispute.stood |= 1 << seat
         staking.bind(ctx, operator)
+
+
+def _vouching_seat(ctx: SystemContext, dispute: Dispute, task: Task, operator: bytes) -> int | None:
+    """The seat of a drawn verifier whose verdict opened to the accused root."""
+    for index, seat in enumerate(seats_of(ctx, dispute.task, task)):
+        if seat.verifier == operator and seat.state == SEAT_OPENED:
+            return index
+    return None
 
 
 def _tile(dispute: Dispute, data: bytes) -> None:

@@ -22,13 +22,15 @@ END = LIST + (DISPUTE + TASK + 30) * READ + (DISPUTE + TASK + 40) * WRITE + 8 * 
 """The end of a dispute: who lost pays, who won is paid, and the task goes on. A refund is apart."""
 END_PARTY = 16 * READ + 12 * WRITE + 2 * LOG
 """On top of END: an executor or verifier that may be slashed or paid. Seats are pruned besides."""
-MOOT = (DISPUTE + TASK) * READ + (DISPUTE + 14) * WRITE + LOG
+MOOT = (DISPUTE + TASK) * READ + (DISPUTE + QUEUED + 14) * WRITE + LOG
 LANE = 2 * READ + 2 * WRITE
 """Once a block: whether the lane of the block before was full."""
 LATE = (DISPUTE + 4) * READ + (4 + QUEUED) * WRITE
 """A clock that stood for some blocks is set anew; or an entry that means nothing any more."""
-CHALLENGE = (TASK + RECORD + 20) * READ + (DISPUTE + 3 * QUEUED + 12) * WRITE + LOG + BEGIN
-"""Filing, and the beginning. One end by time, which a prologue pays, is charged with it."""
+FORGET = (DISPUTE + 2 * QUEUED) * READ + (8 + 2 * QUEUED) * WRITE
+"""What is left of a dispute that is over leaves the state."""
+CHALLENGE = (TASK + RECORD + 20) * READ + (DISPUTE + 3 * QUEUED + 8) * WRITE + LOG + BEGIN + FORGET
+"""Filing, the beginning, and that it is forgotten. One end by time, which a prologue pays, is charged with it."""
 SHOW = (DISPUTE + TASK + RECORD + 12) * READ + (DISPUTE + 2 * QUEUED + 8) * WRITE + LOG + LIST
 SHOW_BYTE = 1
 """On top: hashing and logging, a byte."""

@@ -15,7 +15,6 @@ AUTHOR_ACCUSED, AUTHOR_DRAWN, AUTHOR_ANYONE = 1, 2, 3
 """Who posted the list: the accused; a drawn verifier whose verdict opened to its root; somebody with a bond."""
 TURNS_MAX = 64
 """Moves of a defence that are remembered, each with what it cost: more than the longest game has, stand-ins with it."""
-DISPUTES_OF_TASK_MAX = 1024
 LINE_DRAWN, LINE_ANYONE = 0, 1
 
 
@@ -56,6 +55,8 @@ class Dispute:
     """Blocks in which all clocks stood that are in `turn_began` and `due`, or lie before the turn."""
     turn_block: int = uint(64)
     """Block in which the turn began: clocks run from the next one on."""
+    stood: int = uint(64)
+    """Bit i: the verifier in seat i has posted a list."""
     task: bytes = raw(32)
     accused: bytes = raw(20)
     bond: int = uint(96)
@@ -112,13 +113,12 @@ class Lane:
 DISPUTES = Table(REFEREE, "dispute", Dispute)
 COUNT = Scalar(REFEREE, "disputes")
 """Disputes ever filed; the first is number 1."""
-OF_TASK = WordList(REFEREE, "of_task", DISPUTES_OF_TASK_MAX)
+OF_TASK = Bag(REFEREE, "of_task")
+"""Numbers of the disputes about a task that are not forgotten."""
 OPEN = Bag(REFEREE, "open")
 """Numbers of those that wait or run, under the empty key."""
 MOVES = WordList(REFEREE, "moves", TURNS_MAX)
 """Of a dispute: who showed what was due, and what the message cost: address << 96 | wei."""
-STOOD = Words(REFEREE, "stood")
-"""1 for a drawn verifier that has posted a list in a dispute."""
 ACCUSED = Table(REFEREE, "accused", Accused)
 LINES = Table(REFEREE, "line", Line)
 LINE_ITEMS = Words(REFEREE, "line.items")
@@ -138,14 +138,25 @@ CLOCKS = Queue(REFEREE, "clocks")
 """Step 1: disputes whose move is overdue. An entry is a dispute's number."""
 CALLED = Queue(REFEREE, "called")
 """Step 1: accused whose next dispute begins when there is room, first come first served."""
+FORGET = Queue(REFEREE, "forget")
+"""End of step 5: disputes that are over, due with the tasks that ended in the same epoch."""
 
 
 def load(ctx: ReadContext, number: int) -> Dispute:
     """A dispute. Raises Refused("unknown_dispute")."""
     dispute = DISPUTES.get(ctx, u64(number)) if number < 2**64 else None
     if dispute is None:
-        raise Refused("unknown_dispute", f"there is no dispute {number}")
+        raise unknown(ctx, number)
     return dispute
+
+
+def unknown(ctx: ReadContext, number: int) -> Refused:
+    """Why there is no dispute of a number."""
+    if 0 < number <= COUNT.get(ctx):
+        kept = ctx.params.receipts_kept_epochs
+        text = f"dispute {number} ended more than {kept} epochs ago: the logs alone know it"
+        return Refused("unknown_dispute", text)
+    return Refused("unknown_dispute", f"there is no dispute {number}")
 
 
 def accused_of(ctx: ReadContext, operator: bytes) -> Accused:

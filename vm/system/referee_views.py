@@ -68,7 +68,7 @@ def dispute_view(ctx: ReadContext, number: int) -> DisputeView | None:
 
 def disputes_of(ctx: ReadContext, task: bytes) -> list[int]:
     """Numbers of all disputes about a task, in order of filing."""
-    return OF_TASK.all(ctx, task)
+    return sorted(item_number(item) for item in OF_TASK.items(ctx, task))
 
 
 def open_disputes(ctx: ReadContext) -> list[int]:

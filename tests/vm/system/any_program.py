@@ -49,6 +49,7 @@ from vm.system.referee_state import (
     COUNT,
     DISPUTES,
     HELD,
+    OF_TASK,
     OPEN,
     RUNNING,
     Dispute,
@@ -496,7 +497,7 @@ def run(seed: int, kind: str, steps: int) -> AnyProgram:
 
 
 def drained(world: AnyProgram) -> None:
-    """Everybody falls silent: whatever is open comes to its end."""
+    """Everybody falls silent: whatever is open comes to its end, and some epochs later the state forgets it."""
     for _ in range(1_500):
         users = [record for record in world.open_tasks().values() if not record.canary]
         if not users and not OPEN.count(world.ctx, b""):
@@ -504,6 +505,14 @@ def drained(world: AnyProgram) -> None:
         world.block()
     else:
         raise AssertionError(f"still open: {[(Status(t.status).name, t.disputes, t.due) for t in users]}")
-    world.block(40)
+    kept = world.params.receipts_kept_epochs + 1
+    for _ in range((kept + 1) * world.params.epoch_blocks):
+        world.block()
+    tasks = [task_id(world.params.chain_id, n) for n in range(market_state.POSTED.get(world.ctx))]
+    horizon = world.params.first_height(world.params.epoch(world.height) - kept + 1)
+    ended = [market_state.FINISHED.get(world.ctx, task) for task in tasks]
+    assert all(record is None or record.done >= horizon for record in ended), "old ends are forgotten"
+    assert not any(DISPUTES.get(world.ctx, u64(number)) for number in range(1, COUNT.get(world.ctx) + 1))
+    assert not any(OF_TASK.count(world.ctx, task) for task in tasks)
     assert courier.prepaid(world.ctx) == 0
     assert world.ctx.balance(COURIER) == 0

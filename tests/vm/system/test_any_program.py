@@ -1,6 +1,6 @@
 """Whatever people, operators and contracts send, in whatever order, over whatever blocks: a call succeeds or is
 refused, no item of a prologue fails, every counter is what the open tasks and disputes add up to, every wei has a
-place, and when everybody falls silent everything comes to its end.
+place, and when everybody falls silent everything comes to its end and is forgotten.
 
 An assertion that a message can reach would stop every node of a chain at the same block.
 """

@@ -5,14 +5,19 @@ import random
 import pytest
 from market_world import World
 from memory_context import MemoryContext
+from referee_world import STRANGER, WATCHER, RefereeWorld, hot_of
 from test_ledger import receipt
+from test_referee import agreed
 
 from primitives import merkle
-from primitives.address import MARKET
+from primitives.address import MARKET, REFEREE
 from primitives.hashing import keccak
 from primitives.params import ChainParams
-from vm.system import abi, ledger, market_forget, market_gas, market_state
+from vm.system import abi, ledger, market_forget, market_gas, market_state, referee_state
+from vm.system.context import Refused
 from vm.system.gas import READ, WRITE
+from vm.system.layout import slot_of, u64
+from vm.system.referee_state import COUNT, LINE_ANYONE, STOPPED, STOPPED_AT, STOPPED_KEPT
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5, 8, 13, 64, 100])
@@ -72,6 +77,48 @@ def test_tasks_are_forgotten_when_their_epochs_time_is_over_and_their_root_stays
     assert sum(ledger.epoch_receipts(world.ctx, epoch).count for epoch in range(5)) == len(ids)
     left = [key for key in world.ctx.storage.keys() - before.keys() if key[0] == MARKET]
     assert left == [(MARKET, market_state.POSTED.slot)], "nothing of tasks that sampled but how many there were"
+
+
+def test_disputes_that_are_over_are_forgotten_with_the_tasks_that_ended_in_their_epoch() -> None:
+    world = RefereeWorld(canaries_per_validator=0, epoch_blocks=16, receipts_kept_epochs=9)
+    world.block()
+    before = dict(world.ctx.storage)
+    case = agreed(world)
+    first, second = world.challenge(case.task), world.challenge(case.task, sender=STRANGER)
+    ends = []
+    for number in (first, second):  # both are abandoned at their first turn
+        while world.dispute(number).state == abi.DISPUTE_QUEUED:
+            world.block()
+        world.show(number, case.claimed, hot_of(case.executor))
+        while world.dispute(number).state != abi.DISPUTE_ENDED:
+            world.block()
+        ends.append(world.height)
+    assert world.send(abi.DISPUTES_OF, case.task, sender=WATCHER) == [first, second]
+    for number, end in zip((first, second), ends, strict=True):
+        world.block_until(world.params.first_height(world.params.epoch(end) + 10) - 1)
+        assert world.dispute(number).reason == abi.ENDED_ABANDONED
+        world.block()
+        with pytest.raises(Refused, match=f"dispute {number} ended more than 9 epochs ago"):
+            world.send(abi.GET_DISPUTE, number, sender=WATCHER)
+    assert world.send(abi.DISPUTES_OF, case.task, sender=WATCHER) == []
+    with pytest.raises(Refused, match="there is no dispute 3"):
+        world.send(abi.GET_DISPUTE, 3, sender=WATCHER)
+    world.block_until(world.params.first_height(world.params.epoch(world.height) + 10))
+    kept = {COUNT.slot, slot_of(REFEREE, "lane"), slot_of(REFEREE, "line", case.executor, bytes([LINE_ANYONE]))}
+    kept |= {slot_of(REFEREE, "accused", case.executor) + word for word in (0, 1)}
+    kept |= {slot_of(REFEREE, f"{queue}.cursor", part) for queue in ("clocks", "called", "forget", "contested")
+             for part in (b"height", b"index")}  # fmt: skip
+    kept |= {STOPPED.slot, *(STOPPED_AT.slot(u64(place)) for place in range(STOPPED_KEPT))}
+    left = {slot for account, slot in world.ctx.storage.keys() - before.keys() if account == REFEREE}
+    assert left <= kept, "counts, a record of the accused, the places of queues, the ring of full lanes"
+
+
+def test_a_clock_that_is_looked_at_after_its_dispute_was_forgotten_means_nothing() -> None:
+    world = RefereeWorld(canaries_per_validator=0)
+    world.block()
+    referee_state.CLOCKS.push(world.ctx, world.height + 1, referee_state.item_of(7))
+    world.block(2)
+    assert referee_state.CLOCKS.pending(world.ctx) == 0 and not world.events(abi.ITEM_FAILED)
 
 
 def test_forgetting_is_bounded_and_goes_on_in_the_next_block() -> None:
