@@ -102,6 +102,28 @@ def test_nobody_hogs_the_lane_of_work(devnet, hog, hogs):
     assert [sender in honest for sender, _ in users(block)][: len(honest)] == [True] * len(honest)
 
 
+def test_with_all_lanes_flooded_at_once_each_keeps_to_its_part_and_the_honest_have_theirs(burner):
+    """Three operators' junk, refused challenges and gas burners, all at tips that nobody honest pays."""
+    devnet, contract = burner
+    for index in range(3):
+        devnet.mempool.add(work_batch(devnet_validator(index).hot, 30_000, tip=2 * GWEI, gas=1_900_000).raw, 0)
+    honest = work_batch(devnet_validator(3).hot, 1_000, tip=1)
+    devnet.mempool.add(honest.raw, 0)
+    for account in range(4):
+        devnet.mempool.add(referee_call(account, abi.CHALLENGE, b"t" * 32, 0, tip=2 * GWEI, gas=700_000).raw, 0)
+    for account in range(4, 9):
+        devnet.send(account, to=contract, gas=1_500_000, tip=2 * GWEI)
+    block = build(devnet)
+    devnet.ledger.commit(block, devnet.certificate(block))
+    receipts = devnet.ledger.receipts(block.number)[1:]
+    assert block.transactions[1].hash == honest.hash
+    used = {MARKET: 0, REFEREE: 0, contract: 0}
+    for transaction, receipt in zip(block.transactions[1:], receipts, strict=True):
+        used[transaction.to] += receipt.gas_used
+    assert 0 < used[MARKET] <= LIMIT // 2 and 0 < used[REFEREE] <= LIMIT // 4
+    assert used[contract] == 2 * 1_500_000, "users have what is left"
+
+
 @pytest.mark.parametrize(("round_", "limit"), [(0, LIMIT), (1, LIMIT // 2), (2, LIMIT // 4), (3, 0), (9, 0)])
 def test_users_gas_is_halved_by_every_round_and_gone_in_the_fourth(burner, round_, limit):
     devnet, contract = burner
