@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from consensus.bft.inputs import BlockBuilt, Input
 from consensus.bft.proposer import ProposerSchedule, smallest_window
 from consensus.work import audit
 from consensus.work.deal import Candidate, Purpose, draw
@@ -21,6 +22,7 @@ from primitives.validators import Validator, ValidatorSet
 from tests.attacks.attacks import CHEAT, hit
 from tests.attacks.fleet import Fleet
 from tests.chain.conftest import make_devnet
+from tests.sim.cluster import Cluster, Node
 from vm.system import abi, views
 
 EPOCH = ChainParams().epoch_blocks
@@ -64,6 +66,31 @@ def test_who_withholds_its_reveal_loses_its_block_and_has_one_other_draw_however
     seed_mix, first_height = devnet.ledger.proposer_seed(withheld + 1)
     schedule = ProposerSchedule(devnet.ledger.validator_set(withheld + 1), seed_mix, first_height)
     assert devnet.proposer() == schedule.proposer(withheld + 1, 0), "turns go on as if nothing had been skipped"
+
+
+class Withholding(Cluster):
+    """A network whose liar makes no block of its own, whoever's turn it is, and lies as it did before."""
+
+    withheld = 0
+
+    def later(self, delay_ms: int, node: Node, event: Input) -> None:
+        if isinstance(event, BlockBuilt) and node.index == self.liar:
+            self.withheld += 1
+        else:
+            super().later(delay_ms, node, event)
+
+
+def test_a_proposer_that_withholds_all_its_blocks_stops_nobody_and_has_none_in_the_chain() -> None:
+    withheld = 0
+    for seed in range(40):
+        cluster = Withholding(seed)
+        if cluster.liar is None:
+            continue
+        cluster.run()  # raises when correct nodes disagree or stall
+        withheld += cluster.withheld
+        authors = {cluster.blocks[block_hash].author for block_hash in cluster.decisions.values()}
+        assert cluster.set_of(1).validators[cluster.liar].operator not in authors, seed
+    assert withheld > 40
 
 
 @pytest.mark.parametrize("withheld", [0, 1, 2])
