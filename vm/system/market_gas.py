@@ -68,8 +68,10 @@ PRUNE_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
 """A task's words, its slots' duties, what is left of it and when that is forgotten; each seat and its duty."""
 FORGET = QUEUED * (READ + WRITE) + 3 * WRITE
 """The last of a task: its end, its receipt's id."""
+FORGET_PROMPT = QUEUED * (READ + WRITE) + READ + WRITE
+"""That a prompt was answered without a seed."""
 REFUND = PRUNE + 4 * (READ + WRITE) + LOG
-SETTLE = TASK * READ + QUEUED * WRITE + PRUNE + (30 + RECEIPT_LEVELS) * READ + 23 * WRITE + 5 * LOG
+SETTLE = TASK * READ + 2 * QUEUED * WRITE + PRUNE + (30 + RECEIPT_LEVELS) * READ + 23 * WRITE + 5 * LOG
 """With the receipt's place under the root of its epoch: a peak a level at most is read."""
 PAY_SEAT = 12 * READ + 8 * WRITE + 3 * LOG
 """A verifier is paid, and its delegators."""
@@ -132,14 +134,14 @@ def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: i
 
     The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
     of its windows (posted, three slots, each draw's verdicts, the reveals), one end (SETTLE is more than REFUND), and
-    that it is forgotten.
+    that it and its prompt are forgotten.
     """
     retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max
     ends = (1 + EXECUTOR_SLOTS) * close(0) + (draws + 1) * close(auditors)
     end = settle(auditors, auditors * draws) + (QUEUE_CALLBACK + CALLBACK if callback else 0)
     tries = deal(members) + retries * (TRY + (MEMBER + WILLING) * members)
-    return tries + draws * draw(members, auditors) + ends + end + FORGET
+    return tries + draws * draw(members, auditors) + ends + end + FORGET + FORGET_PROMPT
 
 
 assert SETTLE > REFUND

@@ -16,7 +16,9 @@ from vm.system.ledger import Burn, ComputeReceipt
 from vm.system.market_items import run_queue
 from vm.system.market_refund import call_back, give_back
 from vm.system.market_state import (
+    CREDIT_AGAIN_EPOCHS,
     CREDITED,
+    CREDITED_BEFORE,
     FUND,
     MATURE,
     NOBODY,
@@ -25,13 +27,10 @@ from vm.system.market_state import (
     Seat,
     Task,
     finish,
+    prompt_key,
     seats_of,
     unlock,
 )
-
-CREDIT_AGAIN_EPOCHS = 64
-"""Work without a seed (greedy, embed, score) on the same model and prompt earns credit once in so many epochs: its
-answer is known."""
 
 
 def settle_mature(ctx: SystemContext) -> bool:
@@ -177,9 +176,10 @@ def _first_time(ctx: SystemContext, task: Task) -> bool:
     while."""
     if task.temperature_q16 and task.top_k != 1:
         return True
-    now, kind = ctx.params.epoch(ctx.height) + 1, bytes([task.kind])
-    last = CREDITED.get(ctx, task.model, task.prompt_hash, kind)
-    if last and now - last < CREDIT_AGAIN_EPOCHS:
+    epoch, key = ctx.params.epoch(ctx.height), prompt_key(task.model, task.prompt_hash, task.kind)
+    last = CREDITED.get(ctx, key)
+    if last and epoch + 1 - last < CREDIT_AGAIN_EPOCHS:
         return False
-    CREDITED.set(ctx, now, task.model, task.prompt_hash, kind)
+    CREDITED.set(ctx, epoch + 1, key)
+    CREDITED_BEFORE.push(ctx, ctx.params.first_height(epoch + CREDIT_AGAIN_EPOCHS), key)
     return True

@@ -11,6 +11,7 @@ from consensus.work.audit import Window, reveal_window, slot_window, verdict_win
 from consensus.work.deal import EXECUTOR_SLOTS
 from consensus.work.fees import Terms
 from primitives.address import MARKET, STAKING
+from primitives.hashing import keccak
 from primitives.params import ChainParams
 from primitives.task import Kind, Status, result_length, task_id
 from vm.system.context import ReadContext, Refused, SystemContext
@@ -25,6 +26,9 @@ FRESH_MAX = 4096
 SEAT_DRAWN, SEAT_GIVEN, SEAT_OPENED, SEAT_MISSED, SEAT_AGAINST, SEAT_CHALLENGING = 1, 2, 3, 4, 5, 6
 """A verifier's seat: drawn and silent, verdict in, verdict opened and for the answer, lost, verdict opened and against
 the answer, the same and followed by a challenge."""
+CREDIT_AGAIN_EPOCHS = 64
+"""Work without a seed (greedy, embed, score) on the same model and prompt earns credit once in so many epochs: its
+answer is known."""
 DEALT_STAGES = (Status.DEALT, Status.REFUTED)
 """The task waits for an answer; REFUTED: of the next attempt."""
 
@@ -231,7 +235,7 @@ AUDIT_RESERVE = Scalar(MARKET, "audit_reserve")
 CREATED = Scalar(MARKET, "canaries_created")
 """Canaries of the current epoch that were created or passed over: epoch << 32 | number."""
 CREDITED = Words(MARKET, "credited")
-"""Epoch + 1 in which work without a seed on a (model, prompt hash, kind) last earned credit."""
+"""Epoch + 1 in which work without a seed on a prompt (prompt_key) last earned credit; forgotten when it may again."""
 TRAP_ANSWERS = Words(STAKING, "trap_answers")
 """Answers of an operator that are left to set traps against (with its record: they outlive tasks)."""
 LOADS = Table(MARKET, "load", Load)
@@ -253,7 +257,14 @@ CANARIES = Queue(MARKET, "canaries")
 """Step 4: canaries."""
 FORGET = Queue(MARKET, "forget")
 """End of step 5: finished tasks, due in the first block after the epochs for which the state remembers them."""
+CREDITED_BEFORE = Queue(MARKET, "credited_before")
+"""End of step 5: keys of prompts on which work without a seed may earn credit again from that block's epoch on."""
 QUEUES = (WINDOWS, DRAWS, MATURE, RETRIES, CANARIES, CONTESTED, COMMISSIONED)
+
+
+def prompt_key(model: bytes, prompt_hash: bytes, kind: int) -> bytes:
+    """What work without a seed is known by: whoever does it, its result is the same."""
+    return keccak(model + prompt_hash + bytes([kind]))
 
 
 class ByTip:

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from market_world import World
+from market_world import MODEL, World
 from memory_context import MemoryContext
 from referee_world import STRANGER, WATCHER, RefereeWorld, hot_of
 from test_ledger import receipt
@@ -12,7 +12,9 @@ from test_referee import agreed
 from primitives import merkle
 from primitives.address import MARKET, REFEREE
 from primitives.hashing import keccak
+from primitives.merkle import tokens_root
 from primitives.params import ChainParams
+from primitives.task import Kind
 from vm.system import abi, ledger, market_forget, market_gas, market_state, referee_state
 from vm.system.context import Refused
 from vm.system.gas import READ, WRITE
@@ -134,6 +136,29 @@ def test_forgetting_is_bounded_and_goes_on_in_the_next_block() -> None:
         ctx.next_block()
         assert market_forget.forget_old(ctx)
         assert sum(any(ledger.receipt_of(ctx, task)) for task in tasks) == left
+
+
+def test_a_prompt_that_was_answered_without_a_seed_is_forgotten_when_it_may_earn_again() -> None:
+    world = World(epoch_blocks=16, canaries_per_validator=0, receipts_kept_epochs=1)
+    world.block()
+    world.finish(world.post())
+    epoch = world.params.epoch(world.height)
+    key = market_state.prompt_key(MODEL, tokens_root(tuple(range(10, 18))), Kind.GENERATE)
+    world.block_until(world.params.first_height(epoch + market_state.CREDIT_AGAIN_EPOCHS) - 1)
+    assert market_state.CREDITED.get(world.ctx, key) == epoch + 1
+    world.block()
+    assert market_state.CREDITED.get(world.ctx, key) == 0
+    assert market_state.CREDITED_BEFORE.pending(world.ctx) == 0
+
+
+def test_a_prompt_that_earned_anew_before_its_turn_to_be_forgotten_is_remembered() -> None:
+    ctx, key = MemoryContext(ChainParams(), height=1), keccak(b"key")
+    again = ctx.params.first_height(market_state.CREDIT_AGAIN_EPOCHS)
+    market_state.CREDITED_BEFORE.push(ctx, again, key)
+    market_state.CREDITED.set(ctx, market_state.CREDIT_AGAIN_EPOCHS + 1, key)  # of the epoch in which it was due
+    ctx.height = again
+    assert market_forget.forget_old(ctx)
+    assert market_state.CREDITED.get(ctx, key) == market_state.CREDIT_AGAIN_EPOCHS + 1
 
 
 def test_without_gas_it_waits() -> None:

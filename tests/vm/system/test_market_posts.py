@@ -440,8 +440,8 @@ def test_a_finished_task_leaves_only_its_end(world):
     assert market_state.TASKS.get(world.ctx, task) is None
     world.block(40)  # the queues pass its stale entries
     left = [key for key in world.ctx.storage.keys() - before.keys() if key[0] == MARKET]
-    # Its end, that its prompt earned credit; its place in a queue until it is forgotten.
-    assert len(left) == 2 + 2, left
+    # Its end, that its prompt earned credit; for both a place in a queue until they are forgotten.
+    assert len(left) == 2 + 2 * 2, left
     assert world.ctx.call(market.HANDLERS, abi.GET_TASK, task, sender=POSTER)[1] == Status.SETTLED
     with pytest.raises(Refused, match="there is no task"):
         world.ctx.call(market.HANDLERS, abi.GET_TASK, b"\x01" * 32, sender=POSTER)
