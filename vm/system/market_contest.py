@@ -134,16 +134,17 @@ def refuted(ctx: SystemContext, task_id: bytes, task: Task, dispute: int, reason
     if later:
         _deal_again(ctx, task_id, task, later)
     else:
-        _give_up(ctx, task_id, task, cancelled, REFUNDED_WHOLE)
+        _give_up(ctx, task_id, task, cancelled, Status.REFUTED, REFUNDED_WHOLE)
 
 
 def undecided(ctx: SystemContext, task_id: bytes, task: Task) -> None:
-    """The two referees disagree about the answer: everything goes back to the asker, nobody is paid or credited."""
+    """The two referees disagree about the answer: everything goes back to the asker, nobody is paid or credited. It is
+    called back as refunded, for nothing was refuted."""
     cancelled = task.cancelled
     _dismiss(ctx, task_id, task)
     _forget_answer(task)
     task.status = Status.REFUTED
-    _give_up(ctx, task_id, task, cancelled, REFEREES_DISAGREE)
+    _give_up(ctx, task_id, task, cancelled, Status.REFUNDED, REFEREES_DISAGREE)
 
 
 def _dismiss(ctx: SystemContext, task_id: bytes, task: Task) -> None:
@@ -158,11 +159,14 @@ def _dismiss(ctx: SystemContext, task_id: bytes, task: Task) -> None:
         DUTIES.remove(ctx, task_id, operator)
 
 
-def _give_up(ctx: SystemContext, task_id: bytes, task: Task, cancelled: int, why: str) -> None:
+def _give_up(
+    ctx: SystemContext, task_id: bytes, task: Task, cancelled: bool, calls_back: Status, why: str
+) -> None:
+    """There is no other attempt: the escrow returns, unless its poster has it already."""
     if cancelled:
         finish(ctx, task_id, task, Status.REFUNDED)
     else:
-        call_back(ctx, task_id, task, Status.REFUTED, ZERO_HASH)
+        call_back(ctx, task_id, task, calls_back, ZERO_HASH)
         refund(ctx, task_id, task, why)
 
 

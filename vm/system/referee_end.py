@@ -101,17 +101,22 @@ def end(ctx: SystemContext, number: int, dispute: Dispute, reason: int) -> None:
 
 
 def diverged(ctx: SystemContext, number: int, dispute: Dispute) -> int:
-    """The two referees disagree: nobody wins. What the accused would lose at least is held, bonds return, the task's
-    escrow goes back, and nothing more is asked of the model. The wei held."""
+    """The two referees disagree: nobody wins. What who posted the opened list would lose at least is held, other bonds
+    return, the task's escrow goes back, and nothing more is asked of the model. The wei held."""
     task = TASKS.get(ctx, dispute.task)
     assert task is not None, number
-    wei = slashing.first_offence(ctx.params, task.gain, ctx.base_fee)
-    purse = Purse(ctx, staking.slash(ctx, task.executor, wei, dispute.task, Reason.REFEREES_DIVERGED))
+    if dispute.author_kind == AUTHOR_ANYONE:
+        wei = dispute.author_bond
+    else:
+        most = dispute.author_bond or slashing.first_offence(ctx.params, task.gain, ctx.base_fee)
+        wei = staking.slash(ctx, dispute.author, most, dispute.task, Reason.REFEREES_DIVERGED)
+    if dispute.author_kind == AUTHOR_DRAWN:
+        staking.unbind(ctx, dispute.author)
+    purse = Purse(ctx, wei)
     HELD.add(ctx, purse.wei)
     _return_bond(ctx, dispute)
-    _return_author_bond(ctx, dispute)
     _uncount(ctx, dispute)
-    _close(ctx, number, dispute, abi.ENDED_DIVERGED, NOBODY, dispute.accused, purse)
+    _close(ctx, number, dispute, abi.ENDED_DIVERGED, NOBODY, dispute.author, purse)
     models.suspend(ctx, task.model, number)
     market_contest.undecided(ctx, dispute.task, task)
     return purse.wei

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 from evm_sample import Evm
-from referee_world import POSTER, WATCHER, Answered, RefereeWorld, forged, hot_of
+from referee_world import POSTER, STRANGER, WATCHER, Answered, RefereeWorld, forged, hot_of
 from test_referee import LIE, agreed
 
+from inference.defence import Party
 from inference.opening import open_element
 from inference.ops import op_list
 from inference.witness import work
@@ -105,6 +106,19 @@ def test_a_planted_divergence_ends_without_a_winner(code, said):
     world.check()
 
 
+def opened_by_watcher(world: RefereeWorld, dispute: int, honest: Party, case: Answered) -> None:
+    """The watcher opens a product of the honest list that was shown."""
+    working = work(case.honest, world.model, honest.leaves[2])
+    number = next(i for i, op in enumerate(working.ops) if op.rule == "dot")
+    path = merkle.path(working.list_tree, number)
+    world.block()
+    world.send(abi.CHOOSE, dispute, number, working.roots[number], path, sender=WATCHER)
+    world.block()
+    if world.dispute(dispute).state == abi.DISPUTE_TILE:
+        world.show(dispute, honest, hot_of(case.executor))
+    world.send(abi.OPEN, dispute, 0, open_element(working, number, 0), sender=WATCHER)
+
+
 def test_a_watchers_bond_returns_and_counts_for_nothing():
     world = RefereeWorld()
     case = agreed(world)
@@ -116,22 +130,34 @@ def test_a_watchers_bond_returns_and_counts_for_nothing():
     # An honest list: the watcher opens a product of it, which the native referee finds to hold.
     honest = world.honest_party(case)
     world.show(dispute, honest, hot_of(case.executor))
-    working = work(case.honest, world.model, honest.leaves[2])
-    number = next(i for i, op in enumerate(working.ops) if op.rule == "dot")
-    path = merkle.path(working.list_tree, number)
-    world.block()
-    world.send(abi.CHOOSE, dispute, number, working.roots[number], path, sender=WATCHER)
-    world.block()
-    view = world.dispute(dispute)
-    if view.state == abi.DISPUTE_TILE:
-        world.show(dispute, honest, hot_of(case.executor))
-    world.send(abi.OPEN, dispute, 0, open_element(working, number, 0), sender=WATCHER)
+    opened_by_watcher(world, dispute, honest, case)
     assert world.dispute(dispute).reason == abi.ENDED_DIVERGED
     (event,) = world.of(abi.REFEREES_DIVERGED, case.task)
     assert event["nativeHolds"] is True
     assert world.ctx.balance(WATCHER) == before
     assert world.send(abi.HELD_WEI, sender=WATCHER) == HELD.get(world.ctx) > 0
     assert first > 0
+
+
+def test_a_stand_in_answers_with_its_bond_for_a_list_that_the_referees_disagree_about_and_the_accused_with_nothing():
+    world = RefereeWorld()
+    case = agreed(world, callback_gas=50_000)
+    world.ctx.codes[SECOND_REFEREE] = LOOPS
+    stakes = {who: world.bond(who) for who in (case.executor, *case.verifiers)}
+    before = world.ctx.balance(STRANGER)
+    dispute = world.challenge(case.task, 2)
+    world.block()
+    honest = world.honest_party(case)
+    bond, _ = world.send(abi.STAND_IN_BOND, dispute, STRANGER, sender=STRANGER)
+    world.show(dispute, honest, STRANGER, bond)
+    opened_by_watcher(world, dispute, honest, case)
+    assert world.dispute(dispute).reason == abi.ENDED_DIVERGED
+    assert {who: world.bond(who) for who in stakes} == stakes
+    assert before - world.ctx.balance(STRANGER) == bond == HELD.get(world.ctx)
+    world.block(2)
+    (called,) = world.of(abi.CALLED_BACK, case.task)
+    assert called["status"] == Status.REFUNDED, "nothing was refuted"
+    world.check()
 
 
 def test_nothing_more_is_asked_of_a_suspended_model():
