@@ -176,10 +176,11 @@ def encode(types: Sequence[str], values: Sequence[Any]) -> bytes:
 
 
 def _word(kind: str, value: Any) -> bytes:
-    """A value of an elementary type of a fixed size."""
+    """A value of an elementary type of a fixed size; an address may be text, as decoded logs have it."""
     if kind == "address":
-        assert len(value) == 20, value
-        return bytes(12) + bytes(value)
+        address = bytes.fromhex(value.removeprefix("0x")) if isinstance(value, str) else bytes(value)
+        assert len(address) == 20, value
+        return bytes(12) + address
     if kind == "bytes32":
         assert len(value) == 32, value
         return bytes(value)
