@@ -179,7 +179,8 @@ def _deal_again(ctx: SystemContext, task_id: bytes, task: Task, parties: tuple[b
     for operator in parties:
         DUTIES.add(ctx, task_id, operator)
     cost, serving = task.cost(models.require(ctx, task.model)), market_parties.serving(ctx, task.model)
-    task.crowded = int(market_parties.crowded(ctx, serving, task, parties[0], cost))
+    task.excused = market_parties.excused(serving, parties, task.deadline, cost)
+    task.excused |= int(market_parties.crowded(ctx, serving, task, parties[0], cost))
     hold(ctx, task, cost)
     models.note_dealt(ctx, parties[0], task.model)
     schedule(ctx, WINDOWS, task_id, task, audit.slot_missed_at(task.dealt, task.deadline, 0))

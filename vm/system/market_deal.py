@@ -82,6 +82,7 @@ def _deal(ctx: SystemContext, identity: bytes, task: Task) -> None:
     task.status = Status.DEALT
     task.dealt = ctx.height
     task.passed = 0
+    task.excused = market_parties.excused(room, drawn, task.deadline, cost)
     if not task.attempt:
         task.seed = sampling_seed(ctx.mix, identity)
     if seen.counts:

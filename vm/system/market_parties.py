@@ -3,10 +3,10 @@
 Reads only. The draw itself is consensus.work.deal's.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from consensus.work.audit import slot_step
+from consensus.work.audit import miss_counts, slot_step
 from consensus.work.deal import Candidate, has_room
 from consensus.work.incentive import Odds
 from consensus.work.slashing import exposure_max
@@ -71,6 +71,12 @@ def willing(ctx: SystemContext, parties: Iterable[Party], task: Task, cost: int)
     price = None if task.canary else task.price + task.tip
     asked = ctx.timestamp, Kind(task.kind), task.model, cost, price
     return [party for party in parties if not terms.of(ctx, party.operator).refuses(*asked)]
+
+
+def excused(parties: Iterable[Party], drawn: Sequence[bytes], deadline: int, cost: int) -> int:
+    """Bit i: at its rate now a third of the deadline is too short for drawn[i]. (Later rates are of its own choice.)"""
+    rates = {party.operator: party.rate for party in parties}
+    return sum(1 << i for i, who in enumerate(drawn) if not miss_counts(deadline, cost, rates.get(who, 0)))
 
 
 def crowded(ctx: ReadContext, parties: Iterable[Party], task: Task, operator: bytes, cost: int) -> bool:

@@ -39,8 +39,9 @@ class Task:
 
     status: int = uint(8)
     kind: int = uint(3)
-    crowded: int = uint(1)
-    """1: whose turn it is had no room for it when its turn came, which it did without a deal: its miss is none."""
+    excused: int = uint(3)
+    """Bit i: the silence of slot i is no miss, for at the rate that it had at the deal a third of the deadline is too
+    short, or it had no room when its turn came without a deal."""
     canary: int = uint(1)
     commissioned: int = uint(1)
     """1: the fund pays it, and what is not needed returns there."""

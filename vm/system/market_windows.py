@@ -69,16 +69,16 @@ def _slot_passed(ctx: SystemContext, task_id: bytes, task: Task) -> None:
     if task.passed < task.slots:
         operator, cost = task.parties[task.passed], _cost(ctx, task)
         serving = market_parties.serving(ctx, task.model)
-        rate = next((p.rate for p in serving if p.operator == operator), 0)  # left: its miss counts nowhere
-        counted = audit.miss_counts(task.deadline, cost, rate) and not task.crowded
-        counted = counted and not terms.of(ctx, operator).away(ctx.timestamp)
+        is_here = any(p.operator == operator for p in serving)  # who left misses nothing that counts
+        excused = task.excused >> task.passed & 1 or terms.of(ctx, operator).away(ctx.timestamp)
+        counted = is_here and not excused
         _miss(ctx, task_id, operator, abi.ROLE_EXECUTE, task.passed, Reason.NO_ANSWER, counted)
         if counted:
             models.note_missed(ctx, operator, task.model)
         release(ctx, task)
         task.passed += 1
         if task.passed < task.slots:
-            task.crowded = int(market_parties.crowded(ctx, serving, task, task.parties[task.passed], cost))
+            task.excused |= market_parties.crowded(ctx, serving, task, task.parties[task.passed], cost) << task.passed
             hold(ctx, task, cost)
             models.note_dealt(ctx, task.parties[task.passed], task.model)
     end = task.dealt + task.deadline + 1

@@ -170,6 +170,20 @@ def test_the_shortest_deadline_costs_a_slow_operator_neither_trust_nor_stake() -
     assert [models.candidates(world.ctx, MODEL)[i].bond for i in range(4)] == bonds
 
 
+def test_declaring_next_to_nothing_before_ones_time_is_over_excuses_no_miss() -> None:
+    """Who picks among what it is dealt and declares itself too slow for the rest misses it all the same."""
+    world = World(canaries_per_validator=0)
+    world.block()
+    task = world.post(temperature_q16=1 << 16)
+    world.block()
+    first, second, _ = world.task(task).slots
+    for picky in (first, second):
+        serve(world, 1, picky)
+    world.block(22)
+    assert [event["counted"] for event in world.of(abi.TASK_MISSED, task)] == [True, True]
+    assert [world.serving(picky).missed for picky in (first, second)] == [1, 1]
+
+
 # ---------------------------------------------------------------- floods of posts
 
 
