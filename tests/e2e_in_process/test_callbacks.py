@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_in_process import Chain, Engines, HonestFleet, Library
+from chain_in_process import Chain, Engines, HonestFleet, Library, Operator, answer
 from eth_abi import decode, encode
 
 from primitives.address import COURIER
@@ -16,9 +16,10 @@ from primitives.hashing import keccak
 from primitives.merkle import pack_tokens
 from primitives.params import COIN
 from primitives.receipt import Receipt
-from primitives.task import Status
+from primitives.task import NO_BAD_POSITION, Status, Submission, WorkItem
 from primitives.transaction import Transaction
 from vm.system import abi, courier, views
+from vm.system.market_views import Duty
 
 CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 STORYTELLER, HOSTILE, SECOND = b"\xc0" * 20, b"\xc1" * 20, b"\xc2" * 20
@@ -216,3 +217,94 @@ def test_bombs_have_a_lane_of_their_own_and_neither_settlements_nor_the_patient_
     assert seen[bombs[1]] < seen[bombs[2]] < seen[bombs[0]]
 
 
+
+# Callbacks of tasks whose answers are refuted: one call a task, at its end, with what became of it
+
+
+class Doubted(HonestFleet):
+    """In attempts below `false` the executor commits to a root that nobody can defend; the
+    verifiers challenge it, and nobody answers. Other attempts are honest, unless everybody is `tired` of them."""
+
+    false, tired = 0, False
+
+    def transactions(self) -> list[Transaction]:
+        batches, sent = super().transactions(), []
+        for operator in self.chain.operators:
+            nonce = self.chain.reader.nonce(operator.hot) + sum(batch.sender == operator.hot for batch in batches)
+            due = [duty for duty in self.chain.duties(operator) if duty.role == abi.ROLE_CHALLENGE]
+            mine = (duty for duty in due if (operator.operator, duty.task) in self.known and duty.slot != abi.NO_SLOT)
+            sent += [self.chain.move(operator, nonce, abi.CHALLENGE, duty.task, abi.NO_LEAF) for duty in list(mine)[:1]]
+        return batches + sent
+
+    def _item(self, operator: Operator, duty: Duty) -> WorkItem | None:
+        attempt = self.chain.task(duty.task).attempt
+        if duty.role not in (abi.ROLE_EXECUTE, abi.ROLE_AUDIT, abi.ROLE_REVEAL) or duty.slot == abi.NO_SLOT:
+            return None
+        if duty.role == abi.ROLE_EXECUTE and self.tired and attempt >= self.false:
+            return None
+        item = super()._item(operator, duty)
+        if isinstance(item, Submission) and attempt < self.false:
+            root = keccak(b"no trace" + duty.trace_key)
+            self.known[operator.operator, duty.task] = root, NO_BAD_POSITION
+            return answer(operator, duty, item.tokens, root)
+        return item
+
+
+def doubted(engines: Engines, false: int, tired: bool = False) -> tuple[Place, bytes]:
+    place = Place(engines, silence_blocks=8, dispute_clock_blocks=22)
+    place.fleet = Doubted(place.chain, engines.honest, place.fleet.library)
+    place.fleet.false, place.fleet.tired = false, tired
+    return place, place.post(place.ask(NOTHING, gas=100_000, assurance=2))
+
+
+def ended(place: Place, task: bytes, status: Status, refuted: int) -> dict[str, Any]:
+    """How the only callback of the task went; the chain goes on for a while, and no other comes."""
+    for _ in range(200):
+        if place.chain.task(task).done_block:
+            break
+        place.block()
+    for _ in range(30):
+        place.block()
+    (called,) = [event for _, event in place.chain.events(abi.CALLED_BACK) if event["task"] == task]
+    assert (called["status"], called["succeeded"]) == (status, True)
+    assert (place.word(HOSTILE, 2), place.word(HOSTILE, 5) & 0xFF) == (1, status)
+    assert len(list(place.chain.events(abi.TASK_REFUTED))) == refuted
+    assert not list(place.chain.events(abi.ITEM_FAILED))
+    assert place.chain.reader.balance(COURIER) == 0
+    return called
+
+
+def test_a_task_that_a_backup_did_again_calls_back_when_it_is_settled(engines):
+    place, task = doubted(engines, false=1)
+    ended(place, task, Status.SETTLED, refuted=1)
+    assert place.chain.task(task).status == Status.SETTLED
+
+
+def test_a_task_of_which_every_answer_was_refuted_calls_back_as_refuted(engines):
+    place, task = doubted(engines, false=3)
+    held = place.chain.reader.balance(HOSTILE)
+    called = ended(place, task, Status.REFUTED, refuted=3)
+    assert place.chain.task(task).status == Status.REFUNDED
+    (refund,) = [event for _, event in place.chain.events(abi.TASK_REFUNDED) if event["task"] == task]
+    assert refund["burnedWei"] == 0
+    gains = sum(event["askerWei"] for _, event in place.chain.events(abi.DISPUTE_ENDED_LOG))
+    assert place.chain.reader.balance(HOSTILE) == held + refund["amount"] + called["refundedWei"] + gains
+
+
+def test_after_a_refutation_silence_calls_back_as_refunded_whole(engines):
+    place, task = doubted(engines, false=1, tired=True)
+    ended(place, task, Status.REFUNDED, refuted=1)
+    (refund,) = [event for _, event in place.chain.events(abi.TASK_REFUNDED) if event["task"] == task]
+    assert refund["burnedWei"] == 0, "an asker whose first answer was false pays nothing for the silence after it"
+
+
+def test_who_cancels_a_disputed_task_is_called_back_at_once_and_not_again(engines):
+    place, task = doubted(engines, false=1)
+    while place.chain.task(task).status != Status.DISPUTED:
+        place.block()
+    place.block(place.call(HOSTILE, "cancel(bytes32)", task, gas=500_000))
+    cancelled = place.chain.height
+    place.until_called(task, limit=2)
+    assert not place.chain.task(task).done_block, "the dispute goes on"
+    ended(place, task, Status.REFUNDED, refuted=1)
+    assert place.chain.height > cancelled + 30
