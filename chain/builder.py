@@ -2,8 +2,8 @@
 
 Order: the prologue, then work batches of operators (one an operator, at most half of the gas: each member of the set
 has an equal share of it, and what is left of the shares goes to what is due first), then messages of disputes from
-anyone (an eighth of the gas, at least one message; what a drawn verifier has to challenge first, then the oldest
-dispute, in it who is to move before who stands in), then users' transactions by effective tip and nonce. In round r
+anyone (an eighth of the gas, at least one message; who is to move, and drawn verifiers who have to challenge, before
+who stands in, in each part the oldest dispute first), then users' transactions by effective tip and nonce. In round r
 users have 1/2**r of the gas and of the bytes, none from round 3 on: a block that was too slow for one round is smaller
 in the next. Work batches and dispute messages, up to 64 KiB of each, stay in every round.
 """
@@ -44,8 +44,11 @@ DISPUTE_BYTES_MAX = 64 * 1024
 OPENING_GAS_MAX = 2 * DISPUTE_MESSAGE_GAS
 """Of an opening, when it is its block's first dispute message: no lane is too small for one whose end pays many."""
 DUE_CHALLENGE, NEW_DISPUTE = -1, 2**64
-"""Where a challenge stands among dispute messages: a drawn verifier's before all, for its window is short, no full lane
-stops it, and who misses it pays; anybody else's after those of disputes that run."""
+"""Where a challenge stands among dispute messages of senders at the same distance: a drawn verifier's first, anybody
+else's after those of disputes that run."""
+TO_MOVE, DRAWN, OPERATOR, STRANGER = 0, 1, 2, 3
+"""How far the sender of a dispute message is from who is to move: it itself, once a dispute; a drawn verifier that
+stands in; an operator; anybody."""
 NOT_DUE = 2**64
 """Where a batch stands, among those that are larger than their operator's share, that carries what is not owed."""
 ROUND_WITHOUT_USERS = 3
@@ -217,8 +220,9 @@ class _Filler:
         base_fee = self.env.base_fee_per_gas
         included: list[Transaction] = []
         moved: set[int] = set()
-        for number, transaction in in_lane(self.context.reader, params, self.context.number, firsts, base_fee):
-            if self.request.should_stop() or failures_left < 0:
+        order = in_lane(self.context.reader, params, self.context.number, firsts, base_fee)
+        for number, distance, transaction in order:
+            if self.request.should_stop() or (failures_left < 0 and distance > TO_MOVE):
                 break
             opens = transaction.data[:4] == abi.OPEN.selector
             room = max(gas_left, OPENING_GAS_MAX) if opens and gas_left == lane else gas_left
@@ -230,7 +234,8 @@ class _Filler:
             bytes_left -= _size(transaction)
             included.append(transaction)
             if not receipt.status:
-                # What is refused takes nothing from those whose turn it is, up to as much gas again as they have.
+                # What is refused takes nothing from others, up to as much gas again as they have; and nothing from
+                # those whose turn it is, of whom there are as many as disputes may run.
                 failures_left -= receipt.gas_used
                 continue
             gas_left -= receipt.gas_used
@@ -366,29 +371,31 @@ _FULFILLED_BY: Mapping[int, tuple[type[WorkItem], ...]] = {
 
 def in_lane(
     reader: views.Reader, params: ChainParams, height: int, transactions: Iterable[Transaction], base_fee: int
-) -> list[tuple[int, Transaction]]:
-    """Messages that have a place in the lane of disputes, with their dispute (or DUE_CHALLENGE, NEW_DISPUTE), in order:
-    by place, in a dispute who is to answer before drawn verifiers and these before strangers, then by tip."""
+) -> list[tuple[int, int, Transaction]]:
+    """Messages that have a place in the lane of disputes, with their dispute (or DUE_CHALLENGE, NEW_DISPUTE) and their
+    sender's distance, in order: the nearest, of these the oldest dispute's, then by tip."""
     found = []
     for transaction in transactions:
         number = place_in_lane(reader, params, height, transaction)
         if number is not None:
             distance = _distance(reader, params, height, number, transaction)
-            found.append((number, distance, -transaction.effective_tip(base_fee), transaction.hash, transaction))
-    return [(number, transaction) for number, *_, transaction in sorted(found, key=lambda one: one[:4])]
+            found.append((distance, number, -transaction.effective_tip(base_fee), transaction.hash, transaction))
+    ordered = sorted(found, key=lambda one: one[:4])
+    return [(number, distance, transaction) for distance, number, *_, transaction in ordered]
 
 
 def _distance(reader: views.Reader, params: ChainParams, height: int, number: int, transaction: Transaction) -> int:
-    """Of the sender from who is to move: 0 it itself, 1 a verifier that was drawn, 2 anybody else."""
+    """Of the sender from who is to move."""
+    operator = views.operator_by_hot(reader, transaction.sender)
+    nearest = STRANGER if operator is None else OPERATOR
     if number in (DUE_CHALLENGE, NEW_DISPUTE):
-        return 0
+        return TO_MOVE if number == DUE_CHALLENGE else nearest
     view = views.dispute(reader, number, params, height)
     assert view is not None
-    operator = views.operator_by_hot(reader, transaction.sender)
-    if view.turn == abi.TURN_CHALLENGER or operator == view.accused:
-        return 0
+    if view.turn == abi.TURN_CHALLENGER or operator == view.accused or view.author in (operator, transaction.sender):
+        return TO_MOVE
     task = views.task(reader, view.task)
-    return 1 if task is not None and operator in task.verifiers else 2
+    return DRAWN if task is not None and operator in task.verifiers else nearest
 
 
 def place_in_lane(reader: views.Reader, params: ChainParams, height: int, transaction: Transaction) -> int | None:
@@ -400,8 +407,8 @@ def place_in_lane(reader: views.Reader, params: ChainParams, height: int, transa
     if selector == abi.CHALLENGE.selector:
         operator = views.operator_by_hot(reader, transaction.sender)
         duties = [] if operator is None else views.open_tasks(reader, operator, params, height)
-        due = any(duty.role == abi.ROLE_CHALLENGE and duty.task == arguments[:WORD_BYTES] for duty in duties)
-        return DUE_CHALLENGE if due else NEW_DISPUTE
+        own = [duty for duty in duties if duty.role == abi.ROLE_CHALLENGE and duty.slot != abi.NO_SLOT]
+        return DUE_CHALLENGE if arguments[:WORD_BYTES] in [duty.task for duty in own] else NEW_DISPUTE
     if selector not in (abi.SHOW.selector, abi.CHOOSE.selector, abi.OPEN.selector):
         return None
     number = int.from_bytes(arguments[:WORD_BYTES], "big")

@@ -88,7 +88,13 @@ def test_a_flood_in_somebodys_defence_keeps_its_own_move_from_no_block():
     accused = shown(by_operator[view.accused], 1)
     drawn = [shown(by_operator[verifier], 5) for verifier in chain.task(task).verifiers]
     strangers = [shown(bytes([i + 1]) * 32, 10**9 + i) for i in range(8)]
-    order = in_lane(chain.reader, chain.params, chain.height + 1, [*strangers, *drawn, accused], 0)
-    assert {number for number, _ in order} == {view.dispute}
-    sent = [transaction for _, transaction in order]
-    assert sent[0] == accused and set(sent[1:3]) == set(drawn) and sent[3:] == strangers[::-1]
+    parties = view.accused, *chain.task(task).verifiers
+    operators = [shown(key, 3) for operator, key in by_operator.items() if operator not in parties]
+    new = challenge(fleet, bytes([99]) * 32, task)
+    order = in_lane(
+        chain.reader, chain.params, chain.height + 1, [*strangers, new, *operators, *drawn, accused], 0
+    )
+    assert {number for number, _, _ in order} == {view.dispute, NEW_DISPUTE}
+    sent = [transaction for _, _, transaction in order]
+    assert sent[0] == accused and set(sent[1:3]) == set(drawn)
+    assert sent[3 : 3 + len(operators)] == operators and sent[3 + len(operators) :] == [*strangers[::-1], new]

@@ -32,7 +32,7 @@ from typing import Any
 
 import structlog
 
-from chain.builder import NEW_DISPUTE, OPENING_GAS_MAX, place_in_lane
+from chain.builder import TO_MOVE, in_lane
 from inference.build import random_model
 from inference.defence import NoMove
 from inference.model import Model
@@ -446,20 +446,13 @@ class Place:
         return chosen
 
     def in_lane(self, firsts: list[Transaction]) -> list[Transaction]:
-        """Of messages of disputes, what fits a block's lane, by the builder's order: one a dispute that runs."""
-        chain, moved = self.chain, dict[int, Transaction]()
-        where = chain.reader, chain.params, chain.height + 1
+        """Of messages of disputes, what a builder has room for: all whose turn it is; of the others one, as if the rest
+        of the lane were full."""
+        chain = self.chain
         asked = [each for each in firsts if each.to == REFEREE]
-        placed = [(place, each) for each in asked if (place := place_in_lane(*where, each)) is not None]
-        room, chosen = max(chain.params.dispute_lane_gas, DISPUTE_MESSAGE_GAS), []
-        for place, each in sorted(placed, key=lambda found: (found[0], found[1].hash)):
-            opens = each.data[:4] == abi.OPEN.selector and not chosen
-            if each.gas <= (max(room, OPENING_GAS_MAX) if opens else room) and place not in moved:
-                chosen.append(each)
-                room -= each.gas
-                if 0 < place < NEW_DISPUTE:
-                    moved[place] = each
-        return chosen
+        order = in_lane(chain.reader, chain.params, chain.height + 1, asked, chain.base_fee)
+        others = [each for _, distance, each in order if distance > TO_MOVE]
+        return [each for _, distance, each in order if distance == TO_MOVE] + others[:1]
 
     def listen(self) -> None:
         """The logs of the block, and the rules."""
