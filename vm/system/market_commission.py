@@ -88,7 +88,7 @@ def commission(ctx: SystemContext) -> bool:
     if FRESH.pending(ctx):
         return True
     for index, batch in _open(ctx):
-        gas_item = gas.COMMISSION + gas.MEMBER * market_parties.set_size(ctx)
+        gas_item = gas.commission(market_parties.set_size(ctx))
         if ctx.gas_left < gas_item:
             return False
         ctx.charge(gas_item, "commission")

@@ -3,6 +3,8 @@
 Owns the order of deals, retries, room, and what a canary asks. The draw is consensus.work.deal's.
 """
 
+from collections.abc import Sequence
+
 from consensus.work import audit, credit, deal
 from consensus.work.slashing import gain_of
 from primitives.hashing import keccak
@@ -43,13 +45,18 @@ def deal_tasks(ctx: SystemContext) -> bool:
     """Step 4: fresh tasks by tip and then sequence, then a few retries, then what the fund commissioned, then canaries.
     False: stopped for want of gas. (A refuted task goes to its next backup at once, without a deal.)
     """
-    left = ctx.params.prologue_items_max
-    gas_item = gas.deal(market_parties.set_size(ctx))
+    left = most_of_all = ctx.params.prologue_items_max
+    members = market_parties.set_size(ctx)
+    gas_item, look = gas.deal(members), gas.look(members)
     queues: tuple[tuple[Source, int], ...] = (
         (FRESH, left), (RETRIES, RETRIES_A_BLOCK), (COMMISSIONED, left), (CANARIES, left),
     )  # fmt: skip
     for queue, most in queues:
-        done, go_on = run_queue(ctx, queue, "deal", lambda *_: gas_item, _deal, min(most, left), _undealt)
+        first = left == most_of_all
+        done, go_on = run_queue(
+            ctx, queue, "deal", lambda *_: gas_item, _deal, min(most, left), _undealt,
+            look_of=lambda _, first=first: look if first else 0,
+        )  # fmt: skip
         left -= done
         if not go_on:
             return False
@@ -127,20 +134,21 @@ def create_canaries(ctx: SystemContext) -> bool:
     for number in range(created if counted_epoch == epoch else 0, count):
         if number * params.epoch_blocks // count > position:
             break
-        gas_item = gas.CANARY + gas.MEMBER * members
+        listed = models.listed_ids(ctx)
+        gas_item = gas.canary(members, len(listed))
         if ctx.gas_left < gas_item:
             return False
         ctx.charge(gas_item, "canary")
         CREATED.set(ctx, epoch << 32 | number + 1)
-        _create_canary(ctx, number)
+        _create_canary(ctx, number, listed)
     return True
 
 
-def _create_canary(ctx: SystemContext, number: int) -> None:
+def _create_canary(ctx: SystemContext, number: int, listed: Sequence[bytes]) -> None:
     """Post a canary, if anyone serves a listed model: prompt from the mix, nothing escrowed."""
     sequence = POSTED.get(ctx)
     identity = task_id(ctx.params.chain_id, sequence)
-    bonds = {model: sum(p.weight for p in market_parties.serving(ctx, model)) for model in models.listed_ids(ctx)}
+    bonds = {model: sum(p.weight for p in market_parties.serving(ctx, model)) for model in listed}
     picks = deal.draw(
         ctx.mix, deal.Purpose.CANARY_MODEL, identity, 0, [deal.Candidate(*item) for item in bonds.items()], 1
     )

@@ -10,7 +10,7 @@ from primitives.params import ChainParams
 from vm.system.gas import LOG, READ, RECEIPT_LEVELS, WRITE
 from vm.system.market_state import FRESH_MAX
 
-TASK = 22
+TASK = 19
 """Words of a task's record."""
 QUEUED = 3
 """Words that an entry of a queue takes: itself, its bucket's length, the count; the same when it is taken out."""
@@ -23,13 +23,21 @@ DUTY = 3
 SEAT = 2
 """Words of a verifier's seat."""
 
+DECLARED = 3 * READ
+"""What an operator declared ahead."""
 MISHAP = 3 * READ + 3 * WRITE
 """A miss or a refusal in its operator's ring."""
 
-MEMBER = 8 * READ
-"""A member of the current set that a deal, a draw or a check of assurance looks at: its bond, its service."""
-WILLING = 3 * READ
-"""A member that a deal looks at: what it declared ahead."""
+LOOKED = 100
+"""30 microseconds: what is worked out of a member whose words this block has read."""
+SET_MEMBER = 6 * READ
+"""A member of the current set, the first time that a step of the prologue looks at the set: what it weighs, its stake,
+what it has open, what it declared ahead. A step pays it once a block out of the prologue's budget, however many tasks
+wait: like the turn, it is bounded by the set alone."""
+MEMBER = READ + LOOKED
+"""On top, for each deal, draw and passed slot: a member's service of the model."""
+POST_MEMBER = 3 * READ + LOOKED
+"""A member that a post or a quote looks at: what it weighs, its stake, its service."""
 POST = 20 * READ + 18 * WRITE + LOG + PUSHED
 POST_BYTE = 4
 """On top of POST: a byte of the prompt (hashed once, logged once)."""
@@ -42,8 +50,8 @@ EXPOSURE = READ + WRITE
 """What an operator has open in tasks, more or less by one."""
 SUBMIT = (TASK + 12) * READ + (9 + QUEUED) * WRITE + 3 * EXPOSURE + LOG
 SUBMIT_TOKEN = 12
-VERDICT = TASK * READ + (3 + QUEUED) * WRITE + 2 * LOG
-REVEAL = TASK * READ + (6 + QUEUED) * WRITE + 2 * LOG
+VERDICT = (TASK + 6) * READ + (4 + QUEUED) * WRITE + 2 * LOG
+REVEAL = (TASK + 6) * READ + (8 + QUEUED) * WRITE + 2 * LOG
 TRAP = REVEAL + 2 * EXPOSURE + LOG
 """A trap opened; with its seats, and for each that was caught TRAPPED."""
 TRAPPED = 24 * READ + 20 * WRITE + MISHAP + 4 * LOG
@@ -53,14 +61,19 @@ SEAT_SEEN = SEAT * READ
 LOOK = 3 * READ + 2 * WRITE + POPPED
 """An entry of a queue that turns out stale."""
 CLOSE = TASK * READ + (4 + 2 * QUEUED) * WRITE
-CLOSE_SEAT = SEAT * READ + WRITE + EXPOSURE + WILLING + MISHAP + LOG
+CLOSE_SEAT = SEAT * READ + WRITE + EXPOSURE + DECLARED + MISHAP + LOG
 """A window that ended: misses, the next one's opening. What it may lead to (REFUND, DRAW) is apart."""
-DRAW = TASK * READ + (2 + 2 * QUEUED) * WRITE + LOG
-DRAW_SEAT = SEAT * READ + (SEAT + DUTY) * WRITE + EXPOSURE
+PASSED = 12 * READ + 6 * WRITE
+"""On top, when a slot's own time has passed: what it misses, the model, the next one's turn. Members are apart."""
+DRAW = (TASK + 10) * READ + (2 + 2 * QUEUED) * WRITE + LOG
+DRAW_SEAT = (SEAT + 2) * READ + (SEAT + DUTY) * WRITE + EXPOSURE
 TRY = (TASK + 6) * READ + (1 + 2 * QUEUED) * WRITE + LOG
 """A deal that finds nobody, apart from the members it looks at."""
 DEAL = TRY + POPPED + (9 + EXECUTOR_SLOTS * DUTY) * WRITE + EXPOSURE
 CANARY = 10 * READ + (8 + 2 * QUEUED) * WRITE + LOG
+"""Apart from the members and the models that are looked at."""
+LISTED = 5 * READ
+"""A listed model, whether it is one and what it is."""
 COMMISSION = 48 * READ + 12 * WRITE + QUEUED * WRITE + 2 * LOG
 """A task of a commissioned batch: its prompt, its escrow, apart from the members that are looked at."""
 PRUNE = (TASK + EXECUTOR_SLOTS * DUTY + QUEUED) * WRITE + EXPOSURE + 10 * READ
@@ -99,19 +112,39 @@ WORK_PAID = WorkGas(
 """What the work part of an escrow pays back, in gas."""
 
 
+def look(members: int) -> int:
+    """A step's first look in a block at a set of so many."""
+    return SET_MEMBER * members
+
+
 def deal(members: int) -> int:
-    """A deal over a set of so many."""
-    return DEAL + (MEMBER + WILLING) * members
+    """A deal over a set of so many, which the step has looked at."""
+    return DEAL + MEMBER * members
 
 
 def draw(members: int, auditors: int) -> int:
-    """An audit draw of so many over a set of so many."""
+    """An audit draw of so many over a set of so many, which the step has looked at."""
     return DRAW + DRAW_SEAT * auditors + MEMBER * members
 
 
 def close(seats: int) -> int:
-    """The end of a window of a task with so many seats; a slot's miss counts as one."""
+    """The end of a window of a task with so many seats."""
     return CLOSE + CLOSE_SEAT * max(1, seats)
+
+
+def pass_slot(members: int) -> int:
+    """The end of a slot's own time, over a set of so many, which the step has looked at."""
+    return close(0) + PASSED + MEMBER * members
+
+
+def canary(members: int, listed: int) -> int:
+    """A canary: the set, and the service of each of so many listed models."""
+    return CANARY + look(members) + (MEMBER * members + LISTED) * listed
+
+
+def commission(members: int) -> int:
+    """A commissioned task: the set, and the service of its model."""
+    return COMMISSION + look(members) + MEMBER * members
 
 
 def settle(auditors: int, seats: int) -> int:
@@ -134,14 +167,16 @@ def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: i
 
     The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
     of its windows (posted, three slots, each draw's verdicts, the reveals), one end (SETTLE is more than REFUND), and
-    that it and its prompt are forgotten.
+    that it and its prompt are forgotten. A look at the set is in the deal's and the first draw's; that of a retry or a redraw is in the
+    budget of its block (SET_MEMBER).
     """
     retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max
-    ends = (1 + EXECUTOR_SLOTS) * close(0) + (draws + 1) * close(auditors)
+    tries = look(members) + deal(members) + retries * (TRY + MEMBER * members)
+    drawn = look(members) + draws * draw(members, auditors)
+    ends = close(0) + EXECUTOR_SLOTS * pass_slot(members) + (draws + 1) * close(auditors)
     end = settle(auditors, auditors * draws) + (QUEUE_CALLBACK + CALLBACK if callback else 0)
-    tries = deal(members) + retries * (TRY + (MEMBER + WILLING) * members)
-    return tries + draws * draw(members, auditors) + ends + end + FORGET + FORGET_PROMPT
+    return tries + drawn + ends + end + FORGET + FORGET_PROMPT
 
 
 assert SETTLE > REFUND

@@ -23,8 +23,8 @@ class Source(Protocol):
 
 Item = Callable[[SystemContext, bytes, Task], None]
 """(ctx, task id, task)."""
-GasOf = Callable[[int, int], int]
-"""(verifiers that the task pays for, seats drawn or to be) -> the most gas that the item may take."""
+GasOf = Callable[[int, int, int], int]
+"""(task's status, verifiers that it pays for, seats drawn or to be) -> the most gas that the item may take."""
 Wanted = Callable[[int, int, int, Source, int], bool]
 """(task's status, queue that it awaits, due, queue, height of the entry) -> whether the entry still means something."""
 
@@ -35,15 +35,18 @@ def expected(status: int, awaits: int, due: int, queue: Source, height: int) -> 
 
 
 def run_queue(
-    ctx: SystemContext, queue: Source, step: str, gas_of: GasOf, item: Item, most: int, wanted: Wanted = expected
-) -> tuple[int, bool]:
+    ctx: SystemContext, queue: Source, step: str, gas_of: GasOf, item: Item, most: int, wanted: Wanted = expected,
+    look_of: Callable[[int], int] = lambda status: 0,
+) -> tuple[int, bool]:  # fmt: skip
     """Handle at most `most` entries due by this block. How many, and False when gas for the next did not remain.
+
+    look_of: task's status -> what the first such item pays besides, for the step's look at the set.
 
     An entry starts while its fixed gas remains and, beside it, that of the refund it may end in. It is taken out before
     it is handled, so that one that fails is never tried again; its task is refunded. Stale entries cost a look and do
     not count.
     """
-    done = 0
+    done, looked = 0, False
     while done < most:
         entry = queue.peek(ctx, ctx.height)
         if entry is None:
@@ -56,12 +59,14 @@ def run_queue(
             ctx.charge(gas.LOOK, step)
             queue.pop(ctx)
             continue
-        gas_item = gas_of(auditors, max(auditors, seats))
+        look = 0 if looked else look_of(status)
+        gas_item = gas_of(status, auditors, max(auditors, seats)) + look
         if ctx.gas_left < gas_item + gas.way_back(max(auditors, seats), bool(callback)):
             return done, False
         task = TASKS.get(ctx, entry.item)
         assert task is not None
         ctx.charge(gas_item, step)
+        looked = looked or look > 0
         queue.pop(ctx)
         done += 1
         try:

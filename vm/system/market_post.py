@@ -54,7 +54,7 @@ def post(
 ) -> tuple[Any, ...]:
     """Market.post: lock the escrow, give back what is beyond it, queue the task for the next block's deal."""
     members = market_parties.set_size(ctx)
-    ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.MEMBER * members, "post")
+    ctx.charge(gas.POST + gas.POST_BYTE * len(tokens) + gas.POST_MEMBER * members, "post")
     _check_extras(ctx, value_at_risk, tip_per_cwu, callback_gas)
     record = models.require_open(ctx, model)
     asked = _kind_of(record, kind)
@@ -154,7 +154,7 @@ def quote(
     longest = result_length(asked, prompt, max_tokens, record.width)
     cost = record.cost.execution(asked, prompt, longest)
     price = ledger.price_ahead(ctx)
-    ctx.charge(gas.MEMBER * market_parties.set_size(ctx), "quote")
+    ctx.charge(gas.POST_MEMBER * market_parties.set_size(ctx), "quote")
     seats = _auditors(ctx, model, _gain(cost, price, tip_per_cwu), price_of(cost, price), assurance, value_at_risk)
     terms = fees.Terms(record.cost, asked, prompt, longest, price, ctx.base_fee, seats, tip_per_cwu, callback_gas)
     least, most = audit.deadline_bounds(cost, record.reference_macs_per_block)

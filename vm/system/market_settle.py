@@ -35,7 +35,11 @@ from vm.system.market_state import (
 
 def settle_mature(ctx: SystemContext) -> bool:
     """Step 3: settle what matures by this block. False: stopped for want of gas."""
-    return run_queue(ctx, MATURE, "settle", gas.settle, settle, ctx.params.prologue_items_max)[1]
+    return run_queue(ctx, MATURE, "settle", _gas_of, settle, ctx.params.prologue_items_max)[1]
+
+
+def _gas_of(status: int, auditors: int, seats: int) -> int:
+    return gas.settle(auditors, seats)
 
 
 def settle(ctx: SystemContext, task_id: bytes, task: Task) -> None:

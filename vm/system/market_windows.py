@@ -16,6 +16,7 @@ from vm.system.context import SystemContext
 from vm.system.market_items import run_queue
 from vm.system.market_refund import refund
 from vm.system.market_state import (
+    DEALT_STAGES,
     DRAWS,
     DUTIES,
     EXPOSED,
@@ -39,15 +40,26 @@ from vm.system.market_verdict import agree, outcome_of, unverified
 
 def close_windows(ctx: SystemContext) -> bool:
     """Step 1: windows and deadlines that ended before this block. False: stopped for want of gas."""
-    return run_queue(ctx, WINDOWS, "close", lambda _, seats: gas.close(seats), _close, ctx.params.prologue_items_max)[1]
+    members = market_parties.set_size(ctx)
+
+    def gas_of(status: int, _: int, seats: int) -> int:
+        return gas.pass_slot(members) if status in DEALT_STAGES else gas.close(seats)
+
+    def look_of(status: int) -> int:
+        return gas.look(members) if status in DEALT_STAGES else 0
+
+    return run_queue(
+        ctx, WINDOWS, "close", gas_of, _close, ctx.params.prologue_items_max, look_of=look_of
+    )[1]
 
 
 def draw_audits(ctx: SystemContext) -> bool:
     """Step 2: verifiers for answers of D blocks ago, and for empty seats. False: stopped for want of gas."""
     members = market_parties.set_size(ctx)
     return run_queue(
-        ctx, DRAWS, "draw", lambda auditors, _: gas.draw(members, auditors), _draw, ctx.params.prologue_items_max
-    )[1]
+        ctx, DRAWS, "draw", lambda _status, auditors, _seats: gas.draw(members, auditors), _draw,
+        ctx.params.prologue_items_max, look_of=lambda _: gas.look(members),
+    )[1]  # fmt: skip
 
 
 def _close(ctx: SystemContext, task_id: bytes, task: Task) -> None:

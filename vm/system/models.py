@@ -296,9 +296,9 @@ def counts(ctx: ReadContext, model_id: bytes, seen: Fleet | None = None) -> bool
 def listed_ids(ctx: ReadContext) -> list[bytes]:
     """Models of genesis: those whose work may earn credit."""
     found: list[bytes] = []
-    for model_id in model_ids(ctx):
-        record = _MODELS.get(ctx, model_id)
-        if record is None or not record.listed:
+    for place in range(_LIST.length(ctx)):
+        model_id = _LIST.at(ctx, place).to_bytes(32, "big")
+        if not _MODELS.read(ctx, ("listed",), model_id)[0]:
             break
         found.append(model_id)
     return found

@@ -92,6 +92,21 @@ def test_post_charges_what_it_can_cause(world):
     assert caused > market_gas.deal(4) + market_gas.draw(4, 2) + market_gas.settle(2, 2) + market_gas.close(2)
 
 
+@pytest.mark.parametrize(("members", "most"), [(4, 410_000), (16, 500_000), (128, 1_400_000)])
+def test_a_post_fits_a_transaction_comfortably_whatever_the_size_of_the_set(members, most):
+    """With a prompt of 256 tokens, a minute's deadline, two verifiers."""
+    caused = market_gas.caused_by_post(ChainParams(), members, 60, 2, False)
+    data = 16 * (4 + 13 * 32 + 4 * 256) // 2  # half of the bytes are zeros or more
+    own = market_gas.POST + market_gas.POST_BYTE * 1024 + market_gas.POST_MEMBER * members
+    assert 21_000 + data + gas.CALL + own + caused < most < ChainParams().transaction_gas_max // 3
+
+
+def test_a_deal_and_a_draw_of_the_largest_set_fit_the_smallest_prologue():
+    most = AUDITORS_MAX * (1 + ChainParams().redraws_max)
+    for item in (market_gas.deal(128), market_gas.draw(128, AUDITORS_MAX), market_gas.pass_slot(128)):
+        assert market_gas.look(128) + item + market_gas.refund(most) < ChainParams().prologue_gas * 3 // 4
+
+
 def test_the_dearest_end_of_a_task_fits_the_smallest_prologue():
     most = AUDITORS_MAX * (1 + ChainParams().redraws_max)
     assert market_gas.settle(AUDITORS_MAX, most) + market_gas.refund(most) < ChainParams().prologue_gas * 9 // 10
@@ -154,7 +169,7 @@ def test_whoever_tips_more_passes_the_others_when_gas_is_short(world):
     world.cancel(world.post(tip=9))  # its entry is dropped on the way
     world.ctx.next_block()
     fixed = gas.MIX + gas.PRICE + referee_gas.LANE
-    gas_needed = fixed + market_gas.LOOK + market_gas.deal(4) * 2 + market_gas.refund(2)
+    gas_needed = fixed + market_gas.LOOK + market_gas.look(4) + market_gas.deal(4) * 2 + market_gas.refund(2)
     world.ctx.gas_limit = gas_needed
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.POSTED, Status.DEALT]
@@ -235,7 +250,8 @@ def test_a_block_retries_at_most_eight():
 def test_a_prologue_short_of_gas_carries_over_in_order(world):
     tasks = [world.post() for _ in range(3)]
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + gas.PRICE + referee_gas.LANE + market_gas.deal(4) * 2 + market_gas.refund(2)
+    fixed = gas.MIX + gas.PRICE + referee_gas.LANE + market_gas.look(4)
+    world.ctx.gas_limit = fixed + market_gas.deal(4) * 2 + market_gas.refund(2)
     prologue.run(world.ctx, bytes(32), b"")
     assert [world.status(task) for task in tasks] == [Status.DEALT, Status.DEALT, Status.POSTED]
     world.ctx.gas_limit, world.ctx.gas_used = 10**9, 0
@@ -376,7 +392,7 @@ def test_a_canary_is_worked_agreed_credited_and_mints_nothing():
 def test_a_canary_for_which_gas_was_short_is_created_later_in_its_epoch():
     world = World(canaries_per_validator=1)
     world.ctx.next_block()
-    world.ctx.gas_limit = gas.MIX + gas.PRICE + referee_gas.LANE + market_gas.CANARY
+    world.ctx.gas_limit = gas.MIX + gas.PRICE + referee_gas.LANE + market_gas.CANARY  # not its members
     prologue.run(world.ctx, bytes(32), b"")
     assert not world.events(abi.TASK_POSTED)
     world.block()

@@ -463,7 +463,7 @@ def test_a_prologue_ends_as_many_as_the_lane_has_gas_for_and_the_rest_waits() ->
         lane.answer(task)
         lane.accept(task)
     each = max(1, lane.params.prologue_gas // tolerant_end.LANE_DIV // gas.TOLERANT_END)
-    assert each == 2
+    assert each == 6
     for ended in range(1, 12 // each + 1):
         lane.block()
         assert [event["task"] for event in lane.events(abi.TOLERANT_PAID)] == tasks[: ended * each]
