@@ -47,16 +47,17 @@ def deal_tasks(ctx: SystemContext) -> bool:
     """
     left = most_of_all = ctx.params.prologue_items_max
     members = market_parties.set_size(ctx)
-    gas_item, look = gas.deal(members), gas.look(members)
+    look, gas_deal = gas.look(members), gas.deal(members)
+
+    def gas_item(status: int, auditors: int, seats: int) -> int:
+        return gas_deal
+
     queues: tuple[tuple[Source, int], ...] = (
         (FRESH, left), (RETRIES, RETRIES_A_BLOCK), (COMMISSIONED, left), (CANARIES, left),
     )  # fmt: skip
     for queue, most in queues:
-        first = left == most_of_all
-        done, go_on = run_queue(
-            ctx, queue, "deal", lambda *_: gas_item, _deal, min(most, left), _undealt,
-            look_of=lambda _, first=first: look if first else 0,
-        )  # fmt: skip
+        now = look if left == most_of_all else 0
+        done, go_on = run_queue(ctx, queue, "deal", gas_item, _deal, min(most, left), _undealt, now)
         left -= done
         if not go_on:
             return False

@@ -167,8 +167,8 @@ def caused_by_post(params: ChainParams, members: int, deadline: int, auditors: i
 
     The deal and its retries after 1, 2, 4 .. 32 blocks until the deadline, draws (the first and the redraws), the ends
     of its windows (posted, three slots, each draw's verdicts, the reveals), one end (SETTLE is more than REFUND), and
-    that it and its prompt are forgotten. A look at the set is in the deal's and the first draw's; that of a retry or a redraw is in the
-    budget of its block (SET_MEMBER).
+    that it and its prompt are forgotten. A look at the set is in the deal's and the first draw's; that of a retry or a
+    redraw is in the budget of its block (SET_MEMBER).
     """
     retries = RETRY_BLOCKS_MAX.bit_length() + deadline // RETRY_BLOCKS_MAX
     draws = 1 + params.redraws_max

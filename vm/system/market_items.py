@@ -36,11 +36,11 @@ def expected(status: int, awaits: int, due: int, queue: Source, height: int) -> 
 
 def run_queue(
     ctx: SystemContext, queue: Source, step: str, gas_of: GasOf, item: Item, most: int, wanted: Wanted = expected,
-    look_of: Callable[[int], int] = lambda status: 0,
+    look: int = 0, looks: Callable[[int], bool] = lambda status: True,
 ) -> tuple[int, bool]:  # fmt: skip
     """Handle at most `most` entries due by this block. How many, and False when gas for the next did not remain.
 
-    look_of: task's status -> what the first such item pays besides, for the step's look at the set.
+    look: what the first item pays besides that looks at the set, by its task's status.
 
     An entry starts while its fixed gas remains and, beside it, that of the refund it may end in. It is taken out before
     it is handled, so that one that fails is never tried again; its task is refunded. Stale entries cost a look and do
@@ -59,14 +59,14 @@ def run_queue(
             ctx.charge(gas.LOOK, step)
             queue.pop(ctx)
             continue
-        look = 0 if looked else look_of(status)
-        gas_item = gas_of(status, auditors, max(auditors, seats)) + look
+        looking = not looked and looks(status)
+        gas_item = gas_of(status, auditors, max(auditors, seats)) + (look if looking else 0)
         if ctx.gas_left < gas_item + gas.way_back(max(auditors, seats), bool(callback)):
             return done, False
         task = TASKS.get(ctx, entry.item)
         assert task is not None
         ctx.charge(gas_item, step)
-        looked = looked or look > 0
+        looked = looked or looking
         queue.pop(ctx)
         done += 1
         try:

@@ -45,21 +45,21 @@ def close_windows(ctx: SystemContext) -> bool:
     def gas_of(status: int, _: int, seats: int) -> int:
         return gas.pass_slot(members) if status in DEALT_STAGES else gas.close(seats)
 
-    def look_of(status: int) -> int:
-        return gas.look(members) if status in DEALT_STAGES else 0
-
     return run_queue(
-        ctx, WINDOWS, "close", gas_of, _close, ctx.params.prologue_items_max, look_of=look_of
-    )[1]
+        ctx, WINDOWS, "close", gas_of, _close, ctx.params.prologue_items_max, look=gas.look(members),
+        looks=lambda status: status in DEALT_STAGES,
+    )[1]  # fmt: skip
 
 
 def draw_audits(ctx: SystemContext) -> bool:
     """Step 2: verifiers for answers of D blocks ago, and for empty seats. False: stopped for want of gas."""
     members = market_parties.set_size(ctx)
-    return run_queue(
-        ctx, DRAWS, "draw", lambda _status, auditors, _seats: gas.draw(members, auditors), _draw,
-        ctx.params.prologue_items_max, look_of=lambda _: gas.look(members),
-    )[1]  # fmt: skip
+
+    def gas_of(status: int, auditors: int, seats: int) -> int:
+        return gas.draw(members, auditors)
+
+    most = ctx.params.prologue_items_max
+    return run_queue(ctx, DRAWS, "draw", gas_of, _draw, most, look=gas.look(members))[1]
 
 
 def _close(ctx: SystemContext, task_id: bytes, task: Task) -> None:
