@@ -101,10 +101,10 @@ def run(options: Options) -> int:
 def make_folders(options: Options) -> list[Member]:
     """Every node's folder, made or found; nothing is started. Raises Fatal (another shape, a port in use)."""
     root = options.data_dir.absolute()
+    members = _members(root, options)  # a devnet that runs has its ports: nothing of it is deleted
     if options.reset and root.exists():
         _reset(root)
     spec = _prepare_root(root, options)
-    members = _members(root, options)
     for member in members:
         if not member.folder.genesis.exists():
             shutil.rmtree(member.folder.root, ignore_errors=True)

@@ -155,7 +155,11 @@ def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(Fatal, match=str(port)) as caught:
             make_folders(options(tmp_path / "devnet", port=port))
-    assert caught.value.code == PORT_IN_USE
+        assert caught.value.code == PORT_IN_USE and not (tmp_path / "devnet").exists()
+        (running,) = make_folders(options(tmp_path / "devnet"))
+        with pytest.raises(Fatal, match=str(port)):
+            make_folders(options(tmp_path / "devnet", port=port, reset=True))
+        assert running.folder.genesis.exists(), "--reset deletes nothing of a devnet that still has its ports"
 
 
 def test_engines_alternate_and_ports_differ() -> None:
