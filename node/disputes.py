@@ -242,8 +242,8 @@ class DisputeService:
 
     def _hear(self, entry: Log, height: int) -> None:
         """Count what happens in disputes, and say it in words."""
-        event = abi.EVENTS.get(entry.topics[0]) if entry.topics else None
-        if event is None or event.account != entry.address:
+        event = abi.event_of(entry)
+        if event is None:
             return
         if event is abi.REVEALED and self._watches and len(self._watched) < WATCHED_MAX:
             self._watched.setdefault(entry.topics[1], None)

@@ -263,7 +263,7 @@ class InferenceService:
 
     def _follow(self, entry: Log) -> None:
         """Count tasks for the status line, and note what was refused."""
-        event = abi.EVENTS.get(entry.topics[0]) if entry.topics else None
+        event = abi.event_of(entry)
         if event is abi.TASK_SETTLED or event is abi.TASK_REFUNDED:
             self._open_tasks.pop(entry.topics[1], None)
             self._settled_tasks += event is abi.TASK_SETTLED

@@ -125,7 +125,7 @@ class Metrics:
 
     def _follow(self, entry: Log, operator: bytes) -> None:
         """What this operator was paid, and lost."""
-        event = abi.EVENTS.get(entry.topics[0]) if entry.topics else None
+        event = abi.event_of(entry)
         if event in (abi.PAID, abi.TRAP_PAID) and entry.topics[2][12:] == operator:
             values, to = event.decode(entry.topics, entry.data), entry.topics[3][12:]
             if to != STAKING:  # that is its delegators' part

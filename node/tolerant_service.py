@@ -220,8 +220,8 @@ class TolerantService:
 
     def _follow(self, entry: Log) -> None:
         """Count how tasks of this operator end."""
-        event = abi.EVENTS.get(entry.topics[0]) if entry.topics else None
-        if event not in _ENDS or entry.address != TOLERANT or entry.topics[2][12:] != self._operator:
+        event = abi.event_of(entry)
+        if event not in _ENDS or entry.topics[2][12:] != self._operator:
             return
         values = event.decode(entry.topics, entry.data)
         end = "accepted" if values.get("accepted") else _ENDS[event]

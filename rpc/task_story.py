@@ -79,8 +79,8 @@ def tell(
         "events": [],
     }
     for placed in logs:
-        event = abi.EVENTS.get(placed.log.topics[0]) if placed.log.topics else None
-        if event is None or event.account != placed.log.address:
+        event = abi.event_of(placed.log)
+        if event is None:
             continue
         values = event.decode(placed.log.topics, placed.log.data)
         more = beside(event, values, operator_of)

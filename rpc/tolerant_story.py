@@ -49,8 +49,8 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
         "events": [],
     }
     for placed in logs:
-        event = abi.EVENTS.get(placed.log.topics[0]) if placed.log.topics else None
-        if event is None or event.account != placed.log.address:
+        event = abi.event_of(placed.log)
+        if event is None:
             continue
         shown = _shown(event, event.decode(placed.log.topics, placed.log.data))
         _fold(story, event.name, shown, placed.number)

@@ -16,6 +16,7 @@ from eth_abi.exceptions import DecodingError
 
 from primitives.address import BEACON, COURIER, LEDGER, MARKET, MODELS, REFEREE, STAKING, TOLERANT
 from primitives.hashing import keccak
+from primitives.receipt import Log
 from vm.system.context import SystemContext
 
 REVERT_STRING = keccak(b"Error(string)")[:4]
@@ -219,6 +220,13 @@ def _params(text: str) -> tuple[Param, ...]:
         words = item.split()
         params.append(Param(words[0], words[-1] if len(words) > 1 else "", "indexed" in words[1:-1]))
     return tuple(params)
+
+
+def event_of(log: Log) -> "Event | None":
+    """Which event a log is. None of what another account than the event's own logged: any contract may log the same
+    topics, with any data."""
+    event = EVENTS.get(log.topics[0]) if log.topics else None
+    return event if event is not None and event.account == log.address else None
 
 
 def _struct(text: str) -> Struct:
