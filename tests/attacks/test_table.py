@@ -24,7 +24,7 @@ ATTACKS = (
     "busy bond that switches credit off", "refusals that shape the draw", "stake moved before a draw", "unfair draws",
     "proposer withholding beacon reveals", "skipped rounds", "last revealers choosing the committee",
     "long proposer runs", "proposer censoring work batches", "work-lane hogging", "dispute-lane flooding",
-    "block-space flooding", "prologue flooding", "hundreds of open tasks", "no demand",
+    "block-space flooding", "forged events", "prologue flooding", "hundreds of open tasks", "no demand",
 )  # fmt: skip
 TEST = re.compile(r"`([\w/]+\.py)::(\w+)(?:\[([^\]]+)\])?`")
 
