@@ -284,7 +284,8 @@ what was in force, shares of bond of everything bonded.
 
 The *bound* is what the rules promise: the coalition's targets, footholds of newcomers aside, are at most alpha / 0.9 of
 all targets, alpha being its share of the bond that has credit. Where the others lose their models ("others idle") alpha
-itself grows, and so does the share: nobody else works any more.
+itself grows when their credit counts no more, and so does the share: nobody else works any more. That is mostly later
+than these networks last, for what counts is a tenth of one canary's credit.
 """
 
 if __name__ == "__main__":
