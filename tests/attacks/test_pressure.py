@@ -112,7 +112,6 @@ def test_a_task_refuted_by_its_own_executors_friend_is_answered_with_the_same_se
 def funded(fleet: Fleet, name: str, wei: int) -> bytes:
     """The key of an account of that name, to which the asker has given so much."""
     key, chain = key_of(name), fleet.chain
-    chain.known.append(address_of(key))
     nonce = chain.reader.nonce(chain.poster)
     fleet.block(chain.transaction(chain.poster_key, nonce, 21_000, wei, b"", address_of(key)))
     return key

@@ -1,6 +1,6 @@
 """Coins over everything that moves them, on real blocks: tips, values at risk, callbacks, delegation, cancellations,
 silence and the tolerant lane. After every block balances = genesis + minted - burned - base fees, the supply has not
-risen, and the Market, the Courier and the tolerant lane hold what they owe (Chain.check_coins).
+risen, and every system account holds what it owes (tests.coins).
 
 Shows the account of a run: `python -m pytest tests/e2e_in_process/test_coins.py -s`
 """
@@ -21,7 +21,7 @@ from primitives.merkle import pack_tokens
 from primitives.params import COIN
 from primitives.task import encode_texts
 from primitives.transaction import Transaction
-from vm.system import abi, pools, tolerant, views
+from vm.system import abi, tolerant, views
 from vm.system.tolerant_state import Ask
 
 pytestmark = pytest.mark.slow
@@ -141,12 +141,12 @@ def test_every_wei_has_a_place_after_every_block_and_the_supply_only_falls(mixtu
     assert chain.height == BLOCKS + 2
     totals = views.totals(chain.reader)
     with capsys.disabled():
-        print(f"\n{'at the beginning':<36}{chain.start:>36} wei")
+        print(f"\n{'at the beginning':<36}{chain.coins.start:>36} wei")
         for field in fields(totals)[:5]:
             print(f"{field.name:<36}{getattr(totals, field.name):>36} wei")
-        print(f"{'base fees burned':<36}{chain.base_fees_burned:>36} wei")
-        print(f"{'in the end':<36}{chain.supply:>36} wei")
-    assert chain.supply < chain.start
+        print(f"{'base fees burned':<36}{chain.coins.base_fees:>36} wei")
+        print(f"{'in the end':<36}{chain.coins.supply:>36} wei")
+    assert chain.coins.supply < chain.coins.start
 
 
 def test_the_run_moved_coins_in_all_these_ways(mixture):
@@ -163,13 +163,3 @@ def test_the_run_moved_coins_in_all_these_ways(mixture):
     assert len(seen) == 8, seen
     assert totals.tolerant == len(list(chain.events(abi.TOLERANT_PAID)))
     assert not list(chain.events(abi.ITEM_FAILED))
-
-
-def test_what_staking_holds_is_bonds_delegations_and_rewards(mixture):
-    chain = mixture.chain
-    ctx = views.ViewContext(chain.reader, chain.params, chain.height + 1)
-    held = pools.rewards_held(ctx)
-    for operator in chain.operators:
-        record = views.staking.require(ctx, operator.operator)
-        held += record.stake + record.unbonding + pools.leaving(ctx, operator.operator)
-    assert chain.reader.balance(STAKING) == held

@@ -21,6 +21,7 @@ from node.signer import create_or_open
 from node.sync import Sync
 from p2p.network import Network, NetworkConfig
 from primitives.genesis import GenesisSpec
+from tests.coins import watch
 
 GENESIS_TIME_MS = 1_700_000_000_000
 BLOCK_INTERVAL_MS = 100
@@ -55,6 +56,7 @@ class LocalNode:
     async def running(self, votes: bool = True) -> AsyncIterator["LocalNode"]:
         """Start from what is on its disk; leaving the block kills it (nothing is flushed or said goodbye to)."""
         self.ledger = Ledger.open(self.kv, self.spec)
+        watch(self.ledger, [validator.operator for validator in self.spec.validators])
         self.mempool = Mempool(self.ledger)
         host = NodeHost(self.ledger, self.mempool, Decoder(self.ledger.sign_context))
         chain_id, genesis_hash = self.ledger.params.chain_id, self.ledger.genesis_hash

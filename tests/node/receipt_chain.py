@@ -40,6 +40,7 @@ from rpc.context import Context
 from rpc.dispatch import Dispatcher
 from rpc.filters import Filters
 from rpc.registry import registry
+from tests.coins import watch
 from vm.system import abi, views
 from vm.system.tolerant_state import ASKED as TOLERANT_ASKED
 
@@ -55,6 +56,7 @@ class ReceiptChain:
     def __init__(self, **params: int) -> None:
         self.keys = [devnet_validator(index) for index in range(VALIDATORS)]
         self.ledger = Ledger.open(MemoryKV(), load_spec(devnet_spec(VALIDATORS, GENESIS_TIME_MS, params=params)))
+        watch(self.ledger, [keys.operator_address for keys in self.keys])
         self.mempool = Mempool(self.ledger)
         self.ledger.on_commit.append(self.mempool.committed)
         self._dispatcher = Dispatcher(registry())

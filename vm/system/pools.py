@@ -105,6 +105,11 @@ def leaving(ctx: ReadContext, operator: bytes) -> int:
     return _leaving(ctx, operator, _GENERATIONS.get(ctx, operator)).stake
 
 
+def all_leaving(ctx: ReadContext, operator: bytes) -> list[Pool]:
+    """Every pool that is leaving an operator, those that slashes emptied among them."""
+    return [_leaving(ctx, operator, each) for each in range(_GENERATIONS.get(ctx, operator) + 1)]
+
+
 def worth_leaving(ctx: ReadContext, operator: bytes, generation: int, shares: int) -> int:
     """Wei that shares of what is leaving stand for."""
     return delegation.worth(_leaving(ctx, operator, generation), shares)

@@ -17,7 +17,7 @@ from test_second_referee import LOOPS, SAYS_TRUE
 
 from inference.defence import NoMove, Party
 from inference.ops import op_list
-from primitives.address import COURIER, REFEREE, SECOND_REFEREE, STAKING, SYSTEM_ACCOUNTS
+from primitives.address import COURIER, SECOND_REFEREE, SYSTEM_ACCOUNTS
 from primitives.genesis import GenesisBatch
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens
@@ -44,11 +44,9 @@ from vm.system.context import OutOfGas, Refused
 from vm.system.dispatch import handlers
 from vm.system.layout import u64
 from vm.system.referee_state import (
-    AUTHOR_ANYONE,
     AUTHOR_DRAWN,
     COUNT,
     DISPUTES,
-    HELD,
     OF_TASK,
     OPEN,
     RUNNING,
@@ -85,7 +83,7 @@ class AnyProgram(RefereeWorld):
         self.senders = people
         for person in people:
             self.ctx.balances[person] = 50_000 * COIN
-        self.start = self.ctx.total_balance()
+        self.recount()
         for operator in self.operators[:3]:
             self.try_call(abi.DECLARE_COMMISSION, 500, sender=operator)
             market_state.TRAP_ANSWERS.set(self.ctx, market_trap.TRAP_EVERY, operator)
@@ -393,23 +391,16 @@ class AnyProgram(RefereeWorld):
     # ------------------------------------------------------------------ what holds
 
     def check(self) -> None:
-        self.check_coins()
+        super().check()
         failed = self.events(abi.ITEM_FAILED, self.checked_logs)
         assert not failed, failed
         self.checked_logs = len(self.ctx.logs)
-        self.check_stakes()
         self.check_tasks()
         self.check_disputes()
 
-    def check_stakes(self) -> None:
-        held = pools.rewards_held(self.ctx)
-        for operator in (*self.operators, self.newcomer):
-            record = staking.operator(self.ctx, operator)
-            if record is not None:
-                generations = range(pools._GENERATIONS.get(self.ctx, operator) + 1)
-                held += record.stake + record.unbonding
-                held += sum(pools._leaving(self.ctx, operator, each).stake for each in generations)
-        assert self.ctx.balance(STAKING) == held
+    @property
+    def registered(self) -> list[bytes]:
+        return [*self.operators, self.newcomer]
 
     def open_tasks(self) -> dict[bytes, market_state.Task]:
         ids = (task_id(self.params.chain_id, n) for n in range(market_state.POSTED.get(self.ctx)))
@@ -434,7 +425,7 @@ class AnyProgram(RefereeWorld):
             for party in (*record.parties, *(seat.verifier for seat in seats)):
                 duties.setdefault(party, set()).add(task)
         assert market_state.ESCROWED.get(self.ctx) == sum(record.escrow for record in tasks.values())
-        for operator in (*self.operators, self.newcomer):
+        for operator in self.registered:
             assert market_state.EXPOSED.get(self.ctx, operator) == exposed[operator]
             assert market_state.IN_FLIGHT.get(self.ctx, operator) == flying[operator]
             assert set(market_state.DUTIES.items(self.ctx, operator)) <= duties.get(operator, set())
@@ -444,7 +435,6 @@ class AnyProgram(RefereeWorld):
         against: Counter[tuple[bytes, int]] = Counter()
         waiting: Counter[bytes] = Counter()
         running: dict[bytes, int] = {}
-        held = HELD.get(self.ctx)
         for number in range(1, COUNT.get(self.ctx) + 1):
             dispute = DISPUTES.get(self.ctx, u64(number))
             if dispute is None or dispute.state == abi.DISPUTE_ENDED:
@@ -452,18 +442,15 @@ class AnyProgram(RefereeWorld):
             against[dispute.task, dispute.attempt] += 1
             bound[dispute.accused] += 1
             bound[dispute.operator] += dispute.from_stake
-            held += 0 if dispute.from_stake else dispute.bond
             if dispute.author_kind == AUTHOR_DRAWN:
                 bound[dispute.author] += 1
-            held += dispute.author_bond if dispute.author_kind == AUTHOR_ANYONE else 0
             if dispute.state == abi.DISPUTE_QUEUED:
                 waiting[dispute.accused] += 1
             else:
                 assert dispute.accused not in running
                 running[dispute.accused] = number
-        assert self.ctx.balance(REFEREE) == held
         assert RUNNING.get(self.ctx) == len(running)
-        for operator in (*self.operators, self.newcomer):
+        for operator in self.registered:
             assert staking._BOUND.get(self.ctx, operator) == bound[operator]
             record = accused_of(self.ctx, operator)
             assert (record.running, record.waiting) == (running.get(operator, 0), waiting[operator])

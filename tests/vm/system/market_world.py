@@ -7,7 +7,6 @@ from memory_context import MemoryContext
 from consensus.work.fees import Terms, escrow_of
 from inference.opening import shape_record
 from inference.program import Shape, cost
-from primitives.address import COURIER, LEDGER, MARKET, REFEREE, STAKING, TOLERANT
 from primitives.genesis import GenesisBatch, GenesisModel, GenesisSpec, GenesisValidator
 from primitives.hashing import keccak
 from primitives.merkle import pack_tokens, tokens_root
@@ -25,12 +24,11 @@ from primitives.task import (
     result_length,
     verdict_commitment,
 )
-from vm.system import abi, courier, ledger, market, market_gas, market_state, models, prologue, staking, tolerant_state
+from tests.coins import Coins
+from vm.system import abi, ledger, market, market_gas, market_state, models, prologue
 from vm.system.context import Refused
 from vm.system.genesis import genesis_balances, genesis_storage
 from vm.system.market_views import Duty, TaskView, open_tasks, task_view
-from vm.system.referee_state import HELD
-from vm.system.referee_views import dispute_view, open_disputes
 
 MODEL = keccak(b"a small model")
 UNLISTED = keccak(b"a model nobody knows")
@@ -111,7 +109,7 @@ class World:
                 self.ctx.storage[account, slot] = value
         self.ctx.balances = dict(genesis_balances(self.spec))
         self.ctx.balances[POSTER] = 10_000 * COIN
-        self.start = self.ctx.total_balance()
+        self.recount()
         self.seed = seed
         self.roots: dict[bytes, bytes] = {}
 
@@ -139,27 +137,17 @@ class World:
         self.block(height - self.height)
 
     def check(self) -> None:
-        """Coins; Staking holds the stakes, the Referee the bonds of disputes and the slashes that are held."""
-        self.check_coins()
-        stakes = [staking.operator(self.ctx, validator.operator) for validator in self.spec.validators]
-        assert self.ctx.balance(STAKING) == sum(stake.bond + stake.unbonding for stake in stakes)
-        views = [dispute_view(self.ctx, number) for number in open_disputes(self.ctx)]
-        assert self.ctx.balance(REFEREE) == HELD.get(self.ctx) + sum(
-            (0 if view.from_stake else view.bond)
-            + (0 if staking.operator(self.ctx, view.author) else view.author_bond)
-            for view in views
-        )
+        """Every wei has a place (tests.coins)."""
+        self.coins.check(self.ctx, self.ctx.total_balance(), 0, self.registered)
 
-    def check_coins(self) -> None:
-        """Coins: all there is = genesis + minted - burned, and what the Market holds is what it owes."""
-        totals = ledger.get_totals(self.ctx)
-        assert self.ctx.total_balance() == self.start + totals.minted - totals.burned
-        assert 2 * totals.minted <= totals.burned_fees  # so that the supply never rises
-        held = market_state.ESCROWED, market_state.FUND, market_state.AUDIT_RESERVE
-        assert self.ctx.balance(MARKET) == sum(scalar.get(self.ctx) for scalar in held)
-        assert self.ctx.balance(LEDGER) == 0
-        assert self.ctx.balance(COURIER) == courier.prepaid(self.ctx)
-        assert self.ctx.balance(TOLERANT) == tolerant_state.ESCROWED.get(self.ctx)
+    def recount(self) -> None:
+        """Coins that a test gave to somebody are counted from here on."""
+        self.coins = Coins(self.ctx, self.ctx.total_balance())
+
+    @property
+    def registered(self) -> list[bytes]:
+        """Who is an operator, or may be."""
+        return [validator.operator for validator in self.spec.validators]
 
     def escrow(
         self, prompt: int = 8, max_tokens: int = 8, assurance: int = 0, kind: int = 0, model=MODEL, tip: int = 0,

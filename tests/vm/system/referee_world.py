@@ -68,7 +68,7 @@ class RefereeWorld(World):
         super().__init__(seed, model=listed, **spec)
         for address in (WATCHER, STRANGER, *(validator.hot for validator in self.spec.validators)):
             self.ctx.balances[address] = 100_000 * COIN
-        self.start = self.ctx.total_balance()
+        self.recount()
 
     # A task's life
 

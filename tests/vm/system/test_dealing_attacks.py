@@ -196,7 +196,7 @@ def test_a_flood_of_posts_delays_and_harms_nobody_and_is_refused_before_it_is_mo
     flooder, user = keccak(b"flooder")[12:], keccak(b"user")[12:]
     for rich in (flooder, user):
         world.ctx.balances[rich] = 10**6 * COIN
-    world.start = world.ctx.total_balance()
+    world.recount()
     world.block()
     room = world.params.block_gas_limit - world.params.prologue_gas
     wanted, served, flood, behind = 0, list[tuple[int, bytes]](), 0, 0

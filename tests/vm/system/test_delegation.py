@@ -23,7 +23,7 @@ class Delegating(World):
         super().__init__(canaries_per_validator=0, **spec)
         for person in (ANN, BOB):
             self.ctx.balances[person] = 100_000 * COIN
-        self.start = self.ctx.total_balance()
+        self.recount()
         self.block()
         if commission is not None:
             self.call(abi.DECLARE_COMMISSION, commission, sender=HEAD)
@@ -47,15 +47,11 @@ class Delegating(World):
     def record(self, operator: bytes = HEAD) -> staking.Operator:
         return staking.require(self.ctx, operator)
 
-    def check(self) -> None:
-        """Coins: what Staking holds is bonds, delegations, both on their way out, and rewards."""
-        held = pools.rewards_held(self.ctx)
-        for validator in self.spec.validators:
-            record = self.record(validator.operator)
-            assert record.delegated == pools.pool(self.ctx, validator.operator).stake
-            held += record.stake + record.unbonding + pools.leaving(self.ctx, validator.operator)
-        assert self.ctx.balance(STAKING) == held
-        self.check_coins()
+    def slash(self, wei: int, operator: bytes = HEAD) -> int:
+        """Take stake and burn it: as for a lie that nobody gets anything for."""
+        taken = staking.slash(self.ctx, operator, wei, bytes(32), Reason.WRONG_WORK)
+        ledger.burn(self.ctx, REFEREE, taken, ledger.Burn.SLASH)
+        return taken
 
 
 @pytest.fixture
@@ -133,7 +129,7 @@ def test_what_cannot_be_delegated_is_refused_with_the_reason(world):
         world.delegate(COIN, operator=BOB)
     with pytest.raises(Refused, match="bonds its own"):
         world.ctx.balances[HEAD] = COIN
-        world.start += COIN
+        world.recount()
         world.delegate(COIN, sender=HEAD)
     world.delegate(3 * COIN)
     with pytest.raises(Refused, match="cannot take back"):
@@ -158,8 +154,8 @@ def test_what_is_taken_back_leaves_through_the_queue_and_can_be_slashed_until_th
     with pytest.raises(Refused, match="no unbonding has ended"):
         world.call(abi.WITHDRAW)
     bond = world.record().bond
-    taken = staking.slash(world.ctx, HEAD, bond + 5 * COIN, bytes(32), Reason.WRONG_WORK)
-    assert taken == bond + 5 * COIN == world.ctx.balance(REFEREE)
+    taken = world.slash(bond + 5 * COIN)
+    assert taken == bond + 5 * COIN == ledger.get_totals(world.ctx).burned_slashes
     world.ctx.height = release
     assert world.call(abi.WITHDRAW) == 5 * COIN
     world.check()
@@ -167,11 +163,11 @@ def test_what_is_taken_back_leaves_through_the_queue_and_can_be_slashed_until_th
 
 def test_a_slash_takes_from_everyone_in_proportion_and_a_newcomer_pays_for_nothing_old(world):
     world.delegate(10_000 * COIN)  # half of the operator's stake
-    staking.slash(world.ctx, HEAD, 2_000 * COIN, bytes(32), Reason.WRONG_WORK)
+    world.slash(2_000 * COIN)
     assert (world.record().bond, world.stake()) == (9_000 * COIN, 9_000 * COIN)
     world.delegate(9_000 * COIN, sender=BOB)
     assert world.stake(BOB) == 9_000 * COIN
-    staking.slash(world.ctx, HEAD, 27 * COIN, bytes(32), Reason.WRONG_WORK)
+    world.slash(27 * COIN)
     assert [world.stake(who) for who in (ANN, BOB)] == [8_991 * COIN] * 2
     world.check()
 
@@ -191,12 +187,12 @@ def test_slashed_to_nothing_a_pool_takes_no_more_and_those_who_leave_later_begin
     world.delegate(10 * COIN)
     world.undelegate(5 * COIN)
     everything = world.record().stake + 5 * COIN
-    assert staking.slash(world.ctx, HEAD, everything + 7, bytes(32), Reason.WRONG_WORK) == everything
+    assert world.slash(everything + 7) == everything
     assert (world.stake(), pools.leaving(world.ctx, HEAD)) == (0, 0)
     with pytest.raises(Refused, match="cannot take back"):
         world.undelegate(1)
     world.ctx.balances[HEAD] = 2_000 * COIN
-    world.start += 2_000 * COIN
+    world.recount()
     world.call(abi.BOND, sender=HEAD, value=2_000 * COIN)
     with pytest.raises(Refused, match="slashes left nothing"):
         world.delegate(2 * COIN)
@@ -225,7 +221,7 @@ def test_whatever_is_done_in_whatever_order_every_wei_has_a_place(world):
                 case 5:
                     world.call(abi.WITHDRAW, sender=who)
                 case 6:
-                    staking.slash(world.ctx, HEAD, rng.randrange(40 * COIN), bytes(32), Reason.WRONG_WORK)
+                    world.slash(rng.randrange(40 * COIN))
         except Refused as refusal:
             assert refusal.code in {
                 "too_small", "bad_amount", "nothing_due", "too_many_unbondings", "pool_spent", "not_active"

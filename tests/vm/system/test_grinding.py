@@ -22,7 +22,7 @@ def drawn_after(change, seed: int, serving: int = 8) -> tuple[bytes, ...]:
     """Verifiers of an answer whose draw comes in the block after `change` was made."""
     world = World(validators=8, serving=serving, canaries_per_validator=0, seed=seed)
     world.ctx.balances[RICH] = world.ctx.balances[ATTACKER] = 10**6 * COIN
-    world.start = world.ctx.total_balance()
+    world.recount()
     world.block()
     call(world, abi.DECLARE_COMMISSION, 0)
     task = world.post(temperature_q16=1 << 16)

@@ -3,7 +3,6 @@
 import pytest
 from market_world import COST, World, hot_of, payout_of
 
-from primitives.address import REFEREE, STAKING
 from primitives.hashing import keccak
 from primitives.reasons import Reason
 from primitives.task import (
@@ -18,7 +17,7 @@ from primitives.task import (
     trap_root,
     verdict_commitment,
 )
-from vm.system import abi, market_state, market_trap, pools, referee, staking
+from vm.system import abi, market_state, market_trap, referee, staking
 from vm.system.context import Refused
 
 SALT = keccak(b"salt")
@@ -31,12 +30,6 @@ class Trapped(World):
     def __init__(self, **spec: int) -> None:
         super().__init__(canaries_per_validator=0, **spec)
         self.block()
-
-    def check(self) -> None:
-        held = sum(staking.require(self.ctx, v.operator).bond for v in self.spec.validators)
-        assert self.ctx.balance(STAKING) == held + pools.rewards_held(self.ctx)
-        assert self.ctx.balance(REFEREE) == 0
-        self.check_coins()
 
     def committed(self, *, entitled: bool = True) -> tuple[bytes, bytes, bytes]:
         """(task, executor, T) of a task whose executor committed to a trap."""

@@ -14,7 +14,7 @@ class Counted:
     def __init__(self, tasks: int) -> None:
         self.world = world = World(canaries_per_validator=0, epoch_blocks=1_000, validators_max=16, rate=10**10)
         world.ctx.balances[POSTER] = 10**6 * COIN
-        world.start = world.ctx.total_balance()
+        world.recount()
         world.block()
         self.tasks = [world.post(deadline=600, temperature_q16=1 << 16) for _ in range(tasks)]
         while any(world.status(task) == Status.POSTED for task in self.tasks):
@@ -78,7 +78,7 @@ def test_so_does_the_work_on_one_task_among_them() -> None:
 def test_more_than_a_block_can_deal_waits_and_no_prologue_is_above_its_gas() -> None:
     world = World(canaries_per_validator=0, rate=10**10)
     world.ctx.balances[POSTER] = 10**6 * COIN
-    world.start = world.ctx.total_balance()
+    world.recount()
     world.block()
     tasks = [world.post(deadline=600, temperature_q16=1 << 16) for _ in range(MANY)]
     dealt, blocks = 0, 0

@@ -811,7 +811,8 @@ def test_whatever_gas_a_prologue_has_left_an_end_by_time_is_done_whole_or_waits(
         world.ctx.next_block()
         world.ctx.gas_limit, logged = limit, len(world.ctx.logs)
         prologue.run(world.ctx, bytes(32), b"")
-        world.check_coins()
+        world.recount()
+        world.check()
         assert not [event for event in world.events(abi.ITEM_FAILED, logged) if event["code"] == "out_of_gas"], limit
         done.add(world.dispute(1).state == abi.DISPUTE_ENDED)
     assert done == {False, True}

@@ -40,6 +40,7 @@ def convicted(world, task, leaf, target, at=0):
     assert view.reason == abi.ENDED_REFUTED, (leaf, target)
     (judged,) = world.of(abi.JUDGED, task)
     world.ctx.storage, world.ctx.balances = saved[:2]
+    world.recount()
     world.ctx.height = saved[2]
     del world.ctx.logs[saved[3] :]
     return judged["rule"], judged["op"]
