@@ -37,9 +37,9 @@ def test_the_page_is_what_the_chains_own_functions_give() -> None:
 def test_what_a_post_accepts_is_a_loss_to_cheat_in_whatever_the_base_fee_is_then(
     params: ChainParams, model: tuple, length: int, price: int, at_risk: int, odds: Odds, risen: int
 ) -> None:
-    """q (Sigma + G) > c + (1 - q) X in rationals. Sigma: the slash, less the bounty and the asker's G, which may both go
-    to the culprit's friends. (What a dispute's gas costs comes back to who spent it.) The base fee has risen by the time
-    of the dispute."""
+    """q (Sigma + G) > c + (1 - q) X in rationals. Sigma: the slash, less the bounty and the asker's G, which may go to
+    the culprit's friends. (What a dispute's gas costs comes back to who spent it.) The base fee has risen since the
+    post."""
     cost, kind = model
     macs = cost.execution(kind, length, length)
     saved = price_of(macs, 10**price)
