@@ -19,7 +19,7 @@ from eth.exceptions import (
 )
 from eth.vm.opcode_values import JUMP, JUMPI
 
-from primitives.address import SYSTEM_ACCOUNTS, ZERO_ADDRESS, checksum
+from primitives.address import SYSTEM_ACCOUNTS, SYSTEM_ADDRESS, ZERO_ADDRESS, checksum
 from primitives.params import ChainParams
 from primitives.receipt import Log
 from primitives.transaction import AccessList, Authorization, InvalidTransaction, Transaction
@@ -149,7 +149,7 @@ def call(
     """Run the message on the state at `root`, as if in the block of `env`, and forget it.
 
     gas_cap: most gas (the block's limit if None). Raises InvalidTransaction when it could not even start (funds,
-    intrinsic gas), CallFailed (an override that is refused), CallStopped, CorruptState.
+    intrinsic gas), CallFailed (an override or a sender that is refused), CallStopped, CorruptState.
     """
     cap = env.params.block_gas_limit if gas_cap is None else gas_cap
     gas = cap if request.gas is None else min(request.gas, cap)
@@ -298,6 +298,8 @@ def _execute(
 ) -> CallResult:
     if should_stop():
         raise CallStopped
+    if request.sender == SYSTEM_ADDRESS:
+        raise CallFailed("nobody calls from the system address: a block's own prologue does, with gas that is its own")
     transaction = _unsigned(request, gas)
     base_fee = env.base_fee_per_gas if request.max_fee_per_gas else 0
     if request.max_fee_per_gas and request.max_fee_per_gas < base_fee:

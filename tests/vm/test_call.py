@@ -3,7 +3,7 @@
 import pytest
 from eth_abi import encode
 
-from primitives.address import MODELS, created_by
+from primitives.address import MARKET, MODELS, SYSTEM_ADDRESS, created_by
 from primitives.transaction import InvalidTransaction
 from tests.vm.world import (
     ADDRESSES,
@@ -39,6 +39,7 @@ from vm.call import (
     estimate_gas,
     revert_reason,
 )
+from vm.system.prologue import prologue_data
 
 ME = ADDRESSES[0]
 ERROR = bytes.fromhex("08c379a0") + encode(["string"], ["too little"])
@@ -123,6 +124,14 @@ def test_the_gas_cap_holds(world: World) -> None:
 
 def test_a_contract_may_be_the_sender_of_a_call(world: World) -> None:
     assert call(world.db, world.root, world.env(), CallRequest(AT[STORE], AT[RETURN_INPUT], b"x")).output == b"x"
+
+
+def test_nobody_plays_the_prologue_in_a_call(world: World) -> None:
+    """Its gas is a block's: with any other amount it could run into what no block may run into."""
+    prologue = CallRequest(SYSTEM_ADDRESS, MARKET, prologue_data(bytes(32), b""), gas=60_000)
+    for ask in (call, estimate_gas):
+        with pytest.raises(CallFailed, match="the system address"):
+            ask(world.db, world.root, world.env(), prologue)
 
 
 def test_overrides(world: World) -> None:
