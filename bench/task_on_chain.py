@@ -88,7 +88,8 @@ def play(engines: Engines, tasks: int, a_block: int, seed: int) -> tuple[Chain, 
 def bytes_of(transaction: Transaction) -> int:
     """Of a work batch, beside the answers in it."""
     batch = abi.WORK.decode_arguments(transaction.data[4:])[0]
-    answers = sum(len(item.tokens) for item in decode_batch(batch) if isinstance(item, Submission))
+    items = decode_batch(batch, ChainParams().chain_id)
+    answers = sum(len(item.tokens) for item in items if isinstance(item, Submission))
     return len(transaction.raw) - TOKEN_BYTES * answers
 
 

@@ -345,7 +345,7 @@ def due_block(
     twice in it: what is certain to be refused has no claim on what others leave."""
     try:
         (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
-        items = decode_batch(batch)
+        items = decode_batch(batch, params.chain_id)
     except (abi.AbiError, MalformedBatch):
         return NOT_DUE
     carried = {(item.task, type(item)) for item in items if not isinstance(item, MalformedItem)}

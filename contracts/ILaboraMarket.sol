@@ -144,7 +144,6 @@ interface ILaboraMarket {
         uint32 callbackGas
     ) external payable returns (bytes32 task);
     function cancel(bytes32 task) external;
-    function work(bytes calldata batch) external;
     function fillFund() external payable;
     function prologue(bytes32 parentHash, bytes calldata beaconProof) external;
     function quote(

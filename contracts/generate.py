@@ -38,7 +38,7 @@ def files() -> dict[str, str]:
 def abi_json(account: bytes) -> list[dict[str, Any]]:
     """The ABI of a system account in the form that every Ethereum library reads: functions, then events."""
     found: list[dict[str, Any]] = []
-    for function in abi.FUNCTIONS[account].values():
+    for function in _functions(account).values():
         found.append(
             {
                 "type": "function",
@@ -73,6 +73,11 @@ def _param(param: abi.Param) -> dict[str, Any]:
     }
 
 
+def _functions(account: bytes) -> dict[bytes, abi.Function]:
+    """Those whose calldata is as the ABI has it."""
+    return {key: function for key, function in abi.FUNCTIONS[account].items() if not function.bare}
+
+
 def _events(account: bytes) -> Sequence[abi.Event]:
     return [event for event in abi.EVENTS.values() if event.account == account]
 
@@ -86,7 +91,7 @@ def _types() -> str:
 
 
 def _interface(account: bytes, name: str) -> str:
-    functions, events = abi.FUNCTIONS[account], _events(account)
+    functions, events = _functions(account), _events(account)
     used = sorted(_structs_of(functions))
     lines = [LICENCE]
     if used:

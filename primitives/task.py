@@ -13,6 +13,7 @@ from primitives.merkle import pack_tokens, unpack_tokens
 from primitives.params import CWU
 
 NO_BAD_POSITION = 2**32 - 1
+SEQUENCE_BYTES = 8
 BATCH_ITEMS_MAX = 64
 DEVICE_BYTES_MAX = 32
 STOP_IDS_MAX = 16
@@ -148,8 +149,15 @@ def price_of(macs: int, wei_per_cwu: int) -> int:
 
 
 def task_id(chain_id: int, sequence: int) -> bytes:
-    """keccak("task" | chain id u64 | sequence u64)."""
-    return keccak(b"task" + chain_id.to_bytes(8, "big") + sequence.to_bytes(8, "big"))
+    """The first 24 bytes of keccak("task" | chain id u64 | sequence u64), then the sequence, u64: who knows the chain
+    knows the id by its end alone, and a work batch names a task so."""
+    number = sequence.to_bytes(SEQUENCE_BYTES, "big")
+    return keccak(b"task" + chain_id.to_bytes(8, "big") + number)[:-SEQUENCE_BYTES] + number
+
+
+def sequence_of(task: bytes) -> int:
+    """The sequence that an id of the exact lane ends in."""
+    return int.from_bytes(task[-SEQUENCE_BYTES:], "big")
 
 
 def tolerant_task_id(chain_id: int, sequence: int) -> bytes:
@@ -252,24 +260,25 @@ class MalformedItem:
 
 
 def encode_batch(items: Iterable[WorkItem]) -> bytes:
-    """rlp of the items, as `Market.work(bytes)` takes it."""
+    """rlp of the items, as `Market.work(bytes)` takes it; tasks by their sequence."""
     uint = rlp.from_uint
     encoded: list[rlp.Item] = []
     for item in items:
         match item:
             case Submission():
+                sequence = uint(sequence_of(item.task))
                 times = [uint(item.queue_ms), uint(item.first_token_ms), uint(item.total_ms)]
-                encoded.append([b"\x01", item.task, pack_tokens(item.tokens), item.commitment, *times, item.device])
+                encoded.append([b"\x01", sequence, pack_tokens(item.tokens), item.commitment, *times, item.device])
             case Verdict():
-                encoded.append([b"\x02", item.task, item.commitment])
+                encoded.append([b"\x02", uint(sequence_of(item.task)), item.commitment])
             case Reveal():
-                encoded.append([b"\x03", item.task, item.root, uint(item.bad)])
+                encoded.append([b"\x03", uint(sequence_of(item.task)), item.root, uint(item.bad)])
             case TrapOpening():
-                encoded.append([b"\x04", item.task, item.salt, item.root])
+                encoded.append([b"\x04", uint(sequence_of(item.task)), item.salt, item.root])
     return rlp.encode(encoded)
 
 
-def decode_batch(data: bytes) -> list[WorkItem | MalformedItem]:
+def decode_batch(data: bytes, chain_id: int) -> list[WorkItem | MalformedItem]:
     """Raises MalformedBatch when it is no RLP list of 1 to 64 lists; an unreadable item becomes a MalformedItem."""
     try:
         items = [rlp.as_list(item) for item in rlp.decode_list(data)]
@@ -277,15 +286,16 @@ def decode_batch(data: bytes) -> list[WorkItem | MalformedItem]:
         raise MalformedBatch(f"malformed work batch: {error}") from error
     if not 1 <= len(items) <= BATCH_ITEMS_MAX:
         raise MalformedBatch(f"a work batch holds 1 to {BATCH_ITEMS_MAX} items, not {len(items)}")
-    return [_decode_item(item) for item in items]
+    return [_decode_item(item, chain_id) for item in items]
 
 
-def _decode_item(fields: Sequence[rlp.Item]) -> WorkItem | MalformedItem:
+def _decode_item(fields: Sequence[rlp.Item], chain_id: int) -> WorkItem | MalformedItem:
     kind, task = 0, b""
     try:
         if len(fields) < 3:
             raise rlp.RLPError(f"an item of {len(fields)} fields")
-        kind, task = rlp.as_uint(fields[0], 32), rlp.as_bytes(fields[1], 32)
+        kind = rlp.as_uint(fields[0], 32)
+        task = task_id(chain_id, rlp.as_uint(fields[1], 8 * SEQUENCE_BYTES))
         if kind == 1:
             _, _, tokens, commitment, queue, first, total, device = rlp.as_list(fields, 8)
             return Submission(

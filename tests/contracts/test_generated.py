@@ -36,7 +36,8 @@ def test_selectors_and_topics_follow_from_the_json_alone(account):
         kind: [f"{e['name']}({','.join(_json_type(i) for i in e['inputs'])})" for e in entries if e["type"] == kind]
         for kind in ("function", "event")
     }
-    assert [keccak(text.encode())[:4] for text in signatures["function"]] == list(abi.FUNCTIONS[account])
+    in_abi = [selector for selector, function in abi.FUNCTIONS[account].items() if not function.bare]
+    assert [keccak(text.encode())[:4] for text in signatures["function"]] == in_abi
     topics = [topic for topic, event in abi.EVENTS.items() if event.account == account]
     assert [keccak(text.encode()) for text in signatures["event"]] == topics
 

@@ -24,6 +24,7 @@ from primitives.task import (
     Verdict,
     decode_batch,
     execution_commitment,
+    task_id,
     trap_root,
     verdict_commitment,
 )
@@ -178,7 +179,7 @@ def test_a_work_transaction_decodes_and_its_replacement_pays_an_eighth_more() ->
     assert transaction.max_fee_per_gas >= 2 * 10**9
     assert transaction.gas >= max(transaction.intrinsic_gas, transaction.floor_gas)
     (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
-    assert decode_batch(batch) == items
+    assert decode_batch(batch, 31337) == [replace(items[0], task=task_id(31337, 1))]
     assert not is_stale(sent, 11) and is_stale(sent, 12)
     again = signed(HOT, 31337, 7, message, 10**9, 5_000_000, 12, sent).transaction
     assert again.max_fee_per_gas * 8 >= transaction.max_fee_per_gas * 9

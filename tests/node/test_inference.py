@@ -15,7 +15,7 @@ from node.duties import Result
 from node.inference import InferenceService
 from node.outbox import Outbox
 from node.store import ModelStore
-from primitives.task import Verdict, decode_batch
+from primitives.task import Verdict, decode_batch, sequence_of
 from primitives.transaction import InvalidTransaction, Transaction, decode
 from vm.system import abi
 from vm.system.market_views import Duty
@@ -54,7 +54,7 @@ def has_result(service: InferenceService, number: int) -> None:
 
 def tasks_in(transaction: Transaction) -> list[int]:
     (batch,) = abi.WORK.decode_arguments(transaction.data[4:])
-    return [int.from_bytes(item.task, "big") for item in decode_batch(batch)]
+    return [sequence_of(item.task) for item in decode_batch(batch, 31337)]
 
 
 def test_what_is_ready_later_does_not_wait_for_the_block_of_what_was_sent(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from primitives.task import (
     decode_batch,
     encode_batch,
     price_of,
+    task_id,
     vector_of,
     words_of,
 )
@@ -194,17 +195,19 @@ def test_a_vector_survives_as_words(vector: list[int]) -> None:
 
 def test_a_work_batch_survives_and_its_bad_items_stand_alone() -> None:
     items = [
-        Submission(b"\x01" * 32, (1, 2, 258), b"\x02" * 32, 5, 6, 7, b"cpu"),
-        Verdict(b"\x03" * 32, b"\x04" * 32),
-        Reveal(b"\x05" * 32, b"\x06" * 32, 2**32 - 1),
+        Submission(task_id(31337, 0), (1, 2, 258), b"\x02" * 32, 5, 6, 7, b"cpu"),
+        Verdict(task_id(31337, 7), b"\x04" * 32),
+        Reveal(task_id(31337, 2**64 - 1), b"\x06" * 32, 2**32 - 1),
     ]
-    assert decode_batch(encode_batch(items)) == items
-    mixed = rlp.encode([[b"\x02", b"\x03" * 32, b"short"], [b"\x09", b"\x03" * 32, b""], [b"\x02"]])
-    decoded = decode_batch(mixed)
+    assert decode_batch(encode_batch(items), 31337) == items
+    assert decode_batch(encode_batch(items), 1) != items
+    wrong = [[b"\x02", b"\x03", b"short"], [b"\x09", b"\x03", b""], [b"\x02"], [b"\x02", b"\x00", bytes(32)]]
+    mixed = rlp.encode([*wrong, [b"\x02", b"\x03" * 9, bytes(32)]])
+    decoded = decode_batch(mixed, 31337)
     assert all(isinstance(item, MalformedItem) for item in decoded)
     for bad in (b"", b"\xc0", rlp.encode([[b"\x02", b"", b""]] * 65), rlp.encode([b"x"]), b"\x80"):
         with pytest.raises(MalformedBatch):
-            decode_batch(bad)
+            decode_batch(bad, 31337)
 
 
 def test_the_system_transaction_is_bound_to_chain_and_height() -> None:

@@ -74,6 +74,9 @@ class Function:
     inputs: tuple[Param, ...]
     outputs: tuple[Param, ...]
     mutability: str
+    bare: bool = False
+    """Its one argument, bytes, follows the selector as it is: nodes send it with every block, and no contract may.
+    Interfaces in Solidity and JSON leave it out, for they cannot say so."""
 
     @cached_property
     def signature(self) -> str:
@@ -86,11 +89,13 @@ class Function:
 
     def encode_call(self, *values: Any) -> bytes:
         """Calldata: selector and arguments."""
+        if self.bare:
+            return self.selector + bytes(values[0])
         return self.selector + bytes(eth_abi.encode([param.canonical for param in self.inputs], values))
 
     def decode_arguments(self, data: bytes) -> tuple[Any, ...]:
         """Arguments of calldata without its selector. Raises AbiError."""
-        return _decode(self.inputs, data)
+        return (data,) if self.bare else _decode(self.inputs, data)
 
     def encode_result(self, values: Sequence[Any]) -> bytes:
         """Return data."""
@@ -237,13 +242,13 @@ def _struct(text: str) -> Struct:
     return struct
 
 
-def _function(account: bytes, text: str) -> Function:
+def _function(account: bytes, text: str, bare: bool = False) -> Function:
     match = re.fullmatch(
         r"(\w+)\(([^)]*)\)\s*(view|payable)?\s*(?:returns\s*\(([^)]*)\))?", " ".join(text.split())
     )
     assert match is not None, text
     name, inputs, mutability, outputs = match.groups()
-    function = Function(account, name, _params(inputs), _params(outputs or ""), mutability or "nonpayable")
+    function = Function(account, name, _params(inputs), _params(outputs or ""), mutability or "nonpayable", bare)
     assert function.selector not in FUNCTIONS.setdefault(account, {}), text
     FUNCTIONS[account][function.selector] = function
     return function
@@ -392,7 +397,7 @@ POST = _function(MARKET, """post(uint8 kind, bytes32 model, bytes tokens, uint32
     uint32 topK, uint8 assurance, uint256 valueAtRisk, uint256 tipPerCwu, uint32 deadlineBlocks, uint32 callbackGas)
     payable returns (bytes32 task)""")
 CANCEL = _function(MARKET, "cancel(bytes32 task)")
-WORK = _function(MARKET, "work(bytes batch)")
+WORK = _function(MARKET, "work(bytes batch)", bare=True)
 FILL_FUND = _function(MARKET, "fillFund() payable")
 PROLOGUE = _function(MARKET, "prologue(bytes32 parentHash, bytes beaconProof)")
 QUOTE = _function(MARKET, """quote(uint8 kind, bytes32 model, uint32 promptTokens, uint32 maxTokens,

@@ -96,7 +96,7 @@ CALLBACK = 12 * READ + 14 * WRITE + POPPED + QUEUED * WRITE + LOG
 TASK_WORDS = 48
 """Words that a view of one task reads: its own and its seats'."""
 
-MESSAGE = 25_000
+MESSAGE = 23_500
 """A transaction that carries one work item: intrinsic gas, calldata, dispatch."""
 TOKEN_CALLDATA = 64
 ELEMENT_CALLDATA_FLOOR = 160

@@ -56,7 +56,7 @@ def work(ctx: SystemContext, call: Call, batch: bytes) -> None:
     if operator is None:
         raise Refused("unknown_sender", f"0x{call.sender.hex()} is no operator's hot account")
     try:
-        items = decode_batch(batch)
+        items = decode_batch(batch, ctx.params.chain_id)
     except MalformedBatch as error:
         raise Refused("malformed", str(error)) from error
     for item in items:

@@ -8,7 +8,7 @@ from primitives.address import MARKET
 from primitives.hashing import keccak
 from primitives.merkle import tokens_root
 from primitives.params import COIN, STAKE_UNIT, ChainParams
-from primitives.task import Kind, Status, sampling_seed, task_id
+from primitives.task import Kind, Status, sampling_seed, sequence_of, task_id
 from vm.system import abi, gas, ledger, market, market_gas, market_state, prologue, referee_gas
 from vm.system.context import Refused
 from vm.system.market_deal import canary_prompt
@@ -294,8 +294,9 @@ def test_a_batch_reverts_whole_only_for_a_stranger_or_bad_rlp(world):
 
     task = world.post()
     world.block()
-    items = [[b"\x05", task, b"\x01" * 32, b"\x02" * 32], [b"\x01", task], [b"\x02", b"\x05" * 32, b"\x06" * 32]]
-    items.append([b"\x04", task, b"\x01" * 32, b"\x02" * 32])
+    number = rlp.from_uint(sequence_of(task))
+    items = [[b"\x05", number, b"\x01" * 32, b"\x02" * 32], [b"\x01", number], [b"\x02", b"\x05" * 8, b"\x06" * 32]]
+    items.append([b"\x04", number, b"\x01" * 32, b"\x02" * 32])
     before = len(world.ctx.logs)
     world.ctx.call(market.HANDLERS, abi.WORK, rlp.encode(items), sender=hot_of(operator_of(0)))
     refused = world.events(abi.WORK_REFUSED, before)

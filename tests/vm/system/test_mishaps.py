@@ -6,7 +6,7 @@ from memory_context import MemoryContext
 from primitives.hashing import keccak
 from primitives.params import ChainParams
 from primitives.reasons import Reason, reason_of
-from primitives.task import Reveal, Status, Verdict, encode_batch
+from primitives.task import Reveal, Status, Verdict, encode_batch, task_id
 from vm.system import abi, market, mishaps
 from vm.system.mishaps import MISSES_KEPT
 
@@ -59,10 +59,11 @@ def test_a_refused_message_is_on_record_with_the_number_of_its_code() -> None:
     world.block()
     task = world.post()
     operator = world.spec.validators[0].operator
-    batch = encode_batch([Verdict(task, bytes(32)), Reveal(keccak(b"none"), bytes(32), 0)])
+    unknown = task_id(world.params.chain_id, 99)
+    batch = encode_batch([Verdict(task, bytes(32)), Reveal(unknown, bytes(32), 0)])
     world.ctx.call(market.HANDLERS, abi.WORK, batch, sender=hot_of(operator))
     assert world.status(task) == Status.POSTED
     found = [(m.task, Reason(m.reason), m.role) for m in mishaps.refusals(world.ctx, operator)]
-    assert found == [(keccak(b"none"), Reason.UNKNOWN_TASK, 3), (task, Reason.STAGE, 2)]
+    assert found == [(unknown, Reason.UNKNOWN_TASK, 3), (task, Reason.STAGE, 2)]
     codes = [event["code"] for event in world.events(abi.WORK_REFUSED)]
     assert [reason_of(code) for code in codes] == [Reason.STAGE, Reason.UNKNOWN_TASK]
