@@ -125,7 +125,7 @@ def test_no_item_takes_more_than_it_is_charged(seed: int, validators: int) -> No
                 work(world, validator.operator, rng)
     print(dict(world.ctx.counted))
     assert not world.ctx.wrong
-    assert all(world.ctx.counted[step] > 20 for step in ("close", "draw", "settle", "deal", "work item"))
+    assert all(world.ctx.counted[step] > 5 for step in ("close", "draw", "settle", "deal", "work item"))
     assert Status.SETTLED in {world.status(task) for task in tasks}
 
 
