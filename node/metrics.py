@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import trio
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics import disable_created_metrics
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from chain.ledger import Committed, Ledger
 from chain.mempool import Mempool
@@ -91,8 +92,13 @@ class Metrics:
         inference.on_answer.append(self._on_answer)
 
     async def page(self, accept: str) -> tuple[bytes, str]:
-        """(body, content type) for a scraper that takes these types."""
-        encode, content_type = choose_encoder(accept)
+        """(body, content type) for a scraper that takes these types. Their parameters are not looked at: the client
+        library compares the versions that a stranger names as if they were numbers."""
+        types = {item.partition(";")[0].strip() for item in accept.split(",")}
+        if openmetrics.CONTENT_TYPE_LATEST.partition(";")[0] in types:
+            encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
+        else:
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
         async with self._asking:
             now = [*self._chain(), *self._peers(), *self._working()]
             self._families = [*now, *self._of_state(await trio.to_thread.run_sync(self._read))]

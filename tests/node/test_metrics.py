@@ -82,6 +82,10 @@ def test_a_real_node_is_scraped(tmp_path: Path) -> None:
         page, content_type = scraped(url, OPENMETRICS)
         assert content_type.startswith("application/openmetrics-text")
         assert by_name(openmetrics(page)).keys() == found.keys()
+        for kind in ("text/plain", "application/openmetrics-text"):
+            for version in ("x", "1..", "9" * 5000, "99.0", "1.0.0\xe9", ""):
+                page, content_type = scraped(url, f"{kind};version={version};escaping=?")
+                assert content_type.startswith(kind) and "labora_node_info" in page
         for wrong, code in ((url.removesuffix("metrics"), 404), (url + "/x", 404)):
             with pytest.raises(urllib.error.HTTPError) as caught:
                 scraped(wrong)
