@@ -166,7 +166,7 @@ def read_completion(body: bytes, max_tokens: int) -> Completion:
         )
     for i, token in enumerate(tokens):
         if not isinstance(token, str) or len(token) > TOKEN_CHARACTERS_MAX:
-            found = f"logprobs.tokens[{i}] is {str(token)[:80]!r}"
+            found = f"logprobs.tokens[{i}] is {_shown(token)!r}"
             raise ServerError(f"{found}; expected a text of at most {TOKEN_CHARACTERS_MAX} characters")
     ended = choices[0].get("finish_reason") == "stop"
     return Completion(tuple(tokens), tuple(_candidates(item, i) for i, item in enumerate(listed)), ended)
@@ -175,13 +175,13 @@ def read_completion(body: bytes, max_tokens: int) -> Completion:
 def _candidates(value: Any, place: int) -> Candidates:
     where = f"logprobs.top_logprobs[{place}]"
     if not isinstance(value, dict) or not 1 <= len(value) <= CANDIDATES_READ_MAX:
-        raise ServerError(f"{where} is {str(value)[:80]!r}, no object of 1 to {CANDIDATES_READ_MAX} log-probabilities")
+        raise ServerError(f"{where} is {_shown(value)!r}, no object of 1 to {CANDIDATES_READ_MAX} log-probabilities")
     found = {}
     for token, logprob in value.items():
         if len(token) > TOKEN_CHARACTERS_MAX:
             raise ServerError(f"{where} names a token of {len(token)} characters; at most {TOKEN_CHARACTERS_MAX}")
         if type(logprob) not in (int, float) or not math.isfinite(logprob) or logprob > 1e-3:
-            raise ServerError(f"{where}: {str(logprob)[:40]} is no log-probability")
+            raise ServerError(f"{where}: {_shown(logprob)} is no log-probability")
         found[token] = max(LOGPROB_FLOOR, float(logprob))
     return found
 
@@ -189,8 +189,16 @@ def _candidates(value: Any, place: int) -> Candidates:
 def _field(value: Any, name: str, kind: type, where: str) -> Any:
     found = value.get(name) if isinstance(value, dict) else None
     if not isinstance(found, kind):
-        raise ServerError(f"{where} has no {name} that is a {kind.__name__} (found {str(found)[:80]!r})")
+        raise ServerError(f"{where} has no {name} that is a {kind.__name__} (found {_shown(found)!r})")
     return found
+
+
+def _shown(value: Any) -> str:
+    """A value of a stranger's JSON in a few characters. Of a list or an object only how much is in it: nested as deep
+    as JSON may be, writing it out would exceed Python's stack."""
+    if isinstance(value, list | dict):
+        return f"a {type(value).__name__} of {len(value)}"
+    return str(value)[:80]
 
 
 def _scores(candidates: Candidates, temperature: float, seed: bytes, position: int) -> dict[str, float]:

@@ -120,6 +120,8 @@ def test_a_completion_is_read() -> None:
         (answer(logprobs={"top_logprobs": [{" a": True}, {" b": -1}]}), "True is no log-probability"),
         (answer(logprobs={"top_logprobs": [{" a": 0.5}, {" b": -1}]}), "0.5 is no log-probability"),
         (answer(logprobs={"top_logprobs": [{"x" * 2000: -1}, {" b": -1}]}), "a token of 2000 characters"),
+        (b'{"choices": ' + b'{"a": ' * 1000 + b"1" + b"}" * 1001, "found 'a dict of 1'"),
+        (answer(logprobs={"tokens": [" a", "X"]}).replace(b'"X"', b"[" * 1000 + b"]" * 1000), "is 'a list of 1'"),
         (answer().replace(b"-2.5", b"NaN"), "no JSON"),
         (answer().replace(b"-2.5", b"-1e999"), "no JSON|no log-probability"),
     ],
