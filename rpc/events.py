@@ -62,8 +62,8 @@ class Session:
             self._send.send_nowait(message)
         except trio.WouldBlock:
             self.close()
-        except trio.ClosedResourceError:
-            pass  # it overflowed a moment ago and is going down
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            pass  # it is going down: it overflowed, or its writer found the client gone while a call of it still runs
 
     def close(self) -> None:
         """No more notifications; the server then hangs up."""

@@ -15,6 +15,7 @@ from web3 import Web3
 
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
 from primitives.address import checksum
+from rpc import eth_state
 from rpc.dispatch import BATCH_MAX
 from rpc.server import BODY_BYTES_MAX
 from tests.rpc.conftest import serving
@@ -288,6 +289,31 @@ def test_a_notification_after_the_clients_farewell_harms_nobody_else(host: Any) 
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert (await exchange(port, request()))[0][0] == 200
         await stream.aclose()
+
+    with_server(host, check)
+
+
+def test_notifications_for_a_reset_websocket_whose_call_still_runs_harm_nobody(
+    host: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call in a thread cannot be cancelled: the session outlives its writer by as long as the call takes."""
+    monkeypatch.setattr(eth_state, "CALL_SECONDS_MAX", 1)
+    loop = {"id": 2, "method": "eth_call", "params": [{"to": "0x" + "ee" * 20}, "latest", {"0x" + "ee" * 20: {
+        "code": "0x5b5f56"}}]}  # fmt: skip
+
+    async def check(port: int) -> None:
+        stream = await open_websocket(port)
+        await stream.send_all(frame(1, SUBSCRIBE))
+        await stream.receive_some(4096)
+        await stream.send_all(frame(1, json.dumps(loop).encode()))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+        for _ in range(3):
+            host.send()
+            host.produce()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        assert (await exchange(port, request()))[0][0] == 200
 
     with_server(host, check)
 
