@@ -20,7 +20,7 @@ import trio
 import wsproto
 from wsproto.events import AcceptConnection, BytesMessage, CloseConnection, Ping, Pong, RejectConnection, TextMessage
 
-from rpc.dispatch import Dispatcher
+from rpc.dispatch import Dispatcher, notification
 from rpc.events import Hub, Session
 from rpc.token import is_authorised
 
@@ -333,9 +333,10 @@ class _Writer:
 
 async def _forward(session: Session, writer: _Writer, scope: trio.CancelScope) -> None:
     """Send notifications; a client that falls behind by a whole queue is disconnected."""
-    async with session.notifications:
-        async for message in session.notifications:
-            await writer.send(TextMessage(data=message.decode()))
+    while (batch := await session.next()) is not None:
+        for identifier, result in batch:
+            if identifier in session.subscriptions:
+                await writer.send(TextMessage(data=notification(identifier, result).decode()))
     scope.cancel()
 
 

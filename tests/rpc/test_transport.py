@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,8 +16,10 @@ from web3 import Web3
 
 from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
 from primitives.address import checksum
-from rpc import eth_state
+from rpc import eth_state, events
 from rpc.dispatch import BATCH_MAX
+from rpc.events import LOGS_AT_ONCE, Subscription
+from rpc.logs import Criteria
 from rpc.server import BODY_BYTES_MAX
 from tests.rpc.conftest import serving
 
@@ -291,6 +294,61 @@ def test_a_notification_after_the_clients_farewell_harms_nobody_else(host: Any) 
         await stream.aclose()
 
     with_server(host, check)
+
+
+MANY_LOGS = bytes.fromhex("6103e8" "5b" "5f5fa0" "600190" "03" "80" "6003" "57" "00")
+"""Init code: LOG0 of nothing, a thousand times."""
+
+
+def test_a_block_of_many_logs_is_told_in_slices_between_which_others_have_their_turn(host: Any) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    async def main() -> None:
+        async with host.hub.session() as session, trio.open_nursery() as nursery:
+            wanted = [session.subscribe(Subscription("logs", Criteria((), ()))) for _ in range(3)]
+            wanted += [session.subscribe(Subscription("logs", Criteria((b"\x01" * 20,), ()))) for _ in range(3)]
+            session.release()
+            host.send(to=b"", gas=2_000_000, data=MANY_LOGS)
+            host.produce()
+            late = session.subscribe(Subscription("logs", Criteria((), ())))
+            session.release()
+            nursery.start_soon(others)
+            told: Counter[str] = Counter()
+            slices = 0
+            while sum(told.values()) < 3 * 1_000:
+                batch = await session.next()
+                assert batch is not None and len(batch) < LOGS_AT_ONCE + len(wanted)
+                told.update(identifier for identifier, _ in batch)
+                slices += 1
+            assert set(told) == set(wanted[:3]) and late not in told
+            assert turns >= slices >= 3 * 1_000 // (LOGS_AT_ONCE + len(wanted))
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
+
+
+def test_a_client_that_takes_nothing_is_let_go(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "BLOCKS_WAITING_MAX", 2)
+    monkeypatch.setattr(events, "TRANSACTIONS_WAITING_MAX", 3)
+
+    async def main() -> None:
+        for kind, act, most in (("newHeads", host.produce, 2), ("newPendingTransactions", host.send, 3)):
+            async with host.hub.session() as slow, host.hub.session() as other:
+                for session in (slow, other):
+                    session.subscribe(Subscription(kind))
+                    session.release()
+                for _ in range(most + 1):
+                    act()
+                    assert await other.next() is not None
+                assert await slow.next() is None and not slow.subscriptions
+
+    trio.run(main)
 
 
 def test_notifications_for_a_reset_websocket_whose_call_still_runs_harm_nobody(
