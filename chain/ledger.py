@@ -7,7 +7,7 @@ Nothing is ever undone: a committed block is final. Knows no network, no clock a
 
 import threading
 from collections import ChainMap, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,7 +24,7 @@ from primitives.genesis import GenesisSpec
 from primitives.hashing import keccak
 from primitives.header import Header, Sidecar
 from primitives.params import ChainParams
-from primitives.receipt import Log, Receipt, bloom_may_contain
+from primitives.receipt import Log, Receipt, bloom_bits
 from primitives.validators import ValidatorSet
 from primitives.vote import CommitCertificate, SignContext
 from vm.executor import BlockEnv, Execution, Timer
@@ -301,22 +301,32 @@ class Ledger:
         return found
 
     def logs(
-        self, first: int, last: int, addresses: Sequence[bytes], topics: Sequence[Sequence[bytes] | None]
+        self,
+        first: int,
+        last: int,
+        addresses: Collection[bytes],
+        topics: Sequence[Collection[bytes] | None],
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> list[FoundLog]:
         """Logs of the blocks first..last (both included) that match, in order.
 
         addresses: any of these, or all when empty. topics: per position any of these, None (or empty) for anything.
-        Blocks whose bloom excludes a match are not read. Raises QueryTooLarge.
+        Blocks whose bloom excludes a match are not read. should_stop: asked at each block. Raises QueryTooLarge.
         """
         if last - first >= LOG_RANGE_MAX:
             raise QueryTooLarge(f"block range too large: {last - first + 1} blocks, at most {LOG_RANGE_MAX}")
+        addresses, topics = frozenset(addresses), [None if not wanted else frozenset(wanted) for wanted in topics]
+        blooms = [[bloom_bits(value) for value in wanted] for wanted in (addresses, *topics) if wanted]
         found: list[FoundLog] = []
         size = 0
         for number in range(max(first, 0), min(last, self._head.number) + 1):
+            if should_stop():
+                raise QueryTooLarge(f"query took too long: {number - first} of {last - first + 1} blocks; narrow it")
             header = self.header(number)
             if header is None:
                 raise KVCorrupt(f"header {number} is missing below the head")
-            if not _bloom_may_match(header.logs_bloom, addresses, topics):
+            bloom = int.from_bytes(header.logs_bloom, "big")
+            if not all(any(bloom & bits == bits for bits in one_of) for one_of in blooms):
                 continue
             matching = [entry for entry in self._logs_of(number) if log_matches(entry.log, addresses, topics)]
             found += matching
@@ -485,18 +495,13 @@ def logs_of_block(block: Block, receipts: Sequence[Receipt]) -> Iterator[FoundLo
             log_index += 1
 
 
-def log_matches(log: Log, addresses: Sequence[bytes], topics: Sequence[Sequence[bytes] | None]) -> bool:
+def log_matches(log: Log, addresses: Collection[bytes], topics: Sequence[Collection[bytes] | None]) -> bool:
     """Whether eth_getLogs' filter lets the log through (see Ledger.logs)."""
     if addresses and log.address not in addresses:
         return False
     if len(topics) > len(log.topics):
         return False
     return all(not wanted or topic in wanted for wanted, topic in zip(topics, log.topics, strict=False))
-
-
-def _bloom_may_match(bloom: bytes, addresses: Sequence[bytes], topics: Sequence[Sequence[bytes] | None]) -> bool:
-    groups = [addresses, *(wanted for wanted in topics if wanted)]
-    return all(not group or any(bloom_may_contain(bloom, value) for value in group) for group in groups)
 
 
 def _identity(block: Block) -> bytes:

@@ -59,7 +59,6 @@ def bloom_or(blooms: Iterable[bytes]) -> bytes:
     return bits.to_bytes(BLOOM_BYTES, "big")
 
 
-def bloom_may_contain(bloom: bytes, value: bytes) -> bool:
-    """Whether a block with this bloom may hold a log with that address or topic."""
-    one = int.from_bytes(bloom_of([Log(value, (), b"")]), "big")
-    return int.from_bytes(bloom, "big") & one == one
+def bloom_bits(value: bytes) -> int:
+    """The bits that an address or a topic sets: a block whose bloom lacks one holds no log with it."""
+    return int.from_bytes(bloom_of([Log(value, (), b"")]), "big")

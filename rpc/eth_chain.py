@@ -1,5 +1,7 @@
 """eth_ methods that read the ledger's history: blocks, transactions, receipts, logs, fees."""
 
+import time
+from functools import partial
 from typing import Any
 
 from chain.ledger import FEE_HISTORY_MAX, QueryTooLarge
@@ -12,6 +14,7 @@ from rpc.errors import LIMIT_EXCEEDED, SERVER_ERROR, RpcError, invalid_params
 from rpc.format import block_json, log_json, receipts_json, transaction_json
 from rpc.logs import Criteria, read_criteria
 
+LOGS_SECONDS_MAX = 5
 PERCENTILES_MAX = 100
 TIP_BLOCKS = 20
 TIP_FALLBACK_WEI = 10**9
@@ -156,10 +159,15 @@ def get_logs(context: Context, wanted: Any) -> list[dict[str, Any]]:
 def logs_between(context: Context, first: int, last: int, criteria: Criteria) -> list[dict[str, Any]]:
     """Wanted logs of the blocks first..last. Raises RpcError beyond the ledger's bounds."""
     try:
-        found = context.ledger.logs(first, last, criteria.addresses, criteria.topics)
+        late = partial(_is_over, time.monotonic() + LOGS_SECONDS_MAX)
+        found = context.ledger.logs(first, last, criteria.addresses, criteria.topics, late)
     except QueryTooLarge as error:
         raise RpcError(LIMIT_EXCEEDED, str(error)) from error
     return [log_json(entry) for entry in found]
+
+
+def _is_over(end: float) -> bool:
+    return time.monotonic() > end
 
 
 def gas_price(context: Context) -> str:

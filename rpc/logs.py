@@ -15,8 +15,8 @@ TOPIC_CHOICES_MAX = 1_000
 class Criteria:
     """Addresses (any when empty) and, per topic position, the accepted values (None: any)."""
 
-    addresses: tuple[bytes, ...]
-    topics: tuple[tuple[bytes, ...] | None, ...]
+    addresses: frozenset[bytes]
+    topics: tuple[frozenset[bytes] | None, ...]
 
 
 def read_criteria(value: Any) -> Criteria:
@@ -31,10 +31,10 @@ def read_criteria(value: Any) -> Criteria:
     topics = value.get("topics") or []
     if not isinstance(topics, list) or len(topics) > TOPICS_MAX:
         raise invalid_params("exceed max topics")
-    return Criteria(tuple(read_address(a, "address") for a in addresses), tuple(_choices(t) for t in topics))
+    return Criteria(frozenset(read_address(a, "address") for a in addresses), tuple(_choices(t) for t in topics))
 
 
-def _choices(value: Any) -> tuple[bytes, ...] | None:
+def _choices(value: Any) -> frozenset[bytes] | None:
     if value is None:
         return None
     choices = value if isinstance(value, list) else [value]
@@ -42,4 +42,4 @@ def _choices(value: Any) -> tuple[bytes, ...] | None:
         raise invalid_params("exceed max topics")
     if not choices or None in choices:
         return None
-    return tuple(read_hash(choice, "topic") for choice in choices)
+    return frozenset(read_hash(choice, "topic") for choice in choices)

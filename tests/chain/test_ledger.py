@@ -282,6 +282,8 @@ def test_logs_are_found_by_address_and_topic_and_nothing_else_is(devnet):
     assert ledger.logs(0, 5, [], [[word(0xA1)], [word(2)]]) == []
     with pytest.raises(QueryTooLarge, match="10000"):
         ledger.logs(0, 10_000, [], [])
+    with pytest.raises(QueryTooLarge, match="took too long: 0 of 6 blocks"):
+        ledger.logs(0, 5, [], [], should_stop=lambda: True)
 
 
 def test_a_log_with_fewer_topics_than_the_filter_does_not_match():
