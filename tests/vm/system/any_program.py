@@ -425,6 +425,8 @@ class AnyProgram(RefereeWorld):
             for party in (*record.parties, *(seat.verifier for seat in seats)):
                 duties.setdefault(party, set()).add(task)
         assert market_state.ESCROWED.get(self.ctx) == sum(record.escrow for record in tasks.values())
+        contested = {task for task, record in tasks.items() if record.status == Status.DISPUTED}
+        assert set(market_state.CONTESTS.items(self.ctx, b"")) <= contested
         for operator in self.registered:
             assert market_state.EXPOSED.get(self.ctx, operator) == exposed[operator]
             assert market_state.IN_FLIGHT.get(self.ctx, operator) == flying[operator]
