@@ -182,6 +182,9 @@ class ChainParams:
             "p = 1 while the beacon is of the first form": self.sample_num == self.sample_den,
             "epoch_blocks >= 4 * canaries_per_validator": self.epoch_blocks >= 4 * self.canaries_per_validator,
             "redraws_max <= 7": self.redraws_max <= 7,
+            "epoch_blocks * prologue_items_max <= 2**19, of the million receipts that an epoch's tree holds": (
+                self.epoch_blocks * self.prologue_items_max <= 2**19
+            ),
             "receipts_kept_epochs >= 1": self.receipts_kept_epochs >= 1,
             "1 <= validators_max <= 128": 1 <= self.validators_max <= 128,
             "block_bytes_max <= 900 KiB": 0 < self.block_bytes_max <= 900 * 1024,

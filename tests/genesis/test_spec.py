@@ -228,7 +228,7 @@ def test_a_devnet_has_bounds(validators, interval):
 
 
 def test_a_specification_whose_epoch_turn_no_prologue_could_pay_is_refused_when_block_zero_is_made():
-    unpayable = devnet_spec(1, 1, params={"epoch_blocks": 100_000})
+    unpayable = devnet_spec(1, 1, params={"epoch_blocks": 100_000, "prologue_items_max": 5})
     with pytest.raises(InvalidSpec, match="an epoch turn may need"):
         build_genesis(load_spec(unpayable))
 
