@@ -102,7 +102,7 @@ class DisputeService:
     async def _plan(self, nursery: trio.Nursery) -> None:
         if self._consensus.next_unknown_height > self._ledger.head.number + 1:
             return  # decided blocks wait to be committed: disputes have moved on there
-        self._moves = {move.key: move for move in await trio.to_thread.run_sync(self._read)}
+        self._moves = {move.key: move for move in await trio.to_thread.run_sync(self._read, dict(self._watched))}
         for known in (self._ready, self._tries):
             for key in known.keys() - self._moves.keys():
                 del known[key]
@@ -118,15 +118,15 @@ class DisputeService:
             self._watch(nursery)
         self._outbox.flush()
 
-    def _read(self) -> list[Move]:
-        """Every move that is this node's at the head."""
+    def _read(self, watched: dict[bytes, Result | None]) -> list[Move]:
+        """Every move that is this node's at the head. watched: a copy, since the next block may add to it meanwhile."""
         reader, params, height = self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1
         assert self._me is not None
         if self._me.operator is None:
             self._me = replace(self._me, operator=views.operator_by_hot(reader, self._me.hot))
         owed = [] if self._me.operator is None else views.open_tasks(reader, self._me.operator, params, height)
         moves = moves_now(reader, params, height, self._me, owed, self._inference.result, self._bond)
-        return moves + self._challenges_of_a_watcher(self._me)
+        return moves + self._challenges_of_a_watcher(self._me, watched)
 
     def _bond(self, function: abi.Function, of: bytes | int, account: bytes) -> int:
         request = CallRequest(to=function.account, data=function.encode_call(of, account))
@@ -215,9 +215,9 @@ class DisputeService:
             log.warning("an answer is not watched", task=task.task, reason=str(error))
         del self._jobs[move.key]
 
-    def _challenges_of_a_watcher(self, me: Me) -> list[Move]:
+    def _challenges_of_a_watcher(self, me: Me, watched: dict[bytes, Result | None]) -> list[Move]:
         reader, moves = self._ledger.reader(), []
-        for task, mine in self._watched.items():
+        for task, mine in watched.items():
             view = views.task(reader, task)
             if mine is not None and view is not None:
                 bond = partial(self._bond, abi.BOND_FOR, task, me.hot)

@@ -230,7 +230,8 @@ class InferenceService:
         self._run_jobs(nursery)
         self._outbox.flush()
         if head % PRUNE_BLOCKS == 0 and self._results:
-            await trio.to_thread.run_sync(self._prune)
+            for result in await trio.to_thread.run_sync(self._prune, list(self._results.values())):
+                del self._results[result.key]
 
     def _read_duties(self) -> tuple[list[Duty], set[bytes], tuple[int, list[tuple[bytes, bytes]]]]:
         """What is owed, the models that this operator declared to serve, and what traps may be set against."""
@@ -247,13 +248,16 @@ class InferenceService:
         declared = set() if operator is None else {model for model, _, _ in operator.serves}
         return duties, declared | {duty.model for duty in duties}, traps
 
-    def _prune(self) -> None:
+    def _prune(self, results: list[Result]) -> list[Result]:
+        """Those of finished tasks, gone from the disk. In a thread: what the event loop reads it must not change."""
         ctx = views.ViewContext(self._ledger.reader(), self._ledger.params, self._ledger.head.number + 1)
-        for key, result in list(self._results.items()):
+        finished = []
+        for result in results:
             view = task_view(ctx, result.task)
             if view is None or view.done_block:
                 self._journal.remove(result)
-                del self._results[key]
+                finished.append(result)
+        return finished
 
     def _on_commit(self, committed: Committed) -> None:
         for receipt in committed.receipts:
@@ -377,7 +381,9 @@ class InferenceService:
     async def _ask(self, duty: Duty, worker: Worker) -> Result:
         prompt, output = await trio.to_thread.run_sync(self.texts, duty.task)
         assert tokens_root(prompt) == duty.prompt_hash, duty.task
-        assert duty.role == abi.ROLE_EXECUTE or tokens_root(output) == duty.output_hash, duty.task
+        if duty.role != abi.ROLE_EXECUTE and tokens_root(output) != duty.output_hash:
+            # The logs are those of the head, the duty may be of a block before it.
+            raise TooLate("the answer to check was refuted, and another is there")
         now = trio.current_time()
         queued_ms = int((now - self._seen_at.get((duty.task, duty.role), now)) * 1000)
         blocks = duty.last_block - self._ledger.head.number + LATE_BLOCKS

@@ -12,10 +12,12 @@ from test_moves import TASK, TRACE
 import node.disputes as disputes
 from chain.ledger import Ledger
 from node.disputes import TRIES_MAX, DisputeService
+from node.duties import Result
 from node.inference import NotServed
 from node.moves import Me, Move, position
 from node.outbox import Outbox
-from primitives.address import REFEREE
+from primitives.address import MARKET, REFEREE
+from primitives.receipt import Log
 from primitives.transaction import Transaction, decode
 from vm.system import abi
 
@@ -122,3 +124,23 @@ def test_a_move_that_the_chain_reverts_again_and_again_is_given_up(scene: Scene)
 def test_who_a_node_is() -> None:
     me = Me(b"h" * 20, None)
     assert me.is_(b"h" * 20) and not me.is_(bytes(20))
+
+
+def test_what_is_revealed_while_a_watcher_reads_the_state_is_watched_as_well(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = scene.service
+    service._watches = True
+    first, second = b"\x01" * 32, b"\x02" * 32
+    topics, data = abi.REVEALED.encode(second, bytes(20), bytes(32), 0, ())
+    revealed = Log(MARKET, tuple(topic.to_bytes(32, "big") for topic in topics), data)
+    service._watched[first] = Result(first, bytes(32), bytes(32))
+
+    def meanwhile(_reader: object, _task: bytes) -> None:
+        """The next block comes while the thread that plans reads."""
+        service._hear(revealed, 2)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disputes.views, "task", meanwhile)
+        assert service._read(dict(service._watched)) == []
+    assert second in service._watched

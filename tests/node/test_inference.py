@@ -1,5 +1,6 @@
 """Sending a validator's work: as soon as it is ready, once, at fees that it can pay."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from node.duties import Result
 from node.inference import InferenceService
 from node.outbox import Outbox
 from node.store import ModelStore
+from node.worker import TooLate
+from primitives.merkle import tokens_root
 from primitives.task import Verdict, decode_batch, sequence_of
 from primitives.transaction import InvalidTransaction, Transaction, decode
 from vm.system import abi
@@ -113,3 +116,15 @@ def test_a_refused_replacement_begins_again_at_todays_fees(tmp_path: Path, monke
     fees = [each.max_fee_per_gas for each in offered]
     assert max(fees) > 2 * fees[0], "it did raise them"
     assert fees.count(fees[0]) > 1 and service._outbox._sent
+
+
+def test_a_check_of_an_answer_that_was_replaced_meanwhile_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A duty is read at one head, the texts at a later one: in between the answer may be refuted and made anew."""
+    (node,) = make_cluster(tmp_path, 1)
+    service = make_service(node, None, tmp_path)
+    duty = replace(owed(1), prompt_hash=tokens_root((1, 2)), output_hash=tokens_root((3,)))
+    monkeypatch.setattr(service, "texts", lambda _task: ((1, 2), (4,)))
+    with pytest.raises(TooLate, match="another is there"):
+        trio.run(service._ask, duty, None)
