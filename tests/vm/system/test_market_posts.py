@@ -462,3 +462,14 @@ def test_a_finished_task_leaves_only_its_end(world):
     assert world.ctx.call(market.HANDLERS, abi.GET_TASK, task, sender=POSTER)[1] == Status.SETTLED
     with pytest.raises(Refused, match="there is no task"):
         world.ctx.call(market.HANDLERS, abi.GET_TASK, b"\x01" * 32, sender=POSTER)
+
+
+def test_a_set_of_128_serves_tasks_in_the_smallest_prologue():
+    world = World(validators=128, canaries_per_validator=0)
+    world.block()
+    before = world.ctx.gas_used
+    tasks = [world.post() for _ in range(3)]
+    assert (world.ctx.gas_used - before) // 3 < world.params.transaction_gas_max // 3
+    for task in tasks:
+        world.finish(task, limit=140)
+    assert {world.status(task) for task in tasks} == {Status.SETTLED}
