@@ -63,4 +63,4 @@ class Filters:
     def _expire(self, now_ms: int) -> None:
         for identifier, made in tuple(self._filters.items()):
             if now_ms - made.used_ms > IDLE_MS:
-                del self._filters[identifier]
+                self._filters.pop(identifier, None)  # filters are polled in several threads

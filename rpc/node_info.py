@@ -7,7 +7,11 @@ from primitives.hashing import keccak
 from primitives.transaction import Transaction
 from rpc.codec import address, data, quantity, read_data
 from rpc.context import Context
+from rpc.errors import RESPONSE_TOO_LARGE, RpcError
 from rpc.format import transaction_json
+
+CONTENT_BYTES_MAX = 8 * 1024 * 1024
+"""Of transactions, as they were sent, in one answer; a full pool holds twenty times as many."""
 
 
 def net_version(context: Context) -> str:
@@ -42,8 +46,11 @@ def txpool_status(context: Context) -> dict[str, str]:
 
 
 def txpool_content(context: Context) -> dict[str, Any]:
-    """Every waiting transaction by sender and nonce."""
+    """Every waiting transaction by sender and nonce. Raises RpcError when they are too many bytes for one answer."""
     pending, queued = context.backend.mempool.content()
+    size = sum(len(each.raw) for senders in (pending, queued) for waiting in senders.values() for each in waiting)
+    if size > CONTENT_BYTES_MAX:
+        raise RpcError(RESPONSE_TOO_LARGE, f"the pool holds {size} bytes of transactions; {CONTENT_BYTES_MAX} are told")
     return {"pending": _by_sender(pending), "queued": _by_sender(queued)}
 
 

@@ -10,6 +10,7 @@ from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
 from primitives.address import MARKET, checksum, created_by
 from primitives.hashing import keccak
 from primitives.transaction import sign_transaction
+from rpc import node_info
 from vm.system import abi
 
 Ask = Callable[..., Any]
@@ -54,6 +55,15 @@ def test_a_transfer_from_pool_to_receipt(host: Any, ask: Ask) -> None:
     assert ask("eth_getBlockByHash", shown["hash"])["transactions"][1] == receipt["transactionHash"]
     assert ask("eth_getTransactionByBlockNumberAndIndex", "0x1", "0x1")["hash"] == receipt["transactionHash"]
     assert ask("eth_getRawTransactionByHash", receipt["transactionHash"]) == "0x" + sent.raw.hex()
+
+
+def test_a_pool_too_large_for_one_answer_is_not_told(
+    host: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = host.send()
+    assert list(ask("txpool_content")["pending"]) == [ALICE]
+    monkeypatch.setattr(node_info, "CONTENT_BYTES_MAX", len(sent.raw) - 1)
+    assert ask("txpool_content")["code"] == -32003
 
 
 def test_the_prologue_shows_as_an_unsigned_free_transaction(host: Any, ask: Ask) -> None:
