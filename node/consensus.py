@@ -89,8 +89,8 @@ COMMITS_RESENT_MAX = 16
 when that was. Who is further behind asks for ranges."""
 LARGE_MESSAGE_BYTES = 1024
 LARGE_PER_SECOND, LARGE_BURST = 10, 40
-"""Large messages are certificates of many signatures, some milliseconds of checking each, and whoever has seen 128
-votes can make any number of good ones. Honest nodes send a few every rebroadcast_ms."""
+"""Large messages are certificates of many signatures, some milliseconds of checking each unless its votes came before,
+and whoever has seen 128 votes can make any number of good ones. Honest nodes send a few every rebroadcast_ms."""
 PEERS_MAX = 64
 CHECKS_AT_ONCE = 2
 

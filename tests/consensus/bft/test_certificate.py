@@ -23,6 +23,7 @@ from primitives.vote import (
     Vote,
     VoteType,
     sign_bytes,
+    signer_of,
 )
 
 CONTEXT = SignContext(31337, b"g" * 32)
@@ -122,3 +123,11 @@ def test_a_round_certificate_names_each_signer_once_and_no_earlier_round() -> No
 def test_the_votes_inside_come_out_as_they_went_in() -> None:
     vote = Vote(VoteType.PRECOMMIT, 5, 2, BLOCK)
     assert votes_of(MEMBERS, commit_of(1, 3)) == [(1, signed(1, vote)), (3, signed(3, vote))]
+
+
+def test_votes_that_came_before_cost_nothing_again_in_any_certificate_of_them() -> None:
+    verify(CONTEXT, MEMBERS, commit_of(0, 1, 2, 3))
+    known = signer_of.cache_info().misses
+    for others in ((0, 2, 3), (1, 2, 3), (2, 3)):
+        verify(CONTEXT, MEMBERS, commit_of(*others))
+    assert signer_of.cache_info().misses == known
