@@ -34,9 +34,16 @@ class PeerAddress:
             raise AddressError(f"peer address {text!r} is not id@host:port")
         if len(peer_id) != ID_HEX_CHARS or any(c not in "0123456789abcdef" for c in peer_id):
             raise AddressError(f"peer address {text!r}: the id is not {ID_HEX_CHARS} lower-case hex digits")
-        if not (port.isascii() and port.isdigit() and 0 < int(port) < 65_536):
+        if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65_536):
             raise AddressError(f"peer address {text!r}: port {port!r} is not between 1 and 65535")
-        return cls(peer_id, host.removeprefix("[").removesuffix("]"), int(port))
+        host = host.removeprefix("[").removesuffix("]")
+        try:
+            host.encode("idna")  # as the system's resolver does, which says it to whoever dials
+        except UnicodeError as error:
+            raise AddressError(f"peer address {text!r}: {host!r} is no host name: {error}") from error
+        if not host or not host.isprintable():
+            raise AddressError(f"peer address {text!r}: {host!r} is no host name")
+        return cls(peer_id, host, int(port))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host

@@ -476,7 +476,8 @@ def test_the_host_can_end_a_connection(lab: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "ab@h:1", "ab" * 32, f"{'ab' * 32}@:1", f"{'ab' * 32}@h:0", f"{'ab' * 32}@h:65536", f"{'AB' * 32}@h:1",
-     f"{'ab' * 32}@h:x", f"{'ab' * 32}@h"],
+     f"{'ab' * 32}@h:x", f"{'ab' * 32}@h", f"{'ab' * 32}@h:{'9' * 5000}", f"{'ab' * 32}@a..b:1",
+     f"{'ab' * 32}@{'a' * 64}.example:1", f"{'ab' * 32}@a\0b:1", f"{'ab' * 32}@[]:1"],
 )  # fmt: skip
 def test_addresses_that_are_none(text: str) -> None:
     with pytest.raises(AddressError):
