@@ -27,6 +27,9 @@ TRANSACTIONS_WAITING_MAX = 2_048
 BLOCKS_WAITING_MAX = 64
 """News that wait for one client. What they are about all clients share."""
 SUBSCRIPTIONS_MAX = 64
+VALUES_MAX = 5_000
+"""Addresses and topics in one connection's subscriptions, as many as the largest filter has: each takes a tenth of a
+kilobyte for as long as the connection lasts."""
 LOGS_AT_ONCE = 64
 """Logs looked at, and notifications made, before somebody else has a turn."""
 
@@ -113,6 +116,9 @@ class Session:
         """A new id; its notifications start after release, when the id has been sent. Raises RpcError."""
         if len(self.subscriptions) + len(self._new) >= SUBSCRIPTIONS_MAX:
             raise RpcError(LIMIT_EXCEEDED, f"too many subscriptions on this connection: at most {SUBSCRIPTIONS_MAX}")
+        held = (*self.subscriptions.values(), *self._new.values(), subscription)
+        if sum(each.criteria.size for each in held if each.criteria is not None) > VALUES_MAX:
+            raise RpcError(LIMIT_EXCEEDED, f"more than {VALUES_MAX} addresses and topics on this connection")
         identifier = "0x" + secrets.token_hex(16)
         self._new[identifier] = subscription
         return identifier

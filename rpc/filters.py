@@ -8,6 +8,8 @@ from rpc.errors import LIMIT_EXCEEDED, SERVER_ERROR, RpcError
 from rpc.logs import Criteria
 
 FILTERS_MAX = 1_024
+VALUES_MAX = 100_000
+"""Addresses and topics in all of them together: ten megabytes."""
 IDLE_MS = 5 * 60 * 1000
 PENDING_HASHES_MAX = 10_000
 
@@ -36,6 +38,9 @@ class Filters:
         self._expire(made.used_ms)
         if len(self._filters) >= FILTERS_MAX:
             raise RpcError(LIMIT_EXCEEDED, f"too many filters: at most {FILTERS_MAX}; uninstall some")
+        held = sum(each.criteria.size for each in (made, *self._filters.values()) if each.criteria is not None)
+        if held > VALUES_MAX:
+            raise RpcError(LIMIT_EXCEEDED, f"too many addresses and topics in filters: {held}, at most {VALUES_MAX}")
         identifier = "0x" + secrets.token_hex(16)
         self._filters[identifier] = made
         return identifier

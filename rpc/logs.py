@@ -18,6 +18,11 @@ class Criteria:
     addresses: frozenset[bytes]
     topics: tuple[frozenset[bytes] | None, ...]
 
+    @property
+    def size(self) -> int:
+        """Addresses and topics in it."""
+        return len(self.addresses) + sum(len(choices) for choices in self.topics if choices is not None)
+
 
 def read_criteria(value: Any) -> Criteria:
     """From a filter object's address and topics. Raises RpcError."""

@@ -10,7 +10,10 @@ from genesis.keys import ACCOUNT_ADDRESSES, ACCOUNT_KEYS
 from primitives.address import MARKET, checksum, created_by
 from primitives.hashing import keccak
 from primitives.transaction import sign_transaction
-from rpc import node_info
+from rpc import events, filters, node_info
+from rpc.errors import RpcError
+from rpc.events import Session, Subscription
+from rpc.logs import read_criteria
 from vm.system import abi
 
 Ask = Callable[..., Any]
@@ -55,6 +58,21 @@ def test_a_transfer_from_pool_to_receipt(host: Any, ask: Ask) -> None:
     assert ask("eth_getBlockByHash", shown["hash"])["transactions"][1] == receipt["transactionHash"]
     assert ask("eth_getTransactionByBlockNumberAndIndex", "0x1", "0x1")["hash"] == receipt["transactionHash"]
     assert ask("eth_getRawTransactionByHash", receipt["transactionHash"]) == "0x" + sent.raw.hex()
+
+
+def test_what_filters_hold_is_bounded_in_all(host: Any, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(filters, "VALUES_MAX", 5)
+    monkeypatch.setattr(events, "VALUES_MAX", 5)
+    word = "0x" + "11" * 32
+    wanted = {"address": [ALICE, BOB], "topics": [[word, word], None, word]}
+    assert ask("eth_newFilter", wanted).startswith("0x") and ask("eth_newBlockFilter").startswith("0x")
+    assert ask("eth_newFilter", wanted)["code"] == -32005
+    session = Session(host.hub)
+    session.subscribe(Subscription("logs", read_criteria(wanted)))
+    session.release()
+    session.subscribe(Subscription("newHeads"))
+    with pytest.raises(RpcError, match="more than 5 addresses and topics"):
+        session.subscribe(Subscription("logs", read_criteria(wanted)))
 
 
 def test_a_pool_too_large_for_one_answer_is_not_told(
