@@ -68,7 +68,8 @@ def test_capacity_that_is_not_there_brings_no_more_work_than_the_machine_does_an
     assert [later * 2 for later in scales[2:]] == scales[1:-1], scales
     honest = [count for operator, count in world.answered.items() if operator != LIAR]
     assert len(honest) == 3 and world.answered[LIAR] <= 1.25 * max(honest)
-    missed = [event["operator"] for event in world.events(abi.TASK_MISSED) if event["role"] == abi.ROLE_EXECUTE]
+    counted = [event for event in world.events(abi.TASK_MISSED) if event["counted"]]  # a crowded backup's is not
+    missed = [event["operator"] for event in counted if event["role"] == abi.ROLE_EXECUTE]
     assert set(missed) == {world.text(LIAR)} and len(missed) > world.answered[LIAR]
     assert all(world.serving(operator_of(i)).scale_q16 == models.SCALE_ONE for i in (1, 2, 3))
 
