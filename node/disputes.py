@@ -228,7 +228,9 @@ class DisputeService:
 
     def _on_commit(self, committed: Committed) -> None:
         for transaction, receipt in zip(committed.block.transactions, committed.receipts, strict=True):
-            if receipt.status == 0 and transaction.to == REFEREE and transaction.data in self._key_of:
+            # Anybody may send the same words, who knows the same trace, and be refused: that says nothing of this move.
+            mine = transaction.to == REFEREE and self._me is not None and transaction.sender == self._me.hot
+            if receipt.status == 0 and mine and transaction.data in self._key_of:
                 self._reverted(self._key_of[transaction.data])
             for entry in receipt.logs:
                 self._hear(entry, committed.block.header.number)

@@ -208,7 +208,8 @@ class TolerantService:
 
     def _on_commit(self, committed: Committed) -> None:
         for transaction, receipt in zip(committed.block.transactions, committed.receipts, strict=True):
-            if receipt.status == 0 and transaction.to == TOLERANT and transaction.data in self._sent:
+            mine = transaction.to == TOLERANT and transaction.sender == self._hot  # others may repeat what was sent
+            if receipt.status == 0 and mine and transaction.data in self._sent:
                 key = self._sent[transaction.data]
                 self._failures[key] += 1
                 if self._failures[key] == TRIES_MAX:

@@ -10,15 +10,18 @@ from cluster_of_nodes import make_cluster
 from test_moves import TASK, TRACE
 
 import node.disputes as disputes
-from chain.ledger import Ledger
+from chain.ledger import Committed, Ledger
+from genesis.keys import ACCOUNT_KEYS
 from node.disputes import TRIES_MAX, DisputeService
 from node.duties import Result
 from node.inference import NotServed
 from node.moves import Me, Move, position
 from node.outbox import Outbox
 from primitives.address import MARKET, REFEREE
-from primitives.receipt import Log
-from primitives.transaction import Transaction, decode
+from primitives.block import Block
+from primitives.receipt import Log, Receipt
+from primitives.transaction import Transaction, decode, sign_transaction
+from primitives.vote import CommitCertificate
 from vm.system import abi
 
 
@@ -124,6 +127,31 @@ def test_a_move_that_the_chain_reverts_again_and_again_is_given_up(scene: Scene)
 def test_who_a_node_is() -> None:
     me = Me(b"h" * 20, None)
     assert me.is_(b"h" * 20) and not me.is_(bytes(20))
+
+
+def test_a_move_is_not_given_up_because_a_stranger_repeats_it_and_is_reverted(scene: Scene) -> None:
+    scene.moves[:] = [show()]
+    scene.plan()
+    (sent,) = scene.offered
+    assert sent.chain_id is not None
+    others = sign_transaction(
+        ACCOUNT_KEYS[0], chain_id=sent.chain_id, nonce=0, gas=sent.gas, to=sent.to, data=sent.data,
+        max_fee_per_gas=sent.max_fee_per_gas, max_priority_fee_per_gas=1,
+    )  # fmt: skip
+    reverted = Receipt(2, 0, 0, bytes(256), (), 0, None)
+    head = scene.service._ledger.head
+
+    def commit(transaction: Transaction) -> None:
+        block = Block(head.header, head.sidecar, (transaction,), head.last_commit)
+        certificate = CommitCertificate(0, 0, head.hash, b"", ())
+        scene.service._on_commit(Committed(block, certificate, (reverted,)))
+
+    for _ in range(TRIES_MAX):
+        commit(others)
+    assert scene.service._next_message(frozenset()) is not None
+    for _ in range(TRIES_MAX):
+        commit(sent)
+    assert scene.service._next_message(frozenset()) is None
 
 
 def test_what_is_revealed_while_a_watcher_reads_the_state_is_watched_as_well(
