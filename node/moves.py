@@ -67,8 +67,10 @@ def moves_now(
     silent = {duty.task for duty in owed if duty.role == abi.ROLE_DEFEND}
     for number in views.open_disputes(reader):
         dispute = views.dispute(reader, number, params, height)
-        task = None if dispute is None else views.task(reader, dispute.task)
-        if dispute is None or task is None:
+        if dispute is None or not dispute.turn:
+            continue  # it waits in its line
+        task = views.task(reader, dispute.task)
+        if task is None:
             continue
         own = result(task.task, trace_key(task.seed, task.attempt))
         move = move_in(dispute, task, me, None if own is None else own.root, task.task in silent)
