@@ -145,6 +145,7 @@ def main() -> None:
     rows = {}
     for kind in kinds():
         for threads in (1, 2):
+            print(f"{kind}, {threads} of 2 threads ...", file=sys.stderr, flush=True)  # minutes each
             found = run(kind, threads, options.positions)
             reference = reference or found
             rows[f"{kind}, {threads} thread{'s' * (threads > 1)}"] = [

@@ -85,17 +85,19 @@ def tell(
         values = event.decode(placed.log.topics, placed.log.data)
         more = beside(event, values, operator_of)
         _fold(story, event.name, values | more, placed.number)
-        story["events"].append(
-            {
-                "event": event.name,
-                "block": placed.number,
-                "timestamp": placed.timestamp,
-                "transactionHash": data(placed.transaction_hash),
-                **{name: value for name, value in as_json(event, values, story["kind"]).items() if name != "task"},
-                **more,
-            }
-        )
+        story["events"].append(told(placed, event, as_json(event, values, story["kind"]) | more))
     return story
+
+
+def told(placed: PlacedLog, event: abi.Event, shown: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a story's events: what happened, where, and what the log says beside the task."""
+    return {
+        "event": event.name,
+        "block": placed.number,
+        "timestamp": placed.timestamp,
+        "transactionHash": data(placed.transaction_hash),
+        **{name: value for name, value in shown.items() if name != "task"},
+    }
 
 
 def as_json(event: abi.Event, values: dict[str, Any], kind: str | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from inference.tolerant import text_of
 from primitives.task import Status, decode_texts
 from rpc.codec import data
-from rpc.task_story import PlacedLog, as_json
+from rpc.task_story import PlacedLog, as_json, told
 from vm.system import abi
 
 _BLOCK_OF = {
@@ -54,15 +54,7 @@ def tell(task: bytes, logs: Iterable[PlacedLog]) -> dict[str, Any]:
             continue
         shown = _shown(event, event.decode(placed.log.topics, placed.log.data))
         _fold(story, event.name, shown, placed.number)
-        story["events"].append(
-            {
-                "event": event.name,
-                "block": placed.number,
-                "timestamp": placed.timestamp,
-                "transactionHash": data(placed.transaction_hash),
-                **{name: value for name, value in shown.items() if name != "task"},
-            }
-        )
+        story["events"].append(told(placed, event, shown))
     return story
 
 

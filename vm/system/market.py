@@ -44,7 +44,7 @@ def _get_task(ctx: SystemContext, call: Call, task_id: bytes) -> tuple[Any, ...]
 
 def _open_tasks(ctx: SystemContext, call: Call, operator: bytes) -> tuple[Any, ...]:
     ctx.charge(3 * VIEW_WORD, "openTasks")
-    ctx.charge((DUTIES.count(ctx, operator) + standby.looks(ctx, operator)) * gas.TASK_WORDS * VIEW_WORD, "openTasks")
+    ctx.charge((DUTIES.count(ctx, operator) + standby.looks(ctx)) * gas.TASK_WORDS * VIEW_WORD, "openTasks")
     return ([duty.values for duty in standby.all_duties(ctx, operator)],)
 
 

@@ -171,9 +171,7 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
     """A root and a first bad position: counts for whatever drawn parties' commitments it opens."""
     task = load(ctx, item.task)
     _require_stage(task, "reveal", Status.REVEALING, Status.DISPUTED)
-    withheld = task.status == Status.DISPUTED and not task.executor_opened
-    window = task.root_window(ctx.params, operator) if withheld else task.reveal_window(ctx.params, operator)
-    _require_window(ctx, window)
+    _require_window(ctx, _reveals_until(ctx, task, operator))
     ctx.charge(gas.SEAT_SEEN * task.seats, "seats")
     seats = seats_of(ctx, item.task, task)
     waiting = [index for index, seat in enumerate(seats) if seat.state == SEAT_GIVEN]
@@ -211,13 +209,17 @@ def _reveal(ctx: SystemContext, operator: bytes, item: Reveal) -> None:
         agree(ctx, item.task, task, seats)
 
 
+def _reveals_until(ctx: SystemContext, task: Task, operator: bytes) -> Window:
+    """When a root is taken: one that is contradicted and withheld may come a silence later."""
+    withheld = task.status == Status.DISPUTED and not task.executor_opened
+    return task.root_window(ctx.params, operator) if withheld else task.reveal_window(ctx.params, operator)
+
+
 def _trap(ctx: SystemContext, operator: bytes, item: TrapOpening) -> None:
     """The executor's own reveal, of a commitment that was a trap."""
     task = load(ctx, item.task)
     _require_stage(task, "trap", Status.REVEALING, Status.DISPUTED)
-    withheld = task.status == Status.DISPUTED and not task.executor_opened
-    window = task.root_window(ctx.params, operator) if withheld else task.reveal_window(ctx.params, operator)
-    _require_window(ctx, window)
+    _require_window(ctx, _reveals_until(ctx, task, operator))
     market_trap.spring(ctx, operator, task, item)
 
 

@@ -28,6 +28,7 @@ from vm.system.referee_state import (
     Accused,
     Dispute,
     accused_of,
+    item_number,
     item_of,
     load,
 )
@@ -36,7 +37,6 @@ from vm.system.referee_turns import Case, ask_for_list, begin_turn, catch_up, no
 Item = Callable[[SystemContext, bytes], None]
 GasOf = Callable[[SystemContext, bytes], tuple[int, int]]
 """(most gas of an item, what must remain beside it: for the refund of its task that it may end in)."""
-NUMBER_BYTES = 8
 ACCUSED_BYTES = 20
 
 
@@ -114,7 +114,7 @@ def _clock_gas(ctx: SystemContext, item: bytes) -> tuple[int, int]:
 
 def _overdue(ctx: SystemContext, item: bytes) -> tuple[Dispute | None, Task | None]:
     """The running dispute of an entry whose move is overdue; (None, None) when the entry means nothing any more."""
-    dispute = DISPUTES.get(ctx, item[-NUMBER_BYTES:])
+    dispute = DISPUTES.get(ctx, u64(item_number(item)))
     if dispute is None:
         return None, None
     running = dispute.state not in (abi.DISPUTE_QUEUED, abi.DISPUTE_ENDED)
@@ -125,7 +125,7 @@ def _overdue(ctx: SystemContext, item: bytes) -> tuple[Dispute | None, Task | No
 
 def _clock(ctx: SystemContext, item: bytes) -> None:
     """The side whose turn it is has not moved in time; unless all clocks stood meanwhile."""
-    number = int.from_bytes(item[-NUMBER_BYTES:], "big")
+    number = item_number(item)
     dispute, _ = _overdue(ctx, item)
     if dispute is None:
         return

@@ -33,7 +33,7 @@ def all_duties(ctx: ReadContext, operator: bytes) -> list[Duty]:
     return (own + sorted(others, key=lambda duty: (duty.last_block, duty.task)))[:DUTIES_SHOWN_MAX]
 
 
-def looks(ctx: ReadContext, operator: bytes) -> int:
+def looks(ctx: ReadContext) -> int:
     """Tasks and disputes that all_duties reads beside those in which the operator has a part."""
     return min(CONTESTS.count(ctx, b""), CONTESTS_LOOKED_AT_MAX) + OPEN.count(ctx, b"")
 
